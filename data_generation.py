@@ -1,0 +1,257 @@
+"""Simulate CMB B-mode power spectra: pairs of a primordial truth and its observation.
+
+Each row is one full sky: realised D_ell in uK^2 at ell = 2 ... 2*nside-1. The truth is the
+primordial (tensor) BB through the beam. The observation adds lensing and foregrounds, through the
+same beam, and white noise. Rows are drawn in harmonic space, exactly and without maps.
+
+Reads:   nothing; PySM3 presets (--foregrounds d1 s1) read their template maps.
+Writes:  for each r, into --out-dir, with a .json beside every array that records how it was made:
+           dl_train_r{R}.npy        truth, training rows
+           dl_train_noisy_r{R}.npy  observation of the same rows
+           dl_gt_r{R}.npy           truth, test rows: skies that training has not seen
+           dl_noisy_r{R}.npy        observation of the same test rows
+
+Example:
+  python data_generation.py --r 0.001 --nside 16 --num-samples 10000 --out-dir data
+"""
+
+import contextlib
+import dataclasses
+import os
+
+import numpy as np
+
+import cli
+import spectra
+import storage
+
+CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
+STANDALONE = ("none", "gaussian")  # foregrounds that go with no other
+
+# (split, file of the truth, file of its observation)
+FILES = (
+    ("train", "dl_train_r{}.npy", "dl_train_noisy_r{}.npy"),
+    ("test", "dl_gt_r{}.npy", "dl_noisy_r{}.npy"),
+)
+
+
+def output_paths(out_dir, r):
+    """Paths of one r: {split: (truth, observation)}; r is written without exponent."""
+    digits = np.format_float_positional(r, trim="-")
+    return {
+        split: tuple(os.path.join(out_dir, name.format(digits)) for name in names)
+        for split, *names in FILES
+    }
+
+
+def contaminant_powers(ell, nside, instrument, a_lens, foregrounds, foreground_scale):
+    """Expected powers of everything but the signal, as observed.
+
+    Args:
+        ell: Multipoles, shape (n_ell,).
+        nside: NSIDE that ell belongs to.
+        instrument: Dict with fwhm_arcmin, freq_ghz and noise_uk_arcmin.
+        a_lens: Share of the lensing power that is left.
+        foregrounds: ["none"], ["gaussian"], or PySM3 presets.
+        foreground_scale: Share of the foreground amplitude that is left.
+
+    Returns:
+        Dict of D_ell, each of shape (n_ell,), uK^2: dl_lensing, dl_noise and
+        dl_gaussian_foreground, drawn anew for each sample, and dl_fixed_foreground.
+    """
+    freq_ghz = instrument["freq_ghz"]
+    beam = spectra.beam_power(instrument["fwhm_arcmin"], ell)
+    gaussian = fixed = np.zeros(len(ell))
+    if foregrounds == ["gaussian"]:
+        gaussian = spectra.gaussian_foregrounds_bb(freq_ghz, ell)
+    elif foregrounds != ["none"]:
+        fixed = spectra.preset_bb(foregrounds, freq_ghz, nside)
+    return {
+        "dl_lensing": a_lens * spectra.lensing_bb(ell) * beam,
+        "dl_noise": spectra.white_noise_bb(instrument["noise_uk_arcmin"], ell),
+        "dl_gaussian_foreground": foreground_scale**2 * gaussian * beam,
+        "dl_fixed_foreground": foreground_scale**2 * fixed * beam,
+    }
+
+
+def make_sky(r, ell, fwhm_arcmin, parts):
+    """`spectra.Sky` of one r.
+
+    Args:
+        r: Tensor-to-scalar ratio.
+        ell: Multipoles, shape (n_ell,).
+        fwhm_arcmin: Width of the beam on the signal.
+        parts: From `contaminant_powers`.
+
+    Raises:
+        InputError: If a power overflows.
+    """
+    sky = spectra.Sky(
+        ell=ell,
+        dl_signal=spectra.tensor_bb(r, ell) * spectra.beam_power(fwhm_arcmin, ell),
+        dl_contaminant=(
+            parts["dl_lensing"] + parts["dl_noise"] + parts["dl_gaussian_foreground"]
+        ),
+        dl_fixed_foreground=parts["dl_fixed_foreground"],
+    )
+    for field in dataclasses.fields(sky):
+        if not np.isfinite(getattr(sky, field.name)).all():
+            raise cli.InputError(
+                f"r = {r:g}: {field.name} is not finite; an argument is far outside what is physical"
+            )
+    return sky
+
+
+def write_pairs(paths, sky, n, generators, metadata, chunk_rows=None, on_rows=lambda m: None):
+    """Draw pairs of spectra and stream them to disk.
+
+    Args:
+        paths: Files of truth and observation.
+        sky: A `spectra.Sky` with n_ell multipoles.
+        n: Number of rows.
+        generators: From `spectra.make_generators`.
+        metadata: For both sidecars.
+        chunk_rows: Rows held at a time; the rows do not depend on it.
+        on_rows: Called with the number of rows after each chunk.
+    """
+    shape = (n, len(sky.ell))
+    chunk_rows = chunk_rows or max(1, CHUNK_VALUES // len(sky.ell))
+    with contextlib.ExitStack() as stack:
+        truth, observation = (
+            stack.enter_context(
+                storage.SpectraWriter(path, shape, {"quantity": quantity, **metadata})
+            )
+            for path, quantity in zip(paths, ("primordial BB", "observed BB"), strict=True)
+        )
+        for start in range(0, n, chunk_rows):
+            x, y = spectra.draw_pairs(sky, min(chunk_rows, n - start), generators)
+            truth.append(x)
+            observation.append(y)
+            on_rows(len(x))
+
+
+def describe(r, sky, parts, instrument, args_recorded):
+    """Metadata of one r, ready for JSON; the arrays become lists."""
+    powers = {**parts, **{k: v for k, v in dataclasses.asdict(sky).items() if k != "ell"}}
+    return {
+        "unit": "uK^2",
+        "r": r,
+        **{name: power.tolist() for name, power in powers.items()},
+        "instrument": instrument,
+        **args_recorded,
+        "cosmology": spectra.COSMOLOGY,
+    }
+
+
+def build_parser():
+    """The command line."""
+    parser = cli.make_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--r",
+        type=cli.non_negative_float,
+        nargs="+",
+        default=[0.001],
+        help="tensor-to-scalar ratios at 0.05/Mpc, one set of files each; 0 is the null test",
+    )
+    data.add_argument(
+        "--nside", type=cli.nside, default=16, help="HEALPix NSIDE: ell = 2 ... 2*nside-1"
+    )
+    data.add_argument(
+        "--num-samples",
+        type=cli.positive_int,
+        default=10000,
+        help="rows of the training set, and as many again of the test set",
+    )
+    data.add_argument("--out-dir", default="data", help="folder of the output, made if missing")
+    sky = parser.add_argument_group("sky")
+    sky.add_argument(
+        "--a-lens",
+        type=cli.non_negative_float,
+        default=1.0,
+        help="share of the lensing power that delensing left: 1 all, 0 none",
+    )
+    sky.add_argument(
+        "--foregrounds",
+        nargs="+",
+        default=["gaussian"],
+        metavar="NAME",
+        help="gaussian (dust and synchrotron power laws, a new realisation for each row), none, "
+        "or PySM3 presets such as d1 s1 (one fixed sky)",
+    )
+    sky.add_argument(
+        "--foreground-scale",
+        type=cli.non_negative_float,
+        default=1.0,
+        help="share of the foreground amplitude that cleaning left; power has its square",
+    )
+    instrument = parser.add_argument_group("instrument (default: ECHO's 45 GHz band)")
+    instrument.add_argument(
+        "--fwhm-arcmin", type=cli.non_negative_float, default=24.8, help="beam width, arcmin"
+    )
+    instrument.add_argument(
+        "--freq-ghz", type=cli.positive_float, default=45.0, help="observing frequency, GHz"
+    )
+    instrument.add_argument(
+        "--noise-uk-arcmin",
+        type=cli.non_negative_float,
+        default=11.9,
+        help="white noise in polarisation, uK-arcmin; the beam does not act on it",
+    )
+    cli.add_run_arguments(parser, device=False)
+    return parser
+
+
+def parse_arguments(argv):
+    """Parsed arguments, with the rules that hold across them."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    args.r = [r + 0.0 for r in args.r]  # -0 becomes 0
+    if len(set(args.r)) < len(args.r):
+        parser.error("--r: a value stands there twice")
+    if len(set(args.foregrounds)) < len(args.foregrounds):
+        parser.error("--foregrounds: a name stands there twice")
+    alone = [name for name in STANDALONE if name in args.foregrounds]
+    if alone and len(args.foregrounds) > 1:
+        parser.error(f"--foregrounds: {alone[0]} goes with no other name")
+    return args
+
+
+@cli.script
+def main(argv=None):
+    """Run the script with a list of arguments; those of the process when None."""
+    args = parse_arguments(argv)
+    if args.foregrounds[0] not in STANDALONE:
+        spectra.check_presets(args.foregrounds)
+    paths = {r: output_paths(args.out_dir, r) for r in args.r}
+    storage.claim_outputs([p for splits in paths.values() for pair in splits.values() for p in pair])
+
+    instrument = {
+        name: getattr(args, name) for name in ("fwhm_arcmin", "freq_ghz", "noise_uk_arcmin")
+    }
+    recorded = {name: getattr(args, name) for name in ("a_lens", "foregrounds", "foreground_scale")}
+    ell = spectra.multipoles(args.nside)
+    parts = contaminant_powers(ell, args.nside, instrument, **recorded)
+    skies = {r: make_sky(r, ell, args.fwhm_arcmin, parts) for r in args.r}
+
+    recorded.update(nside=args.nside, seed=args.seed, **storage.provenance(argv))
+    if args.foregrounds == ["gaussian"]:
+        recorded["gaussian_foregrounds"] = spectra.GAUSSIAN_FOREGROUNDS
+    total = len(FILES) * len(args.r) * args.num_samples
+    with cli.progress(total=total, desc="drawing", unit="pair") as bar:
+        for r, sky in skies.items():
+            metadata = describe(r, sky, parts, instrument, recorded)
+            for split, pair in paths[r].items():
+                generators = spectra.make_generators(args.seed, split, r)
+                split_metadata = {"split": split, **metadata}
+                write_pairs(
+                    pair, sky, args.num_samples, generators, split_metadata, on_rows=bar.update
+                )
+    cli.say(
+        f"wrote {args.num_samples} training and {args.num_samples} test pairs "
+        f"at ell = 2-{ell[-1]} for r = {', '.join(f'{r:g}' for r in args.r)} into {args.out_dir}/"
+    )
+
+
+if __name__ == "__main__":
+    main()

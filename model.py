@@ -1,0 +1,106 @@
+"""ScoreNet1D, the network that predicts the noise, and the normaliser of its data."""
+
+import math
+
+import torch
+from torch import nn
+
+
+class FourierTime(nn.Module):
+    """Random Fourier features of a scalar (Tancik et al. 2020, arXiv:2006.10739).
+
+    Args:
+        embed_dim: Number of features, even.
+        scale: Standard deviation of the fixed random frequencies.
+    """
+
+    def __init__(self, embed_dim, scale=2.0):
+        super().__init__()
+        self.register_buffer("frequencies", scale * torch.randn(embed_dim // 2))
+
+    def forward(self, value):
+        """Features, shape (..., embed_dim), of value, shape (...)."""
+        angle = 2 * math.pi * value[..., None] * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """h + silu(W norm(h) + V embedding): the noise level enters every block."""
+
+    def __init__(self, hidden_dim, embed_dim):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.linear = nn.Linear(hidden_dim, hidden_dim)
+        self.modulation = nn.Linear(embed_dim, hidden_dim)
+
+    def forward(self, h, embedding):
+        return h + nn.functional.silu(self.linear(self.norm(h)) + self.modulation(embedding))
+
+
+class ScoreNet1D(nn.Module):
+    """Residual MLP that predicts the noise z in x = alpha(t) x_0 + sigma(t) z.
+
+    The input is scaled to unit variance, and the noise level enters as the logarithm of
+    sigma/alpha, in which the Fourier features resolve small and large noise alike. The output
+    starts at zero.
+
+    Args:
+        sde: An instance of a class in `sde_utils.SDES`.
+        n_ell: Number of multipoles.
+        hidden_dim: Width of the residual stream.
+        embed_dim: Width of the time embedding, even.
+        num_layers: Number of residual blocks.
+    """
+
+    def __init__(self, sde, n_ell, hidden_dim=256, embed_dim=128, num_layers=5):
+        super().__init__()
+        self.sde = sde
+        self.fourier = FourierTime(embed_dim)
+        self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
+        self.input = nn.Linear(n_ell, hidden_dim)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(hidden_dim, embed_dim) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.output = nn.Linear(hidden_dim, n_ell)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x, t):
+        """Predicted noise, shape of x (n, n_ell); t is a scalar tensor or has shape (n,)."""
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        embedding = self.embedding(self.fourier((sigma / alpha).log() / 4))
+        h = self.input(x / (alpha**2 + sigma**2).sqrt()[..., None])
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.output(nn.functional.silu(self.norm(h)))
+
+
+class Normalizer:
+    """log D_ell, shifted and scaled to zero mean and unit variance per multipole.
+
+    Args:
+        mean: Mean of log D_ell, float32 tensor of shape (n_ell,); D_ell in uK^2.
+        std: Its standard deviation, likewise, > 0.
+    """
+
+    def __init__(self, mean, std):
+        self.mean, self.std = mean, std
+
+    @classmethod
+    def fit(cls, dl):
+        """Fit to training rows dl, float64 tensor (n, n_ell), uK^2, all > 0."""
+        log_dl = dl.log()
+        return cls(log_dl.mean(0).float(), log_dl.std(0, correction=0).float())
+
+    def state_dict(self):
+        """The two tensors, for a checkpoint."""
+        return {"mean": self.mean, "std": self.std}
+
+    def normalize(self, dl):
+        """float32 tensor (..., n_ell) from D_ell in uK^2, float64 tensor of that shape."""
+        return ((dl.log() - self.mean) / self.std).float()
+
+    def denormalize(self, x):
+        """D_ell in uK^2, float64 tensor, from normalised x of the same shape."""
+        return (x.double() * self.std + self.mean).exp()

@@ -1,0 +1,154 @@
+"""Figures from arrays; colours and labels are defined here once."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe & Ito (2008): told apart by the colour-blind; line styles tell them apart in print
+TRUTH = {"color": "#000000", "ls": "-", "marker": "o", "ms": 3.5}
+OBSERVATION = {"color": "#D55E00", "ls": ":", "marker": "x", "ms": 4.5}
+OUTPUT = {"color": "#0072B2", "ls": "--", "marker": "s", "ms": 3.5, "mfc": "white"}
+THEORY = {"color": "#666666", "ls": "-", "lw": 1.2}
+LIMIT = {"color": "#009E73", "ls": "-.", "lw": 1.5}
+ELL_LABEL = r"multipole $\ell$"
+DL_LABEL = r"$D_\ell^{BB}\;[\mu\mathrm{K}^2]$"
+
+
+def _axes(columns=2, width=9.0, height=3.8):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def _theory_band(axis, ell, dl_signal):
+    from scipy.stats import chi2
+
+    nu = 2 * ell + 1
+    low, high = (dl_signal * chi2.ppf(q, nu) / nu for q in (0.16, 0.84))
+    axis.fill_between(ell, low, high, color="#BBBBBB", lw=0, label="cosmic variance, 68 %")
+    axis.plot(ell, dl_signal, **THEORY, label="primordial theory")
+
+
+def _spectrum_axis(axis):
+    axis.set(xlabel=ELL_LABEL, ylabel=DL_LABEL, yscale="log", xscale="log")
+    axis.legend(fontsize=8)
+
+
+def denoised_example(ell, observed, denoised, truth, dl_signal, correlations, limit):
+    """One sky's spectra, and the correlation with the truth of all.
+
+    Args:
+        ell: Multipoles, shape (n_ell,).
+        observed: D_ell in uK^2, shape (n_ell,); likewise denoised, truth and dl_signal, of which
+            the last two may be None.
+        denoised: See observed.
+        truth: See observed.
+        dl_signal: See observed.
+        correlations: {"denoised": (n_ell,), "observation": (n_ell,)}, or None without a truth.
+        limit: The best correlation possible, shape (n_ell,), or None.
+    """
+    figure, axes = _axes(2 if correlations else 1, 9.0 if correlations else 5.0)
+    left = np.atleast_1d(axes)[0]
+    if dl_signal is not None and (dl_signal > 0).all():
+        _theory_band(left, ell, dl_signal)
+    left.plot(ell, observed, **OBSERVATION, label="observation")
+    if truth is not None and (truth > 0).all():
+        left.plot(ell, truth, **TRUTH, label="truth")
+    left.plot(ell, denoised, **OUTPUT, label="output of the reverse process")
+    _spectrum_axis(left)
+    if correlations:
+        right = axes[1]
+        right.axhline(0, color="#BBBBBB", lw=0.8)
+        if limit is not None:
+            right.plot(ell, limit, **LIMIT, label="limit of any method, $W$")
+        right.plot(ell, correlations["observation"], **OBSERVATION, label="observation")
+        right.plot(ell, correlations["denoised"], **OUTPUT, label="output")
+        right.set(
+            xlabel=ELL_LABEL, ylabel="correlation with the truth", xscale="log", ylim=(-0.15, 1.05)
+        )
+        right.legend(fontsize=8)
+    return figure
+
+
+def generated_examples(ell, generated, dl_signal):
+    """Generated spectra against the theory: examples, and the quantiles at each multipole.
+
+    Args:
+        ell: Multipoles, shape (n_ell,).
+        generated: D_ell in uK^2, shape (n, n_ell).
+        dl_signal: Theory D_ell, shape (n_ell,), or None.
+    """
+    figure, (left, right) = _axes()
+    for axis in (left, right):
+        if dl_signal is not None:
+            _theory_band(axis, ell, dl_signal)
+    left.plot(ell, generated[0], **OUTPUT, lw=0.8, label="generated")
+    left.plot(ell, generated[1:4].T, **OUTPUT, lw=0.8)
+    for q, label in ((0.16, "generated, 16, 50, 84 %"), (0.5, None), (0.84, None)):
+        right.plot(ell, np.quantile(generated, q, axis=0), **OUTPUT, lw=1, label=label)
+    _spectrum_axis(left)
+    _spectrum_axis(right)
+    return figure
+
+
+def trajectory(noise_to_signal, states, ell):
+    """How each multipole of one spectrum moves from noise to data.
+
+    Args:
+        noise_to_signal: sigma/alpha, decreasing, shape (n_states,); 0 for the last.
+        states: x, normalised units, shape (n_states, n_ell).
+        ell: Multipoles, shape (n_ell,).
+    """
+    import matplotlib
+
+    figure, axis = _axes(1, 5.6)
+    colormap = matplotlib.colormaps["viridis"]
+    norm = matplotlib.colors.LogNorm(ell[0], ell[-1])
+    floor = noise_to_signal[-2] / 2  # where the final state stands on the log axis
+    positions = np.where(noise_to_signal > 0, noise_to_signal, floor)
+    for column, multipole in zip(states.T, ell, strict=True):
+        axis.plot(positions, column, color=colormap(norm(multipole)), lw=0.8)
+    axis.set(
+        xscale="log", xlabel=r"noise to signal, $\sigma(t)/\alpha(t)$", ylabel=r"$x_t$ (normalised)"
+    )
+    axis.set_yscale("symlog", linthresh=2)
+    axis.invert_xaxis()
+    scale = matplotlib.cm.ScalarMappable(norm, colormap)
+    figure.colorbar(scale, ax=axis, label=ELL_LABEL)
+    return figure
+
+
+def training_loss(history, levels):
+    """The loss over the epochs, and by noise level, beside the best linear denoiser.
+
+    Args:
+        history: {"train", "validation", "linear"}: lists with one value per epoch.
+        levels: {"noise_to_signal", "network", "network_error", "linear"}: equally long lists.
+    """
+    figure, (left, right) = _axes()
+    epochs = np.arange(1, 1 + len(history["train"]))
+    left.plot(epochs, history["train"], color=OBSERVATION["color"], ls=":", label="training rows")
+    left.plot(epochs, history["validation"], color=OUTPUT["color"], label="validation rows (EMA)")
+    left.axhline(history["linear"][-1], **LIMIT, label="best linear denoiser, same rows")
+    spread = np.percentile(history["validation"] + history["train"], [0, 90])
+    low = min(spread[0], history["linear"][-1])
+    left.set_ylim(low - 0.1 * (spread[1] - low), spread[1] + 0.3 * (spread[1] - low))
+    left.set(xlabel="epoch", ylabel="mean squared error of the noise")
+    left.legend(fontsize=8)
+    linear = np.array(levels["linear"])
+    right.axhline(0, **LIMIT, label="best linear denoiser")
+    right.errorbar(
+        levels["noise_to_signal"],
+        100 * (np.array(levels["network"]) / linear - 1),
+        100 * np.array(levels["network_error"]) / linear,
+        color=OUTPUT["color"],
+        marker="s",
+        ms=4,
+        capsize=2,
+        label="network, validation rows",
+    )
+    right.set(
+        xscale="log",
+        xlabel=r"noise to signal, $\sigma/\alpha$",
+        ylabel="loss above the best linear denoiser [%]",
+    )
+    right.legend(fontsize=8)
+    return figure

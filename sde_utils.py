@@ -1,0 +1,183 @@
+"""Forward SDEs, the score that a noise-predicting network implies, and its training loss.
+
+Both SDEs are linear with a Gaussian transition kernel, x_t = alpha(t) x_0 + sigma(t) z
+with z ~ N(0, I) and t from 0 (data) to 1 (prior); Song et al. 2021, arXiv:2011.13456.
+To add one: a frozen dataclass with the methods of `VESDE`, and its line in `SDES`.
+"""
+
+import dataclasses
+import math
+
+U_MIN = 0.01  # smallest noise-to-signal ratio sigma/alpha, in training and in sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class VESDE:
+    """Variance-exploding SDE (Song et al. 2021, arXiv:2011.13456, eq. 9 and appendix C).
+
+    The paper's sigma(t)^2 = smin^2 (smax/smin)^(2t) does not vanish at t = 0; the transition
+    kernel's variance, smin^2 [(smax/smin)^(2t) - 1], does, and is what `sigma` returns.
+
+    Args:
+        sigma_min: Noise scale that sets the growth of the variance, > 0, normalised units.
+        sigma_max: Noise scale at t = 1 (up to sigma_min), > sigma_min, normalised units.
+    """
+
+    sigma_min: float = 0.1
+    sigma_max: float = 10.0
+
+    def __post_init__(self):
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
+            )
+
+    @property
+    def _log_ratio(self):
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t):
+        """Factor on the data at time t, shape of t."""
+        return 0 * t + 1
+
+    def sigma(self, t):
+        """Standard deviation of the noise at time t, shape of t."""
+        return self.sigma_min * (2 * self._log_ratio * t).expm1().sqrt()
+
+    def f(self, t):
+        """Drift coefficient, dx = f x dt + g dW, shape of t."""
+        return 0 * t
+
+    def g(self, t):
+        """Diffusion coefficient, shape of t."""
+        return self.sigma_min * math.sqrt(2 * self._log_ratio) * (self._log_ratio * t).exp()
+
+    def time(self, u):
+        """Time at which sigma/alpha = u, shape of u: the inverse of the noise-to-signal ratio."""
+        return ((u / self.sigma_min) ** 2).log1p() / (2 * self._log_ratio)
+
+
+@dataclasses.dataclass(frozen=True)
+class VPSDE:
+    """Variance-preserving SDE (Song et al. 2021, arXiv:2011.13456, eq. 11 and appendix C).
+
+    Args:
+        beta_min: Rate of noise at t = 0, >= 0.
+        beta_max: Rate of noise at t = 1, > beta_min.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self):
+        if not 0 <= self.beta_min < self.beta_max < math.inf:
+            raise ValueError(
+                f"need 0 <= beta_min < beta_max, got {self.beta_min:g} and {self.beta_max:g}"
+            )
+
+    def _beta(self, t):
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def _beta_integral(self, t):
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+    def alpha(self, t):
+        """Factor on the data at time t, shape of t."""
+        return (-self._beta_integral(t) / 2).exp()
+
+    def sigma(self, t):
+        """Standard deviation of the noise at time t, shape of t."""
+        return (-(-self._beta_integral(t)).expm1()).sqrt()
+
+    def f(self, t):
+        """Drift coefficient, dx = f x dt + g dW, shape of t."""
+        return -self._beta(t) / 2
+
+    def g(self, t):
+        """Diffusion coefficient, shape of t."""
+        return self._beta(t).sqrt()
+
+    def time(self, u):
+        """Time at which sigma/alpha = u, shape of u: the inverse of the noise-to-signal ratio."""
+        integral = (u**2).log1p()
+        slope = self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
+
+
+SDES = {"VE": VESDE, "VP": VPSDE}
+
+
+def prior_std(sde, t):
+    """Standard deviation of x at time t for data of unit variance: sqrt(alpha^2 + sigma^2).
+
+    At t = 1 this is where generation starts. For VE it is sigma(1) up to 0.5 %, and leaving the
+    data's variance out would make the generated spectra too narrow by as much.
+    """
+    return (sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt()
+
+
+def noise_levels(sde, t_start, num_steps):
+    """Times from t_start down to sigma/alpha = U_MIN, evenly spaced in log-SNR.
+
+    Args:
+        sde: An instance of a class in `SDES`.
+        t_start: Scalar tensor, the largest time.
+        num_steps: Number of intervals.
+
+    Returns:
+        Decreasing times, shape (num_steps + 1,).
+    """
+    ratio = U_MIN * sde.alpha(t_start) / sde.sigma(t_start)
+    exponent = t_start.new_tensor(range(num_steps + 1)) / num_steps
+    times = sde.time(U_MIN * ratio ** (exponent - 1))
+    times[0] = t_start
+    return times
+
+
+def make_score_fn(model, sde):
+    """Score of the noised data, from a network that predicts the noise.
+
+    With x_t = alpha x_0 + sigma z the score is -E[z | x_t] / sigma
+    (Song et al. 2021, arXiv:2011.13456; Vincent 2011).
+
+    Args:
+        model: Callable (x, t) -> predicted noise, shape of x.
+        sde: An instance of a class in `SDES`.
+
+    Returns:
+        Callable (x, t) -> score, shape of x (n, n_ell); t a scalar tensor or shape (n,).
+    """
+
+    def score_fn(x, t):
+        return -model(x, t) / sde.sigma(t)[..., None]
+
+    return score_fn
+
+
+def denoising_loss(model, sde, x0, generator):
+    """Denoising score matching: mean squared error of the predicted noise.
+
+    This is the loss of Vincent 2011 and Song et al. 2021 (arXiv:2011.13456, eq. 7) with weight
+    sigma(t)^2. log(sigma/alpha) is uniform between U_MIN and its value at t = 1, and stratified
+    over the batch, so that every batch covers all scales.
+
+    Args:
+        model: Callable (x, t) -> predicted noise.
+        sde: An instance of a class in `SDES`.
+        x0: Normalised data, shape (n, n_ell).
+        generator: torch.Generator on the device of x0.
+
+    Returns:
+        Scalar tensor.
+    """
+    import torch
+
+    n = len(x0)
+    one = x0.new_ones(())
+    u_max = sde.sigma(one) / sde.alpha(one)
+    strata = torch.arange(n, device=x0.device)
+    uniform = torch.rand(n, device=x0.device, generator=generator)
+    t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / n))
+    z = torch.randn(x0.shape, device=x0.device, generator=generator)
+    x = sde.alpha(t)[:, None] * x0 + sde.sigma(t)[:, None] * z
+    return (model(x, t) - z).square().mean()

@@ -1,0 +1,451 @@
+"""Read and write the project's two kinds of file: data (.npy + .json) and checkpoints (.pth).
+
+Whatever comes from disk is checked before it is believed; whatever goes there is written to a
+temporary file in the same folder, flushed, and moved into place.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from importlib import metadata as importlib_metadata
+
+import numpy as np
+
+from cli import InputError, note
+
+PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
+CHECKPOINT_FORMAT = "bmode-score-checkpoint"
+CHECKPOINT_VERSION = 1
+MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """Binary file object whose content appears at path whole, or not at all.
+
+    Args:
+        path: Target file; the temporary file stands in the same folder.
+
+    Yields:
+        A file object opened for writing.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def claim_outputs(paths):
+    """Before long work: make the folders, check that they take files, name what is replaced.
+
+    Args:
+        paths: Files that the caller is going to write.
+
+    Raises:
+        InputError: If a folder cannot be made or written to, or a target is a folder.
+    """
+    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
+        probe = os.path.join(folder, f".probe.{os.getpid()}.tmp")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(probe, "wb"):
+                pass
+            os.unlink(probe)
+        except OSError as error:
+            raise InputError(
+                f"cannot write into {folder} ({error.strerror}); name another output folder"
+            ) from None
+    for path in paths:
+        if os.path.isdir(path):
+            raise InputError(f"{path} is a folder, not a file; name another output")
+    replaced = [path for path in paths if os.path.exists(path)]
+    if replaced:
+        note(f"replacing {', '.join(replaced)}")
+
+
+def write_json(path, content):
+    """Write a JSON object; NaN and infinity are refused, for JSON has no such numbers."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_npy(path, array):
+    """Write an array without a sidecar, as float64 in C order."""
+    with atomic_write(path) as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array, "<f8"), allow_pickle=False)
+
+
+def write_figure(path, figure):
+    """Write a matplotlib figure; the format follows the suffix."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format=os.path.splitext(path)[1][1:], dpi=200)
+
+
+def provenance(argv=None):
+    """Command, package versions and git commit, for a sidecar or a checkpoint.
+
+    Args:
+        argv: The script's arguments; those of this process when None.
+    """
+    words = [os.path.basename(sys.argv[0]), *(sys.argv[1:] if argv is None else argv)]
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib_metadata.PackageNotFoundError):
+            versions[name] = importlib_metadata.version(name)
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=os.path.dirname(os.path.abspath(__file__)),
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+    return {"command": " ".join(map(str, words)), "versions": versions, "git_commit": commit}
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectra:
+    """A table of spectra from disk.
+
+    Attributes:
+        path: The .npy file.
+        values: D_ell, shape (n, n_ell), uK^2, finite and >= 0.
+        metadata: The sidecar, checked; empty for a bare file.
+    """
+
+    path: str
+    values: np.ndarray
+    metadata: dict
+
+    @property
+    def ell(self):
+        """Multipoles, shape (n_ell,); 2, 3, ... where no sidecar says otherwise."""
+        return np.arange(2, 2 + self.values.shape[1])
+
+    def theory(self, name):
+        """Theory array `name` of the sidecar, shape (n_ell,), uK^2; None where unknown."""
+        values = self.metadata.get(name)
+        return None if values is None else np.asarray(values, float)
+
+
+THEORY_KEYS = ("dl_signal", "dl_contaminant", "dl_fixed_foreground")
+
+
+def sidecar_path(path):
+    """The .json file beside a .npy file."""
+    return os.path.splitext(path)[0] + ".json"
+
+
+class SpectraWriter:
+    """Stream a table of spectra to disk, with its sidecar; nothing appears before it is whole.
+
+    Args:
+        path: The .npy file.
+        shape: (n, n_ell).
+        metadata: JSON-ready dict for the sidecar; ell and a SHA-256 of the rows are added.
+    """
+
+    def __init__(self, path, shape, metadata):
+        self.path, self.shape, self.metadata = path, shape, metadata
+
+    def __enter__(self):
+        self._stack = contextlib.ExitStack()
+        self._file = self._stack.enter_context(atomic_write(self.path))
+        header = {"descr": "<f8", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._hash, self._rows = hashlib.sha256(), 0
+        return self
+
+    def append(self, rows):
+        """Add rows, shape (m, n_ell), uK^2."""
+        rows = np.ascontiguousarray(rows, "<f8")
+        self._file.write(rows.data)
+        self._hash.update(rows.data)
+        self._rows += len(rows)
+
+    def __exit__(self, kind, error, trace):
+        if kind is None and self._rows != self.shape[0]:
+            raise RuntimeError(f"{self.path}: {self._rows} rows written of {self.shape[0]}")
+        self._stack.__exit__(kind, error, trace)
+        if kind is None:
+            ell = list(range(2, 2 + self.shape[1]))
+            own = {"num_samples": self.shape[0], "ell": ell, "sha256": self._hash.hexdigest()}
+            write_json(sidecar_path(self.path), {**self.metadata, **own})
+
+
+def write_spectra(path, values, metadata):
+    """Write a table of spectra that is already in memory, with its sidecar."""
+    with SpectraWriter(path, values.shape, metadata) as writer:
+        writer.append(values)
+
+
+def digest(values):
+    """SHA-256 of an array's bytes, as hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+
+
+def read_npy(path, ndim=2):
+    """Read a float array, believing nothing.
+
+    Args:
+        path: A .npy file of little-endian float64 or float32 in C order.
+        ndim: The number of axes that it must have.
+
+    Returns:
+        Read-only array (memory-mapped), finite.
+
+    Raises:
+        InputError: If the file is missing, damaged, of another type or shape, or not finite.
+    """
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            reader = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran, dtype = reader(file, max_header_size=4096)
+            offset = file.tell()
+            file_size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception:  # numpy's header parser raises many types on damaged bytes
+        raise InputError(f"{path}: is not a .npy file, or its header is damaged") from None
+    if dtype.kind == "O":
+        raise InputError(f"{path}: holds Python objects; save it with dtype float64")
+    if dtype.str not in ("<f8", "<f4"):
+        raise InputError(f"{path}: has dtype {dtype.str}; save it with .astype('<f8')")
+    if fortran and len(shape) > 1 or len(shape) != ndim or 0 in shape:
+        raise InputError(
+            f"{path}: has shape {shape}{' in Fortran order' if fortran else ''}; "
+            f"needed is a non-empty array with {ndim} axes in C order"
+        )
+    expected = offset + math.prod(shape) * dtype.itemsize
+    if file_size != expected:
+        raise InputError(
+            f"{path}: has {file_size} bytes where its header promises {expected}; write it again"
+        )
+    values = np.memmap(path, dtype, "r", offset, shape)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds NaN or infinity; every value must be finite")
+    return values
+
+
+def _refuse_constant(text):
+    raise ValueError(f"{text} is no JSON number")
+
+
+def read_json(path):
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing or is no JSON object.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read().decode(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_sidecar(path, metadata, values):
+    def require(condition, what):
+        if not condition:
+            raise InputError(f"{path}: {what}; generate the pair again")
+
+    n, n_ell = values.shape
+    require(metadata.get("num_samples") == n, f"num_samples is not the array's {n} rows")
+    require(
+        metadata.get("ell") == list(range(2, 2 + n_ell)),
+        f"ell does not name the array's {n_ell} columns",
+    )
+    for key in THEORY_KEYS:
+        theory = metadata.get(key, [0.0] * n_ell)
+        require(
+            isinstance(theory, list)
+            and len(theory) == n_ell
+            and all(_is_number(v) and v >= 0 for v in theory),
+            f"{key} is not a list of {n_ell} numbers >= 0",
+        )
+    require(
+        "r" not in metadata or _is_number(metadata["r"]) and metadata["r"] >= 0,
+        "r is not a number >= 0",
+    )
+    require(metadata.get("sha256") == digest(values), "its SHA-256 is not that of the array")
+
+
+def load_spectra(path):
+    """Read a table of spectra and its sidecar.
+
+    Args:
+        path: A .npy file; NAME.json is read beside NAME.npy where it is there.
+
+    Returns:
+        A `Spectra`.
+
+    Raises:
+        InputError: If either file is damaged, or the two do not belong together.
+    """
+    values = read_npy(path)
+    if values.min() < 0:
+        raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
+    sidecar = sidecar_path(path)
+    if not os.path.exists(sidecar):
+        note(
+            f"{path}: no {os.path.basename(sidecar)} beside it, so r, unit, beam and noise are "
+            f"unknown; columns are taken as ell = 2 ... {values.shape[1] + 1}, values as uK^2"
+        )
+        return Spectra(path, values, {})
+    metadata = read_json(sidecar)
+    _check_sidecar(sidecar, metadata, values)
+    return Spectra(path, values, metadata)
+
+
+# --- checkpoints -----------------------------------------------------------------------------
+
+
+def save_checkpoint(path, checkpoint):
+    """Write a checkpoint (a dict of tensors and plain Python) atomically."""
+    import torch
+
+    header = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
+    with atomic_write(path) as file:
+        torch.save({**header, **checkpoint}, file)
+
+
+def keep_previous(path):
+    """Move NAME.pth, if there is one, to NAME.previous.pth, and say so."""
+    if os.path.exists(path):
+        previous = f"{os.path.splitext(path)[0]}.previous.pth"
+        os.replace(path, previous)
+        note(f"kept the checkpoint that was there as {previous}")
+
+
+def _read_archive(path):
+    """Unpickled content of a torch archive whose CRCs hold; InputError otherwise."""
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise InputError(f"{path}: is a compressed archive, which torch.save never writes")
+            if sum(entry.file_size for entry in entries) > os.path.getsize(path):
+                raise InputError(f"{path}: claims more content than the file holds")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise InputError(f"{path}: is damaged at {damaged}; use a backup or train again")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: holds more than tensors and plain Python; it is refused unread"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception:  # zipfile and torch raise many types on damaged bytes
+        raise InputError(f"{path}: is not a checkpoint, or is truncated or damaged") from None
+
+
+def _check_tensors(path, name, tensors, shapes):
+    import torch
+
+    if not isinstance(tensors, dict) or set(tensors) != set(shapes):
+        raise InputError(f"{path}: {name} does not fit the network; train again")
+    for key, shape in shapes.items():
+        tensor = tensors[key]
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != shape:
+            raise InputError(f"{path}: {name} {key} has not the shape {tuple(shape)}; train again")
+        if tensor.dtype != torch.float32 or tensor.layout != torch.strided:
+            raise InputError(f"{path}: {name} {key} is not a dense float32 tensor; train again")
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} {key} is not finite; train again")
+
+
+def load_checkpoint(path):
+    """Read a checkpoint and rebuild what it describes.
+
+    Args:
+        path: A file written by `save_checkpoint`.
+
+    Returns:
+        The checkpoint dict, with "sde" replaced by the SDE, and with "network" (an evaluation
+        mode ScoreNet1D with the EMA weights, on the CPU) and "normalizer" rebuilt.
+
+    Raises:
+        InputError: If the file is missing, damaged, foreign, or of another version.
+    """
+    import torch
+
+    from model import Normalizer, ScoreNet1D
+    from sde_utils import SDES
+
+    content = _read_archive(path)
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise InputError(f"{path}: was not written by train.py")
+    if content.get("version") != CHECKPOINT_VERSION:
+        raise InputError(
+            f"{path}: has format version {content.get('version')!r}, this program reads "
+            f"{CHECKPOINT_VERSION}; train again"
+        )
+    try:
+        sde = SDES[content["sde"]["name"]](**content["sde"]["parameters"])
+        kwargs = content["network_kwargs"]
+        if any(type(v) is not int or not 0 < v <= MAX_LAYER_WIDTH for v in kwargs.values()):
+            raise InputError(f"{path}: describes an impossible network; train again")
+        with torch.device("meta"):
+            shapes = {k: v.shape for k, v in ScoreNet1D(sde, **kwargs).state_dict().items()}
+    except InputError:
+        raise
+    except Exception:  # wrong keys or types anywhere in a foreign description
+        raise InputError(f"{path}: describes no network that this program knows") from None
+    _check_tensors(path, "weights", content.get("weights"), shapes)
+    _check_tensors(path, "ema_weights", content.get("ema_weights"), shapes)
+    n_ell = kwargs["n_ell"]
+    normalizer_shapes = {"mean": (n_ell,), "std": (n_ell,)}
+    _check_tensors(path, "normalizer", content.get("normalizer"), normalizer_shapes)
+    if not (content["normalizer"]["std"] > 0).all():
+        raise InputError(f"{path}: normalizer std is not above 0; train again")
+    for key in ("training", "data", "resume"):
+        if not isinstance(content.get(key), dict):
+            raise InputError(f"{path}: {key} is missing; train again")
+    network = ScoreNet1D(sde, **kwargs)
+    network.load_state_dict(content["ema_weights"])
+    network.eval().requires_grad_(False)
+    return {
+        **content,
+        "sde": sde,
+        "network": network,
+        "normalizer": Normalizer(**content["normalizer"]),
+    }
