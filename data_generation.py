@@ -26,6 +26,7 @@ import spectra
 import storage
 
 CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
+FREQ_RANGE_GHZ = (1, 3000)
 STANDALONE = ("none", "gaussian")  # foregrounds that go with no other
 
 # (split, file of the truth, file of its observation)
@@ -89,15 +90,13 @@ def make_sky(r, ell, fwhm_arcmin, parts):
     sky = spectra.Sky(
         ell=ell,
         dl_signal=spectra.tensor_bb(r, ell) * spectra.beam_power(fwhm_arcmin, ell),
-        dl_contaminant=(
-            parts["dl_lensing"] + parts["dl_noise"] + parts["dl_gaussian_foreground"]
-        ),
+        dl_contaminant=(parts["dl_lensing"] + parts["dl_noise"] + parts["dl_gaussian_foreground"]),
         dl_fixed_foreground=parts["dl_fixed_foreground"],
     )
     for field in dataclasses.fields(sky):
         if not np.isfinite(getattr(sky, field.name)).all():
             raise cli.InputError(
-                f"r = {r:g}: {field.name} is not finite; an argument is far outside what is physical"
+                f"r = {r:g}: {field.name} is not finite; an argument is beyond all physics"
             )
     return sky
 
@@ -130,15 +129,15 @@ def write_pairs(paths, sky, n, generators, metadata, chunk_rows=None, on_rows=la
             on_rows(len(x))
 
 
-def describe(r, sky, parts, instrument, args_recorded):
-    """Metadata of one r, ready for JSON; the arrays become lists."""
+def describe(split, r, sky, parts, recorded):
+    """Metadata of one pair of files, ready for JSON: its powers, and what was set for the run."""
     powers = {**parts, **{k: v for k, v in dataclasses.asdict(sky).items() if k != "ell"}}
     return {
         "unit": "uK^2",
+        "split": split,
         "r": r,
         **{name: power.tolist() for name, power in powers.items()},
-        "instrument": instrument,
-        **args_recorded,
+        **recorded,
         "cosmology": spectra.COSMOLOGY,
     }
 
@@ -214,6 +213,9 @@ def parse_arguments(argv):
     alone = [name for name in STANDALONE if name in args.foregrounds]
     if alone and len(args.foregrounds) > 1:
         parser.error(f"--foregrounds: {alone[0]} goes with no other name")
+    if not FREQ_RANGE_GHZ[0] <= args.freq_ghz <= FREQ_RANGE_GHZ[1]:
+        low, high = FREQ_RANGE_GHZ
+        parser.error(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
     return args
 
 
@@ -224,29 +226,36 @@ def main(argv=None):
     if args.foregrounds[0] not in STANDALONE:
         spectra.check_presets(args.foregrounds)
     paths = {r: output_paths(args.out_dir, r) for r in args.r}
-    storage.claim_outputs([p for splits in paths.values() for pair in splits.values() for p in pair])
+    storage.claim_outputs(
+        [p for splits in paths.values() for pair in splits.values() for p in pair]
+    )
 
     instrument = {
         name: getattr(args, name) for name in ("fwhm_arcmin", "freq_ghz", "noise_uk_arcmin")
     }
-    recorded = {name: getattr(args, name) for name in ("a_lens", "foregrounds", "foreground_scale")}
+    sky_settings = {
+        name: getattr(args, name) for name in ("a_lens", "foregrounds", "foreground_scale")
+    }
     ell = spectra.multipoles(args.nside)
-    parts = contaminant_powers(ell, args.nside, instrument, **recorded)
+    parts = contaminant_powers(ell, args.nside, instrument, **sky_settings)
     skies = {r: make_sky(r, ell, args.fwhm_arcmin, parts) for r in args.r}
 
-    recorded.update(nside=args.nside, seed=args.seed, **storage.provenance(argv))
+    recorded = {
+        "nside": args.nside,
+        "instrument": instrument,
+        **sky_settings,
+        "seed": args.seed,
+        **storage.provenance(argv),
+    }
     if args.foregrounds == ["gaussian"]:
         recorded["gaussian_foregrounds"] = spectra.GAUSSIAN_FOREGROUNDS
     total = len(FILES) * len(args.r) * args.num_samples
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, sky in skies.items():
-            metadata = describe(r, sky, parts, instrument, recorded)
             for split, pair in paths[r].items():
+                metadata = describe(split, r, sky, parts, recorded)
                 generators = spectra.make_generators(args.seed, split, r)
-                split_metadata = {"split": split, **metadata}
-                write_pairs(
-                    pair, sky, args.num_samples, generators, split_metadata, on_rows=bar.update
-                )
+                write_pairs(pair, sky, args.num_samples, generators, metadata, on_rows=bar.update)
     cli.say(
         f"wrote {args.num_samples} training and {args.num_samples} test pairs "
         f"at ell = 2-{ell[-1]} for r = {', '.join(f'{r:g}' for r in args.r)} into {args.out_dir}/"

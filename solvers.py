@@ -87,7 +87,7 @@ class Solver:
 SOLVERS = {
     "sde": Solver(euler_maruyama, 1000, False, "Euler-Maruyama on the reverse SDE"),
     "ode": Solver(heun, 50, False, "Heun on the probability-flow ODE"),
-    "pc": Solver(euler_maruyama, 1000, True, "Euler-Maruyama with Langevin correctors"),
+    "pc": Solver(euler_maruyama, 500, True, "Euler-Maruyama with Langevin correctors"),
 }
 
 

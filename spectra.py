@@ -4,6 +4,7 @@ All spectra are D_ell = ell (ell + 1) C_ell / 2 pi in uK^2 of CMB temperature, o
 through the beam where a function says so. Nothing here knows about files or flags.
 """
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -108,17 +109,16 @@ def _modified_blackbody(freq_ghz, freq_ref_ghz, beta, temperature):
 
     # py_func is PySM3's own law, uncompiled: compiling it takes 8 s, and this is one number.
     one = np.ones(1)
-    law = get_emission_numba.py_func
-    freqs, refs = np.array([freq_ghz]), (freq_ref_ghz, freq_ref_ghz)
-    return law(freqs, one, one, one, one, *refs, beta, temperature)[1, 0]
+    law, refs = get_emission_numba.py_func, (freq_ref_ghz, freq_ref_ghz)
+    return law(np.array([freq_ghz]), one, one, one, one, *refs, beta, temperature)[1, 0]
 
 
 def _power_law(freq_ghz, freq_ref_ghz, beta):
     from pysm3.models.power_law import get_emission_numba_IQU
 
     one = np.ones(1)
-    law = get_emission_numba_IQU.py_func
-    return law(np.array([freq_ghz]), one, one, one, one, freq_ref_ghz, freq_ref_ghz, beta)[1, 0]
+    law, refs = get_emission_numba_IQU.py_func, (freq_ref_ghz, freq_ref_ghz)
+    return law(np.array([freq_ghz]), one, one, one, one, *refs, beta)[1, 0]
 
 
 LAWS = {"modified blackbody": _modified_blackbody, "power law": _power_law}
@@ -176,7 +176,7 @@ def gaussian_foregrounds_bb(freq_ghz, ell):
         ell: Multipoles, shape (n_ell,).
 
     Returns:
-        D_ell, shape (n_ell,), uK^2.
+        D_ell, shape (n_ell,), uK_CMB^2.
     """
     power = np.zeros(len(ell))
     for row in GAUSSIAN_FOREGROUNDS.values():
@@ -214,16 +214,15 @@ def check_presets(presets):
             )
 
 
-def _fetch_template(filename, preset):
-    """Path of a template on this machine, downloaded by PySM3 if need be."""
-    from pysm3.utils import RemoteData
-
+@contextlib.contextmanager
+def _one_line_without(template, preset):
+    """Turn PySM3's failure to get or read a template into one line that says what to do."""
     try:
-        return RemoteData().get(filename)
-    except OSError:  # URLError, HTTPError and timeouts are OSErrors
+        yield
+    except (OSError, LookupError, TypeError):  # no network; or as astropy fails on damaged FITS
         raise InputError(
-            f"--foregrounds {preset}: PySM3's template {filename} is neither on this machine nor "
-            "to be downloaded; set PYSM_LOCAL_DATA to a folder that holds it, or use "
+            f"--foregrounds {preset}: PySM3's {template} is neither on this machine nor to be "
+            "downloaded, or is damaged; set PYSM_LOCAL_DATA to a folder that holds it, or use "
             "--foregrounds gaussian"
         ) from None
 
@@ -231,6 +230,7 @@ def _fetch_template(filename, preset):
 def _native_nside(preset, nside):
     """NSIDE of a preset's templates, once all of them are on this machine; at least nside."""
     from astropy.io import fits
+    from pysm3.utils import RemoteData
 
     native = None
     for component in _components(preset):
@@ -239,9 +239,11 @@ def _native_nside(preset, nside):
             native = min((n for n in available if n >= nside), default=max(available))
         for key, value in component.items():
             if isinstance(value, str) and re.fullmatch(r"[^\s{]+/\S+\.\w+", value):
-                path = _fetch_template(value.replace("{nside}", str(native)), preset)
-                if key in ("map_I", "map_Q") and not available:
-                    native = fits.getheader(path, 1)["NSIDE"]
+                filename = value.replace("{nside}", str(native))
+                with _one_line_without(f"template {filename}", preset):
+                    path = RemoteData().get(filename)
+                    if key in ("map_I", "map_Q") and not available:
+                        native = fits.getheader(path, 1)["NSIDE"]
     if native is None:
         raise InputError(
             f"--foregrounds {preset}: is not made from maps of one resolution, which is all that "
@@ -283,14 +285,9 @@ def preset_bb(presets, freq_ghz, nside):
     alm_b = 0
     for preset in presets:
         native = _native_nside(preset, nside)
-        try:
+        with _one_line_without("data for this preset", preset):
             sky = pysm3.Sky(nside=native, preset_strings=[preset], output_unit="uK_CMB")
             maps = sky.get_emission(freq_ghz * u.GHz).value
-        except OSError as error:
-            raise InputError(
-                f"--foregrounds {preset}: PySM3 cannot have its templates ({error}); set "
-                "PYSM_LOCAL_DATA to a folder that holds them, or use --foregrounds gaussian"
-            ) from None
         # iter=3 is as good as pixel weights here, which healpy would download.
         native_lmax = 2 * native - 1
         alm = healpy.map2alm(maps, lmax=native_lmax, iter=3, use_pixel_weights=False)[2]

@@ -1,0 +1,76 @@
+"""Harmonic draws against maps, and against the time that importing PySM3 takes.
+
+Example:
+  python -m benchmarks.draws
+"""
+
+import subprocess
+import sys
+import time
+
+import healpy
+import numpy as np
+
+import cli
+import spectra
+
+NSIDE, NUM_PAIRS, NUM_MAPS, REPEATS = 16, 10_000, 30, 5
+
+
+def make_sky():
+    """A sky at NSIDE 16 with a Gaussian contaminant and a fixed foreground; the level is free."""
+    ell = spectra.multipoles(NSIDE)
+    return spectra.Sky(ell, 1e-5 * ell / ell, 1e-4 * ell / ell, 1e-3 * ell / ell)
+
+
+def time_draws(sky):
+    """Seconds for NUM_PAIRS pairs, best of REPEATS."""
+    times = []
+    for seed in range(REPEATS):
+        start = time.perf_counter()
+        spectra.draw_pairs(sky, NUM_PAIRS, spectra.make_generators(seed, "train", 0.001))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def time_maps(sky):
+    """Seconds for one pair by maps, mean of NUM_MAPS: two syntheses, two analyses."""
+    lmax = 2 * NSIDE - 1
+
+    def synthesise(dl):
+        cl = np.zeros((4, lmax + 1))
+        cl[2, sky.ell] = dl * 2 * np.pi / (sky.ell * (sky.ell + 1))
+        return healpy.synfast(cl, NSIDE, lmax=lmax, new=True)
+
+    foreground = synthesise(sky.dl_fixed_foreground)
+    start = time.perf_counter()
+    for _ in range(NUM_MAPS):
+        signal = synthesise(sky.dl_signal)
+        healpy.anafast(signal, lmax=lmax, iter=3)
+        observed = signal + synthesise(sky.dl_contaminant) + foreground
+        healpy.anafast(observed, lmax=lmax, iter=3)
+    return (time.perf_counter() - start) / NUM_MAPS
+
+
+def time_import():
+    """Seconds that `import pysm3` takes in a fresh interpreter, best of REPEATS, files cached."""
+    script = "import time; t = time.perf_counter(); import pysm3; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", script]
+    runs = (subprocess.run(command, capture_output=True, check=True) for _ in range(REPEATS))
+    return min(float(run.stdout) for run in runs)
+
+
+def main():
+    """Print the three times and their two ratios."""
+    sky = make_sky()
+    draws, maps, imported = time_draws(sky), time_maps(sky), time_import()
+    per_pair = draws / NUM_PAIRS
+    cli.say(f"pair by maps       {1e3 * maps:9.3f} ms")
+    cli.say(f"pair by draw       {1e3 * per_pair:9.5f} ms   {maps / per_pair:.0f} times faster")
+    cli.say(f"import pysm3       {imported:9.3f} s")
+    ratio = imported / draws
+    cli.say(f"{NUM_PAIRS} pairs drawn  {draws:9.3f} s    {ratio:.0f} times faster than the import")
+
+
+if __name__ == "__main__":
+    main()

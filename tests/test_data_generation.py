@@ -1,0 +1,233 @@
+"""The script through main([...]): its files, its sidecars, and how it refuses bad input."""
+
+import functools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import data_generation
+import spectra
+import storage
+
+TEMPLATES = pathlib.Path(__file__).parents[2] / "shared" / "pysm-data"
+NAMES = ("dl_train_r{}", "dl_train_noisy_r{}", "dl_gt_r{}", "dl_noisy_r{}")
+
+
+real_lensing_bb = spectra.lensing_bb
+
+
+@functools.cache
+def lensing_once(ell_max):
+    """Lensing BB takes CAMB seconds: once for each ell_max is enough."""
+    return real_lensing_bb(np.arange(2, ell_max + 1))
+
+
+@pytest.fixture(autouse=True)
+def fast_lensing(monkeypatch):
+    monkeypatch.setattr(spectra, "lensing_bb", lambda ell: lensing_once(int(ell[-1])))
+
+
+@pytest.fixture
+def generate(tmp_path):
+    """Run the script into a folder of its own; returns a reader of its files."""
+
+    def run(*arguments, out="data", rows=500):
+        folder = tmp_path / out
+        words = ["--num-samples", rows, "--nside", 8, "--out-dir", folder, *arguments]
+        data_generation.main([str(word) for word in words])
+        return lambda name: storage.load_spectra(str(folder / f"{name}.npy"))
+
+    return run
+
+
+def test_files_of_several_r(generate, tmp_path):
+    load = generate("--r", "0", "0.001", "1e-5", "0.3")
+    wanted = {
+        f"{name.format(r)}{suffix}"
+        for name in NAMES
+        for r in ("0", "0.001", "0.00001", "0.3")
+        for suffix in (".npy", ".json")
+    }
+    assert {path.name for path in (tmp_path / "data").iterdir()} == wanted
+    for name in NAMES:
+        data = load(name.format("0.001"))
+        assert data.values.shape == (500, 14) and data.values.dtype == "<f8"
+        assert data.metadata["ell"] == list(range(2, 16)) and data.metadata["r"] == 0.001
+        assert np.all(data.values > 0)
+
+
+def test_null_test(generate):
+    load = generate("--r", "0")
+    for truth, observed in (("dl_train_r0", "dl_train_noisy_r0"), ("dl_gt_r0", "dl_noisy_r0")):
+        assert np.all(load(truth).values == 0) and np.all(load(observed).values > 0)
+
+
+def test_sidecar_describes_the_rows(generate):
+    """Rows obey the law that their own sidecar gives, and the sidecar's parts add up."""
+    load = generate("--a-lens", 0.5, "--noise-uk-arcmin", 3, "--foreground-scale", 0.01)
+    quantities = ("primordial BB", "observed BB") * 2
+    splits = ("train", "train", "test", "test")
+    for name, quantity, split in zip(NAMES, quantities, splits, strict=True):
+        data = load(name.format("0.001"))
+        meta = data.metadata
+        assert (meta["quantity"], meta["split"], meta["unit"]) == (quantity, split, "uK^2")
+        assert meta["cosmology"]["As"] == 2.1e-9 and meta["seed"] == 0 and meta["a_lens"] == 0.5
+        assert meta["instrument"] == {
+            "fwhm_arcmin": 24.8,
+            "freq_ghz": 45.0,
+            "noise_uk_arcmin": 3.0,
+        }
+        assert meta["gaussian_foregrounds"]["dust"]["law_parameters"]["beta"] == 1.54
+        assert "--a-lens 0.5" in meta["command"] and "camb" in meta["versions"]
+        parts = (data.theory(f"dl_{part}") for part in ("lensing", "noise", "gaussian_foreground"))
+        np.testing.assert_allclose(sum(parts), data.theory("dl_contaminant"), rtol=1e-12)
+        assert not data.theory("dl_fixed_foreground").any()
+        power = data.theory("dl_signal")
+        if quantity == "observed BB":
+            power = power + data.theory("dl_contaminant")
+        nu = 2 * data.ell + 1
+        for column in stats.chi2.cdf(nu * data.values / power, nu).T:
+            assert stats.kstest(column, "uniform").pvalue > 1e-6 / (4 * len(nu))
+
+
+def test_powers_of_the_parts(generate):
+    """Each flag moves its own part: the beam acts on the sky alone, the scale is an amplitude."""
+    base = generate("--fwhm-arcmin", 0, out="base")("dl_gt_r0.001")
+    changed = generate(
+        *("--fwhm-arcmin", 120, "--a-lens", 0.3, "--foreground-scale", 0.1),
+        *("--noise-uk-arcmin", 23.8),
+        out="changed",
+    )("dl_gt_r0.001")
+    beam = spectra.beam_power(120, base.ell)
+    factors = {
+        "dl_signal": beam,
+        "dl_lensing": 0.3 * beam,
+        "dl_noise": np.full(len(beam), 4.0),
+        "dl_gaussian_foreground": 0.01 * beam,
+    }
+    for name, factor in factors.items():
+        np.testing.assert_allclose(changed.theory(name), base.theory(name) * factor, rtol=1e-12)
+
+
+def test_no_foregrounds(generate):
+    data = generate("--foregrounds", "none")("dl_noisy_r0.001")
+    assert not data.theory("dl_gaussian_foreground").any()
+    assert not data.theory("dl_fixed_foreground").any()
+    assert "gaussian_foregrounds" not in data.metadata
+
+
+@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="no PySM3 templates in ../shared/pysm-data")
+def test_presets_are_one_fixed_sky(generate, monkeypatch):
+    monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
+    data = generate("--foregrounds", "d1", "s1", "--foreground-scale", 0.5)("dl_noisy_r0.001")
+    expected = 0.25 * spectra.preset_bb(["d1", "s1"], 45.0, 8) * spectra.beam_power(24.8, data.ell)
+    np.testing.assert_allclose(data.theory("dl_fixed_foreground"), expected, rtol=1e-9)
+    assert not data.theory("dl_gaussian_foreground").any()
+    # a foreground thousands of times the rest: every row has nearly its spectrum
+    np.testing.assert_allclose(data.values, np.broadcast_to(expected, data.values.shape), rtol=0.2)
+
+
+def test_same_seed_same_rows(generate):
+    """A row depends on seed, split and r, and on nothing that stands beside it."""
+    alone = generate("--foregrounds", "none", out="alone")
+    beside = generate("--foregrounds", "none", "--r", "0.3", "0.001", "0", out="beside")
+    other = generate("--foregrounds", "none", "--seed", "1", out="other")
+    longer = generate("--foregrounds", "none", out="longer", rows=600)
+    for name in (name.format("0.001") for name in NAMES):
+        np.testing.assert_array_equal(alone(name).values, beside(name).values)
+        np.testing.assert_array_equal(alone(name).values, longer(name).values[:500])
+        assert not np.any(alone(name).values == other(name).values)
+
+
+def test_chunks_leave_no_trace(tmp_path):
+    ell = np.arange(2, 16)
+    sky = spectra.Sky(ell, np.ones(14), np.ones(14), np.ones(14))
+    files = []
+    for chunk_rows in (1, 33, 1000):
+        pair = [str(tmp_path / f"{name}{chunk_rows}.npy") for name in "xy"]
+        generators = spectra.make_generators(0, "train", 0.001)
+        counted = []
+        data_generation.write_pairs(pair, sky, 100, generators, {}, chunk_rows, counted.append)
+        assert sum(counted) == 100 and max(counted) <= chunk_rows
+        files.append([pathlib.Path(path).read_bytes() for path in pair])
+    assert files[0] == files[1] == files[2]
+
+
+def test_replaces_its_own_files_and_says_so(generate, capsys):
+    generate("--foregrounds", "none")
+    assert "replacing" not in capsys.readouterr().err
+    load = generate("--foregrounds", "none", "--seed", "1")
+    out = capsys.readouterr()
+    assert "replacing" in out.err and out.out.startswith("wrote 500 training and 500 test pairs")
+    assert load("dl_gt_r0.001").metadata["seed"] == 1
+
+
+BAD_INPUT = {
+    "negative r": (["--r", "-0.1"], "--r"),
+    "r not a number": (["--r", "nan"], "--r"),
+    "r twice": (["--r", "0.1", "1e-1"], "twice"),
+    "zero twice": (["--r", "0", "-0"], "twice"),
+    "nside": (["--nside", "12"], "power of two"),
+    "no rows": (["--num-samples", "0"], "--num-samples"),
+    "noise": (["--noise-uk-arcmin", "-1"], "--noise-uk-arcmin"),
+    "frequency": (["--freq-ghz", "45e9"], "--freq-ghz"),
+    "none and d1": (["--foregrounds", "none", "d1"], "no other name"),
+    "d1 and gaussian": (["--foregrounds", "d1", "gaussian"], "no other name"),
+    "preset twice": (["--foregrounds", "d1", "d1"], "twice"),
+    "unknown preset": (["--foregrounds", "d99"], "d99"),
+    "the CMB": (["--foregrounds", "c1"], "c1"),
+    "abbreviation": (["--noise", "3"], "--noise"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_line(arguments, named, tmp_path, capsys):
+    folder = tmp_path / "data"
+    with pytest.raises(SystemExit) as stop:
+        data_generation.main([*arguments, "--out-dir", str(folder)])
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert stop.value.code == 2 and len(errors) == 1 and named in errors[0]
+    assert not folder.exists()
+
+
+def test_r_beyond_physics_is_one_line(tmp_path, capsys):
+    folder = tmp_path / "data"
+    words = ["--r", "1e5", "--nside", "8", "--foregrounds", "none", "--out-dir", str(folder)]
+    with pytest.raises(SystemExit) as stop:
+        data_generation.main(words)
+    assert stop.value.code == 2 and "dl_signal is not finite" in capsys.readouterr().err
+    assert not any(folder.iterdir())
+
+
+def test_output_that_cannot_be_written(tmp_path, capsys):
+    taken = tmp_path / "data"
+    taken.write_text("a file")
+    with pytest.raises(SystemExit) as stop:
+        data_generation.main(["--out-dir", str(taken)])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("error:") == 1
+    assert taken.read_text() == "a file"
+
+
+def test_an_interrupted_run_leaves_no_part(generate, tmp_path, monkeypatch):
+    """The disk fills after a few chunks: the old files stay whole, no new part stays."""
+    before = generate("--foregrounds", "none")("dl_gt_r0.001").values.copy()
+    monkeypatch.setattr(data_generation, "CHUNK_VALUES", 14 * 100)
+    append = storage.SpectraWriter.append
+
+    def failing_append(self, rows):
+        append(self, rows)
+        if self._rows >= 300:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(storage.SpectraWriter, "append", failing_append)
+    with pytest.raises(SystemExit):
+        generate("--foregrounds", "none", "--seed", "1")
+    monkeypatch.undo()
+    folder = tmp_path / "data"
+    assert {path.suffix for path in folder.iterdir()} == {".npy", ".json"}
+    data = storage.load_spectra(str(folder / "dl_gt_r0.001.npy"))
+    np.testing.assert_array_equal(data.values, before)
+    assert json.loads((folder / "dl_gt_r0.001.json").read_text())["seed"] == 0
