@@ -1,0 +1,94 @@
+"""How much slower train.py and sample.py are than the bare network calls on the same tensors.
+
+Run from the repository: PYTHONPATH=. python benchmarks/overhead.py
+Each pair is timed in turn, several times, and the median of the ratios is printed.
+"""
+
+import copy
+import statistics
+import time
+
+import torch
+
+import cli
+import model
+import sample
+import sde_utils
+import solvers
+import train
+
+REPEATS = 5
+ROWS, N_ELL, BATCH, EPOCHS = 10000, 30, 128, 2
+
+
+def ratios(ours, bare):
+    """Median of ours/bare over turns A B A B ..., after one turn that is not counted."""
+    result = []
+    for _ in range(REPEATS + 1):
+        times = []
+        for function in (ours, bare):
+            began = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - began)
+        result.append(times[0] / times[1])
+    return statistics.median(result[1:])
+
+
+def training(sde):
+    x = torch.randn(ROWS, N_ELL)
+    x_val = x[:500]
+    settings = {"batch_size": BATCH, "epochs": EPOCHS, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
+
+    def ours():
+        network = model.ScoreNet1D(sde, N_ELL)
+        ema = copy.deepcopy(network).requires_grad_(False)
+        with cli.progress(total=EPOCHS, disable=True) as bar:
+            train.train(network, ema, sde, x, x_val, settings, {}, lambda *a, **k: None, bar)
+
+    def bare():
+        network = model.ScoreNet1D(sde, N_ELL)
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+        t = torch.full((BATCH,), 0.5)
+        for _ in range(EPOCHS * (ROWS // BATCH)):
+            loss = network(x[:BATCH], t).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    return ratios(ours, bare)
+
+
+def sampling(sde, method, num_steps=100):
+    network = model.ScoreNet1D(sde, N_ELL).requires_grad_(False)
+    step = solvers.SOLVERS[method].step
+    if solvers.SOLVERS[method].corrected:
+        step = solvers.with_corrector(step, 1, 0.1)
+    score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde))
+    one = torch.ones(())
+    rows, device = 2 * sample.BLOCK_ROWS, torch.device("cpu")
+
+    def ours():
+        score_fn.calls = 0
+        with torch.no_grad(), cli.progress(total=1, disable=True) as bar:
+            sample.run_reverse(
+                step, score_fn, sde, N_ELL, rows, one, num_steps, 0, device, None, bar
+            )
+
+    def bare():
+        x = torch.randn(sample.BLOCK_ROWS, N_ELL)
+        with torch.no_grad():
+            for _ in range(score_fn.calls):
+                network(x, one)
+
+    return ratios(ours, bare)
+
+
+def main():
+    for name, sde in sde_utils.SDES.items():
+        print(f"training, {name}: {training(sde()):.3f} x the bare forward/backward/step loop")
+        for method in solvers.SOLVERS:
+            print(f"sampling, {name}, {method}: {sampling(sde(), method):.3f} x the bare calls")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""The scripts as a person runs them, small: train.py and sample.py on drawn spectra."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import sample
+import sde_utils
+import solvers
+import storage
+import train
+
+SIGNAL = 1e-5 * np.ones(6)
+NOISE = 1e-6 * np.ones(6)
+TINY = ["--hidden-dim", "16", "--embed-dim", "8", "--num-layers", "1", "--batch-size", "50"]
+TINY += ["--device", "cpu"]
+
+
+def draw(n, seed):
+    """Truth and observation of n toy skies with six multipoles and Gaussian noise."""
+    rng = np.random.default_rng(seed)
+    truth, observed = np.empty((n, 6)), np.empty((n, 6))
+    for column, nu in enumerate(2 * np.arange(2, 8) + 1):
+        modes = rng.normal(0, SIGNAL[column] ** 0.5, (n, nu))
+        truth[:, column] = (modes**2).mean(1)
+        modes += rng.normal(0, NOISE[column] ** 0.5, (n, nu))
+        observed[:, column] = (modes**2).mean(1)
+    return truth, observed
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with the default files of a small simulation."""
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("data")
+    theory = {"dl_signal": SIGNAL.tolist(), "dl_contaminant": NOISE.tolist()}
+    metadata = {"quantity": "primordial BB", "unit": "uK^2", "r": 0.001, **theory}
+    truth, observed = draw(400, 1)
+    storage.write_spectra("data/dl_train_r0.001.npy", truth, metadata)
+    truth, observed = draw(300, 2)
+    storage.write_spectra("data/dl_gt_r0.001.npy", truth, metadata)
+    metadata["quantity"] = "observed BB"
+    storage.write_spectra("data/dl_noisy_r0.001.npy", observed, metadata)
+    return tmp_path
+
+
+def fails(main, argv, code, capsys):
+    """Run a script that must fail; the one line that it says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    captured = capsys.readouterr()
+    assert caught.value.code == code
+    lines = [line for line in captured.err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and "Traceback" not in captured.err
+    return lines[0]
+
+
+DENOISE = ["--data-file-noisy", "data/dl_noisy_r0.001.npy", "--data-file-gt"]
+DENOISE += ["data/dl_gt_r0.001.npy", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("sde", sde_utils.SDES)
+def test_train_and_sample_with_every_solver(sde, capsys):
+    train.main([*TINY, "--sde-type", sde, "--epochs", "2"])
+    checkpoint = storage.load_checkpoint("model.pth")
+    history = np.array(list(checkpoint["training"]["history"].values())).T
+    assert np.array_equal(np.load("training_loss.npy"), history) and history.shape == (2, 3)
+    assert os.path.getsize("training_loss.png") > 0
+    for method in solvers.SOLVERS:
+        extra = ["--method", method, "--num-steps", "5", "--out-dir", method]
+        sample.main([*DENOISE, *extra, "--plot-trajectories", "--trajectory-index", "7"])
+        spectra = storage.load_spectra(f"{method}/denoised.npy")
+        assert spectra.values.shape == (300, 6)
+        metrics = json.load(open(f"{method}/metrics.json"))
+        assert set(metrics["mse"]) == {"denoised", "observation", "prior_mean", "prior_draw"}
+        assert metrics["correlation"]["limit"] == pytest.approx([1 / 1.1] * 6)
+        assert metrics["verdict"] in capsys.readouterr().out
+        states = storage.read_npy(f"{method}/trajectory.npy")
+        assert states.shape == (7, 7) and states[-1, 0] == 0
+        observation = torch.tensor(np.load("data/dl_noisy_r0.001.npy")[7])
+        first = checkpoint["normalizer"].normalize(observation)
+        assert states[0, 1:] == pytest.approx(first.numpy(), rel=1e-6)
+        last = checkpoint["normalizer"].denormalize(torch.tensor(states[-1, 1:]))
+        assert last.numpy() == pytest.approx(spectra.values[7], rel=1e-5)
+
+
+def test_generate_is_reproducible_and_follows_the_seed():
+    train.main([*TINY, "--epochs", "1"])
+    results = []
+    for seed in ("0", "0", "1"):
+        extra = ["--num-samples", "1100", "--num-steps", "3", "--seed", seed, "--device", "cpu"]
+        sample.main(extra)
+        results.append(np.load("generated.npy"))
+    assert np.array_equal(results[0], results[1])
+    assert not (results[0] == results[2]).any()
+    metrics = json.load(open("metrics.json"))
+    assert 0 < metrics["ks_mean"] < 1 and metrics["network_evaluations"] == 4
+
+
+def test_generated_metrics_are_at_the_floor_for_exact_draws():
+    truth, _ = draw(4000, 5)
+    metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": SIGNAL.tolist()}
+    good = sample.generated_metrics(truth, metadata)
+    # the mean KS distance of n exact draws is 0.8687 / sqrt(n), with a spread of 0.26 / sqrt(n)
+    assert good["ks_mean"] == pytest.approx(0.8687 / 4000**0.5, abs=5 * 0.26 / (6 * 4000) ** 0.5)
+    log = np.log(truth)
+    gaussian = np.random.default_rng(0).normal(log.mean(0), log.std(0), log.shape)
+    assert sample.generated_metrics(np.exp(gaussian), metadata)["ks_mean"] > 2 * good["ks_mean"]
+    assert sample.generated_metrics(np.exp(gaussian), metadata)["skewness_error"] > 0.3
+
+
+def test_verdict_tells_an_echo_from_a_denoiser():
+    truth, observed = draw(2000, 6)
+    limit = SIGNAL / (SIGNAL + NOISE)
+    fresh, _ = draw(2000, 7)
+    echo = sample.verdict(sample.correlation(fresh, truth), limit, 2000)
+    assert "no more information than the prior" in echo
+    shuffled = sample.verdict(sample.correlation(np.roll(observed, 1, 0), truth), limit, 2000)
+    assert "no more information than the prior" in shuffled
+    wiener = sample.verdict(sample.correlation(observed, truth), limit, 2000)
+    assert "no more information" not in wiener
+    assert "holds no information" in sample.verdict(limit * 0, limit * 1e-4, 2000)
+
+
+def test_metrics_of_the_prior_mean_and_of_a_fresh_draw():
+    truth, observed = draw(20000, 8)
+    fresh, _ = draw(20000, 9)
+    table = sample.denoising_metrics(
+        {"mean": (SIGNAL, 0.0), "fresh": (fresh, None), "same": (truth, 0.0)}, truth, SIGNAL, None
+    )
+    variance = np.mean(2 / (2 * np.arange(2, 8) + 1))
+    assert table["mean"]["mse_dl_over_signal_squared"] == pytest.approx(variance, rel=0.05)
+    assert table["fresh"]["mse_dl_over_signal_squared"] == pytest.approx(2 * variance, rel=0.05)
+    assert table["same"]["mse_dl"] == 0 and table["same"]["mse_normalised"] is None
+
+
+@pytest.mark.parametrize("sde", sde_utils.SDES)
+def test_linear_denoiser_is_the_optimum_for_gaussian_data(sde):
+    process = sde_utils.SDES[sde]()
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.eye(4) + 0.5 * torch.rand(4, 4, generator=generator)
+    rows = torch.randn(100000, 4, generator=generator) @ mixing
+    linear = train.LinearDenoiser(process, rows)
+    for t in (torch.tensor(0.1), torch.tensor(0.4)):
+        z = torch.randn(rows.shape, generator=generator)
+        x = process.alpha(t) * rows + process.sigma(t) * z
+        error = (linear(x, t) - z).square()
+        # five standard errors of 400000 squared errors
+        bound = float(5 * error.std() / 400000**0.5)
+        assert float(error.mean()) == pytest.approx(float(linear.loss(rows, t)), abs=bound)
+        for factor in (0.95, 1.05):
+            assert (factor * linear(x, t) - z).square().mean() > error.mean()
+
+
+def test_levels_tell_a_gaussian_network_from_a_better_one():
+    process = sde_utils.VESDE()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2000, 4, generator=generator).sign()  # two points: far from Gaussian
+    linear = train.LinearDenoiser(process, rows)
+
+    def exact(x, t):
+        return (x - torch.tanh(x / process.sigma(t) ** 2)) / process.sigma(t)
+
+    same = train.loss_by_level(linear, linear, process, rows, 0)
+    assert same["network"] == same["linear"]
+    assert "no sign" in train.gaussian_verdict(same)[0]
+    better = train.loss_by_level(exact, linear, process, rows, 0)
+    assert "learnt more than a Gaussian" in train.gaussian_verdict(better)[0]
+
+
+def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
+    argv = [*TINY, "--epochs", "6", "--out"]
+    train.main([*argv, "whole.pth"])
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    save, calls = storage.save_checkpoint, []
+
+    def killed(path, content):
+        save(path, content)
+        calls.append(path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "save_checkpoint", killed)
+    with pytest.raises(SystemExit) as caught:
+        train.main([*argv, "killed.pth"])
+    assert caught.value.code == 130
+    monkeypatch.setattr(storage, "save_checkpoint", save)
+    train.main([*argv, "killed.pth", "--resume"])
+    whole, resumed = (storage.load_checkpoint(f"{k}.pth") for k in ("whole", "killed"))
+    assert whole["training"] == resumed["training"]
+    for key in ("weights", "ema_weights"):
+        for name, tensor in whole[key].items():
+            assert torch.equal(tensor, resumed[key][name])
+
+
+def test_resume_refuses_other_settings_and_finished_trainings(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    assert "finished" in fails(train.main, [*TINY, "--epochs", "1", "--resume"], 2, capsys)
+    assert "epochs" in fails(train.main, [*TINY, "--epochs", "2", "--resume"], 2, capsys)
+    missing = [*TINY, "--resume", "--out", "none.pth"]
+    assert "none.pth" in fails(train.main, missing, 2, capsys)
+
+
+def test_the_previous_checkpoint_is_kept():
+    train.main([*TINY, "--epochs", "1"])
+    with open("model.pth", "rb") as file:
+        first = file.read()
+    train.main([*TINY, "--epochs", "1", "--seed", "1"])
+    with open("model.previous.pth", "rb") as file:
+        assert file.read() == first
+
+
+def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(capsys, monkeypatch):
+    train.main([*TINY, "--epochs", "1"])
+    loss, calls = sde_utils.denoising_loss, []
+
+    def nan_later(*args):
+        calls.append(1)
+        return loss(*args) * (float("nan") if len(calls) > 20 else 1.0)
+
+    monkeypatch.setattr(sde_utils, "denoising_loss", nan_later)
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    assert "not finite" in fails(train.main, [*TINY, "--epochs", "9"], 3, capsys)
+    assert len(storage.load_checkpoint("model.pth")["training"]["history"]["train"]) == 2
+
+
+def test_the_null_test_cannot_be_trained_on(capsys):
+    zeros = np.zeros((10, 6))
+    storage.write_spectra("data/dl_train_r0.npy", zeros, {"r": 0.0})
+    message = fails(train.main, [*TINY, "--data-file", "data/dl_train_r0.npy"], 2, capsys)
+    assert "null test" in message
+    assert not os.path.exists("model.pth")
+
+
+def test_the_null_test_can_be_sampled(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    storage.write_spectra("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
+    argv = [*DENOISE, "--num-steps", "3"]
+    argv[3] = "data/dl_gt_r0.npy"
+    sample.main(argv)
+    assert "does not vary" in capsys.readouterr().out
+
+
+def test_a_model_of_another_r_says_so(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    _, observed = draw(50, 3)
+    storage.write_spectra("other.npy", observed, {"r": 0.01})
+    sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--device", "cpu"])
+    assert "trained at r = 0.001" in capsys.readouterr().err
+    assert os.path.exists("denoised.npy")
+
+
+BAD_SAMPLE = {
+    "--sde-type": ["--sde-type", "VP"],
+    "--sigma-min": ["--sigma-min", "0.2"],
+    "--beta-max": ["--beta-max", "20"],
+    "--corrector-steps": ["--corrector-steps", "2", "--method", "ode"],
+    "--t-start": ["--t-start", "1.5"],
+    "generating": [*DENOISE, "--num-samples", "5"],
+    "needs --data-file-noisy": ["--data-file-gt", "data/dl_gt_r0.001.npy"],
+    "--trajectory-index": ["--num-samples", "5", "--trajectory-index", "5"],
+    "--device": ["--device", "toaster"],
+    "--method": ["--method", "magic"],
+    "cannot write": ["--out-dir", "model.pth"],
+    "gone.pth": ["--model-checkpoint", "gone.pth"],
+    "gone.npy": ["--data-file-noisy", "gone.npy"],
+}
+
+
+def test_bad_usage_of_sample(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    before = sorted(os.listdir("."))
+    for part, argv in BAD_SAMPLE.items():
+        assert part in fails(sample.main, ["--num-steps", "2", *argv], 2, capsys)
+    assert sorted(os.listdir(".")) == before
+
+
+BAD_TRAIN = {
+    "sigma_min": ["--sigma-min", "3", "--sigma-max", "2"],
+    "--beta-min": ["--beta-min", "1"],
+    "--batch-size": ["--batch-size", "0"],
+    "--embed-dim": ["--embed-dim", "7"],
+    "--val-fraction": ["--val-fraction", "1"],
+    "--lr": ["--lr", "nan"],
+    "gone.npy": ["--data-file", "gone.npy"],
+    "cannot write": ["--out", "data/dl_gt_r0.001.npy/model.pth"],
+}
+
+
+def test_bad_usage_of_train(capsys):
+    before = sorted(os.listdir("."))
+    for part, argv in BAD_TRAIN.items():
+        assert part in fails(train.main, [*TINY, *argv], 2, capsys)
+    assert sorted(os.listdir(".")) == before
+
+
+@pytest.mark.parametrize("script", ["data_generation", "train", "sample"])
+def test_help_needs_no_heavy_import(script):
+    code = (
+        f"import sys, {script}\n"
+        f"parser = {script}.build_parser()\n"
+        "assert 'Example:' in parser.format_help()\n"
+        "heavy = {'torch', 'camb', 'healpy', 'pysm3', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    root = os.path.dirname(os.path.abspath(train.__file__))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

@@ -1,0 +1,83 @@
+"""Laws of the SDEs, by autograd, and the loss."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import sde_utils
+
+ALL = [sde() for sde in sde_utils.SDES.values()]
+TIMES = torch.linspace(0.01, 1, 34, dtype=torch.float64)
+
+
+def derivative(function, t):
+    t = t.clone().requires_grad_(True)
+    return torch.autograd.grad(function(t).sum(), t)[0]
+
+
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_drift_is_the_derivative_of_log_alpha(sde):
+    # 1e-300 keeps autograd a path where alpha does not depend on t
+    rate = derivative(lambda t: sde.alpha(t).log() + 1e-300 * t, TIMES)
+    torch.testing.assert_close(rate, sde.f(TIMES), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_diffusion_is_the_growth_of_the_variance(sde):
+    rate = derivative(lambda t: sde.sigma(t) ** 2, TIMES)
+    expected = 2 * sde.f(TIMES) * sde.sigma(TIMES) ** 2 + sde.g(TIMES) ** 2
+    torch.testing.assert_close(rate, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_limits_and_inverse(sde):
+    zero = torch.zeros((), dtype=torch.float64)
+    assert sde.alpha(zero) == 1 and sde.sigma(zero) == 0
+    torch.testing.assert_close(sde.time(sde.sigma(TIMES) / sde.alpha(TIMES)), TIMES)
+    one = torch.ones(())
+    times = sde_utils.noise_levels(sde, one, 10)
+    assert len(times) == 11 and times[0] == 1 and (times.diff() < 0).all()
+    ratio = sde.sigma(times) / sde.alpha(times)
+    assert ratio[-1] == pytest.approx(sde_utils.U_MIN, rel=1e-3)
+    assert ratio.log().diff().std() < 1e-3 * ratio.log().diff().abs().mean()
+
+
+def test_known_values():
+    one = torch.ones((), dtype=torch.float64)
+    ve, vp = sde_utils.VESDE(0.1, 10.0), sde_utils.VPSDE(0.1, 20.0)
+    assert float(ve.sigma(one)) == pytest.approx((100 - 0.01) ** 0.5)
+    assert float(vp.alpha(one) ** 2) == pytest.approx(2.718281828459045**-10.05)
+    assert float(sde_utils.prior_std(vp, one)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.0), (-1.0, 2.0), (3.0, 2.0), (0.1, float("inf"))])
+@pytest.mark.parametrize("sde", sde_utils.SDES.values())
+def test_impossible_parameters_are_refused(sde, values):
+    names = [field.name for field in dataclasses.fields(sde)]
+    with pytest.raises(ValueError, match="need"):
+        sde(**dict(zip(names, values, strict=True)))
+
+
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_score_and_loss_of_the_exact_gaussian_denoiser(sde):
+    def exact(x, t):
+        alpha, sigma = sde.alpha(t)[..., None], sde.sigma(t)[..., None]
+        return sigma * x / (alpha**2 + sigma**2)
+
+    generator = torch.Generator().manual_seed(1)
+    x0 = torch.randn(4000, 30, generator=generator)
+    t = torch.tensor(0.5)
+    score = sde_utils.make_score_fn(exact, sde)(x0, t)
+    torch.testing.assert_close(score, -x0 / (sde.alpha(t) ** 2 + sde.sigma(t) ** 2))
+
+    def loss(model):
+        return float(sde_utils.denoising_loss(model, sde, x0, generator))
+
+    ratio = sde.sigma(torch.ones(())) / sde.alpha(torch.ones(()))
+    u = torch.logspace(-2, float(ratio.log10()), 20001)
+    expected = float((1 / (1 + u**2)).mean())
+    # 120000 squared errors, each with a standard deviation below 2: five standard errors
+    assert loss(exact) == pytest.approx(expected, abs=5 * 2 / 120000**0.5)
+    assert loss(lambda x, t: 0 * x) == pytest.approx(1, abs=5 * 2 / 120000**0.5)
+    assert loss(lambda x, t: -exact(x, t)) > 1  # a wrong sign is worse than nothing

@@ -1,0 +1,308 @@
+"""What comes from disk is checked: round trips, damage, and hostile files."""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import model
+import sde_utils
+import storage
+from cli import InputError
+
+RELAXED = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def npy_bytes(array, **kwargs):
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, **kwargs)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def spectra_file(tmp_path):
+    path = str(tmp_path / "dl.npy")
+    values = np.random.default_rng(0).random((20, 6))
+    storage.write_spectra(path, values, {"r": 0.001, "dl_signal": [1.0] * 6})
+    return path, values
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    torch.manual_seed(0)
+    kwargs = {"n_ell": 6, "hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
+    weights = model.ScoreNet1D(sde_utils.VPSDE(), **kwargs).state_dict()
+    return {
+        "network_kwargs": kwargs,
+        "sde": {"name": "VP", "parameters": {"beta_min": 0.1, "beta_max": 20.0}},
+        "weights": weights,
+        "ema_weights": weights,
+        "normalizer": {"mean": torch.zeros(6), "std": torch.ones(6)},
+        "training": {},
+        "data": {},
+        "resume": {},
+    }
+
+
+@pytest.fixture
+def checkpoint_file(tmp_path, checkpoint):
+    path = str(tmp_path / "model.pth")
+    storage.save_checkpoint(path, checkpoint)
+    return path
+
+
+def test_spectra_round_trip(spectra_file):
+    path, values = spectra_file
+    spectra = storage.load_spectra(path)
+    assert np.array_equal(spectra.values, values)
+    assert np.array_equal(spectra.ell, np.arange(2, 8))
+    assert np.array_equal(spectra.theory("dl_signal"), np.ones(6))
+    assert spectra.theory("dl_contaminant") is None
+    assert sorted(os.listdir(os.path.dirname(path))) == ["dl.json", "dl.npy"]
+
+
+def test_a_bare_file_loads_with_a_note(spectra_file, capsys):
+    path, values = spectra_file
+    os.unlink(storage.sidecar_path(path))
+    assert np.array_equal(storage.load_spectra(path).values, values)
+    assert "unknown" in capsys.readouterr().err
+
+
+GOOD = np.ones((4, 6))
+BAD_ARRAYS = {
+    "truncated": npy_bytes(GOOD)[:-8],
+    "trailing": npy_bytes(GOOD) + b"x",
+    "object dtype": npy_bytes(np.array([[{}]], dtype=object), allow_pickle=True),
+    "integers": npy_bytes(np.ones((4, 6), int)),
+    "big-endian": npy_bytes(np.ones((4, 6), ">f8")),
+    "complex": npy_bytes(np.ones((4, 6), complex)),
+    "one axis": npy_bytes(np.ones(6)),
+    "three axes": npy_bytes(np.ones((2, 2, 6))),
+    "empty array": npy_bytes(np.ones((0, 6))),
+    "Fortran order": npy_bytes(np.asfortranarray(GOOD)),
+    "NaN": npy_bytes(np.full((4, 6), np.nan)),
+    "infinity": npy_bytes(np.full((4, 6), np.inf)),
+    "negative": npy_bytes(-GOOD),
+    "empty file": b"",
+    "text": b"hello",
+    "huge header": b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b"{" * 10000,
+    "huge shape": npy_bytes(GOOD).replace(b"(4, 6)", b"(4444444444, 6)"),
+}
+
+
+@pytest.mark.parametrize("content", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_bad_arrays_are_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "bad.npy"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        storage.load_spectra(str(path))
+    assert "bad.npy" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path):
+    for load in (storage.load_spectra, storage.load_checkpoint):
+        with pytest.raises(InputError, match=r"gone\..*cannot be read"):
+            load(str(tmp_path / "gone.npy"))
+
+
+@RELAXED
+@given(
+    array=hnp.arrays(
+        st.sampled_from(["<f8", "<f4", ">f8", "<i8", "<c16", "?", "<f2"]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    )
+)
+def test_any_array_loads_whole_or_is_refused(tmp_path, array):
+    path = tmp_path / "any.npy"
+    path.write_bytes(npy_bytes(array))
+    try:
+        values = storage.load_spectra(str(path)).values
+    except InputError:
+        return
+    assert np.array_equal(values, array) and (array >= 0).all() and array.dtype.kind == "f"
+
+
+@RELAXED
+@given(data=st.data())
+def test_a_mutated_pair_is_refused_or_unchanged(spectra_file, data):
+    path, values = spectra_file
+    target = data.draw(st.sampled_from([path, storage.sidecar_path(path)]))
+    with open(target, "rb") as file:
+        original = file.read()
+    position = data.draw(st.integers(0, len(original) - 1))
+    mutated = bytearray(original)
+    mutated[position] ^= data.draw(st.integers(1, 255))
+    try:
+        with open(target, "wb") as file:
+            file.write(mutated)
+        try:
+            spectra = storage.load_spectra(path)
+        except InputError:
+            return
+        assert np.array_equal(spectra.values, values)
+    finally:
+        with open(target, "wb") as file:
+            file.write(original)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ell": [1, 2, 3]},
+        {"num_samples": 7},
+        {"r": -1},
+        {"r": "x"},
+        {"dl_signal": [1.0]},
+        {"dl_contaminant": [-1.0] * 6},
+        {"sha256": "0"},
+    ],
+)
+def test_a_sidecar_that_does_not_fit_is_refused(spectra_file, change):
+    sidecar = storage.sidecar_path(spectra_file[0])
+    with open(sidecar) as file:
+        content = json.load(file)
+    with open(sidecar, "w") as file:
+        json.dump({**content, **change}, file)
+    with pytest.raises(InputError, match=next(iter(change)).replace("sha256", "SHA-256")):
+        storage.load_spectra(spectra_file[0])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), storage.atomic_write(str(path)) as file:
+        file.write(b"new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_writer_that_stops_early_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="2 rows written of 3"):  # noqa: SIM117
+        with storage.SpectraWriter(str(tmp_path / "dl.npy"), (3, 4), {}) as writer:
+            writer.append(np.ones((2, 4)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_checkpoint_round_trip(checkpoint_file, checkpoint):
+    loaded = storage.load_checkpoint(checkpoint_file)
+    assert loaded["sde"] == sde_utils.VPSDE(0.1, 20.0)
+    for key, tensor in loaded["network"].state_dict().items():
+        assert torch.equal(tensor, checkpoint["ema_weights"][key])
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("echo hostile > hostile.txt",)
+
+
+def bad_checkpoint(name, path, checkpoint):
+    """Overwrite path with a checkpoint that is broken in the named way."""
+    with open(path, "rb") as file:
+        good = file.read()
+
+    def save(**changes):
+        content = {"format": storage.CHECKPOINT_FORMAT, "version": 1, **checkpoint, **changes}
+        torch.save(content, path)
+
+    def write(content):
+        with open(path, "wb") as file:
+            file.write(content)
+
+    weights = checkpoint["weights"]
+    key = next(iter(weights))
+    if name == "truncated":
+        write(good[: len(good) // 2])
+    elif name == "empty":
+        write(b"")
+    elif name == "flipped":
+        position = good.index(weights["input.bias"].numpy().tobytes())
+        write(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+    elif name == "compressed":
+        with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w") as new:
+            for entry in old.namelist():
+                new.writestr(entry, old.read(entry), zipfile.ZIP_DEFLATED)
+    elif name == "hostile pickle":
+        write(pickle.dumps(Hostile()))
+    elif name == "hostile archive":
+        torch.save(Hostile(), path)
+    elif name == "foreign":
+        torch.save({"model": weights}, path)
+    elif name == "a list":
+        torch.save([1, 2], path)
+    elif name == "version":
+        save(version=99)
+    elif name == "unknown SDE":
+        save(sde={"name": "XX", "parameters": {}})
+    elif name == "SDE parameters":
+        save(sde={"name": "VP", "parameters": {"beta_min": 3.0, "beta_max": 2.0}})
+    elif name == "giant network":
+        save(network_kwargs={**checkpoint["network_kwargs"], "hidden_dim": 10**9})
+    elif name == "deep network":
+        save(network_kwargs={**checkpoint["network_kwargs"], "num_layers": 2})
+    elif name == "boolean width":
+        save(network_kwargs={**checkpoint["network_kwargs"], "num_layers": True})
+    elif name == "NaN weight":
+        save(ema_weights={**weights, key: weights[key] * float("nan")})
+    elif name == "double weight":
+        save(weights={**weights, key: weights[key].double()})
+    elif name == "missing weight":
+        save(weights={k: v for k, v in weights.items() if k != key})
+    elif name == "zero std":
+        save(normalizer={"mean": torch.zeros(6), "std": torch.zeros(6)})
+
+
+BAD_CHECKPOINTS = ["truncated", "empty", "flipped", "compressed", "hostile pickle", "hostile archive", "foreign", "a list", "version", "unknown SDE", "SDE parameters", "giant network", "deep network", "boolean width", "NaN weight", "double weight", "missing weight", "zero std"]
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_bad_checkpoints_are_refused_in_one_line(checkpoint_file, checkpoint, name, monkeypatch):
+    monkeypatch.chdir(os.path.dirname(checkpoint_file))
+    bad_checkpoint(name, checkpoint_file, checkpoint)
+    with pytest.raises(InputError) as caught:
+        storage.load_checkpoint(checkpoint_file)
+    assert "model.pth" in str(caught.value) and "\n" not in str(caught.value)
+    assert not os.path.exists("hostile.txt")
+
+
+@settings(parent=RELAXED, max_examples=300)
+@given(data=st.data())
+def test_a_mutated_checkpoint_is_refused_or_unchanged(checkpoint_file, checkpoint, data):
+    with open(checkpoint_file, "rb") as file:
+        original = file.read()
+    position = data.draw(st.integers(0, len(original) - 1))
+    mutated = bytearray(original)
+    mutated[position] ^= data.draw(st.integers(1, 255))
+    path = checkpoint_file + ".mutated.pth"
+    with open(path, "wb") as file:
+        file.write(mutated)
+    try:
+        loaded = storage.load_checkpoint(path)
+    except InputError:
+        return
+    for key, tensor in checkpoint["ema_weights"].items():
+        assert torch.equal(loaded["ema_weights"][key], tensor)
+
+
+def test_claiming_outputs(tmp_path, capsys):
+    target = tmp_path / "new" / "a.npy"
+    storage.claim_outputs([str(target)])
+    assert target.parent.is_dir() and not list(target.parent.iterdir())
+    target.write_text("old")
+    storage.claim_outputs([str(target)])
+    assert "replacing" in capsys.readouterr().err
+    for path in (target.parent, target / "b.npy"):
+        with pytest.raises(InputError):
+            storage.claim_outputs([str(path)])
