@@ -92,9 +92,7 @@ class ScoreNet1D(nn.Module):
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
         self.per_multipole = PerMultipole(n_ell, embed_dim)
         self.input = nn.Linear(n_ell, hidden_dim)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(hidden_dim, embed_dim) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, embed_dim) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, n_ell)
         nn.init.zeros_(self.output.weight)

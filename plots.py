@@ -32,7 +32,7 @@ def _spectrum_axis(axis):
     axis.legend(fontsize=8)
 
 
-def denoised_example(ell, observed, denoised, truth, dl_signal, correlations, limit):
+def denoised_example(ell, observed, denoised, truth, dl_signal, correlations):
     """One sky's spectra, and the correlation with the truth of all.
 
     Args:
@@ -42,10 +42,11 @@ def denoised_example(ell, observed, denoised, truth, dl_signal, correlations, li
         denoised: See observed.
         truth: See observed.
         dl_signal: See observed.
-        correlations: {"denoised": (n_ell,), "observation": (n_ell,)}, or None without a truth.
-        limit: The best correlation possible, shape (n_ell,), or None.
+        correlations: {"denoised", "observation", "limit"}: lists of n_ell correlations with the
+            truth, the limit being the best that is possible; each may be None, or all.
     """
-    figure, axes = _axes(2 if correlations else 1, 9.0 if correlations else 5.0)
+    known = bool(correlations and correlations["denoised"])
+    figure, axes = _axes(2 if known else 1, 9.0 if known else 5.0)
     left = np.atleast_1d(axes)[0]
     if dl_signal is not None and (dl_signal > 0).all():
         _theory_band(left, ell, dl_signal)
@@ -54,11 +55,11 @@ def denoised_example(ell, observed, denoised, truth, dl_signal, correlations, li
         left.plot(ell, truth, **TRUTH, label="truth")
     left.plot(ell, denoised, **OUTPUT, label="output of the reverse process")
     _spectrum_axis(left)
-    if correlations:
+    if known:
         right = axes[1]
         right.axhline(0, color="#BBBBBB", lw=0.8)
-        if limit is not None:
-            right.plot(ell, limit, **LIMIT, label="limit of any method, $W$")
+        if correlations["limit"]:
+            right.plot(ell, correlations["limit"], **LIMIT, label="limit of any method, $W$")
         right.plot(ell, correlations["observation"], **OBSERVATION, label="observation")
         right.plot(ell, correlations["denoised"], **OUTPUT, label="output")
         right.set(

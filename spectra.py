@@ -219,7 +219,8 @@ def _one_line_without(template, preset):
     """Turn PySM3's failure to get or read a template into one line that says what to do."""
     try:
         yield
-    except (OSError, LookupError, TypeError):  # no network; or as astropy fails on damaged FITS
+    except (OSError, LookupError, TypeError, ValueError):
+        # OSError without a network; a damaged FITS file makes astropy raise any of the four
         raise InputError(
             f"--foregrounds {preset}: PySM3's {template} is neither on this machine nor to be "
             "downloaded, or is damaged; set PYSM_LOCAL_DATA to a folder that holds it, or use "
@@ -233,7 +234,13 @@ def _native_nside(preset, nside):
     from pysm3.utils import RemoteData
 
     native = None
-    for component in _components(preset):
+    components = _components(preset)
+    if not any({"available_nside", "map_I"} & component.keys() for component in components):
+        raise InputError(
+            f"--foregrounds {preset}: is not made from maps of one resolution, which is all that "
+            "can be analysed here; choose one that is, such as d1 or s1"
+        )
+    for component in components:
         available = component.get("available_nside", [])
         if available:
             native = min((n for n in available if n >= nside), default=max(available))
@@ -244,11 +251,6 @@ def _native_nside(preset, nside):
                     path = RemoteData().get(filename)
                     if key in ("map_I", "map_Q") and not available:
                         native = fits.getheader(path, 1)["NSIDE"]
-    if native is None:
-        raise InputError(
-            f"--foregrounds {preset}: is not made from maps of one resolution, which is all that "
-            "can be analysed here; choose one that is, such as d1 or s1"
-        )
     if native < nside:
         raise InputError(
             f"--foregrounds {preset}: its templates have NSIDE {native}, below --nside {nside}; "

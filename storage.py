@@ -1,4 +1,4 @@
-"""Read and write the project's two kinds of file: data (.npy + .json) and checkpoints (.pth).
+"""Read and write spectra (.npy + .json), and put every file in its place whole.
 
 Whatever comes from disk is checked before it is believed; whatever goes there is written to a
 temporary file in the same folder, flushed, and moved into place.
@@ -10,10 +10,8 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import subprocess
 import sys
-import zipfile
 from importlib import metadata as importlib_metadata
 
 import numpy as np
@@ -21,9 +19,6 @@ import numpy as np
 from cli import InputError, note
 
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
-CHECKPOINT_FORMAT = "bmode-score-checkpoint"
-CHECKPOINT_VERSION = 1
-MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
 
 
 @contextlib.contextmanager
@@ -121,9 +116,6 @@ def provenance(argv=None):
     return {"command": " ".join(map(str, words)), "versions": versions, "git_commit": commit}
 
 
-# --- data ------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Spectra:
     """A table of spectra from disk.
@@ -185,13 +177,14 @@ class SpectraWriter:
         self._rows += len(rows)
 
     def __exit__(self, kind, error, trace):
-        if kind is None and self._rows != self.shape[0]:
-            raise RuntimeError(f"{self.path}: {self._rows} rows written of {self.shape[0]}")
-        self._stack.__exit__(kind, error, trace)
-        if kind is None:
-            ell = list(range(2, 2 + self.shape[1]))
-            own = {"num_samples": self.shape[0], "ell": ell, "sha256": self._hash.hexdigest()}
-            write_json(sidecar_path(self.path), {**self.metadata, **own})
+        with self._stack:  # moves the file into place, or removes it where this block raises
+            if kind is not None:
+                raise error
+            if self._rows != self.shape[0]:
+                raise RuntimeError(f"{self.path}: {self._rows} rows written of {self.shape[0]}")
+        ell = list(range(2, 2 + self.shape[1]))
+        own = {"num_samples": self.shape[0], "ell": ell, "sha256": self._hash.hexdigest()}
+        write_json(sidecar_path(self.path), {**self.metadata, **own})
 
 
 def write_spectra(path, values, metadata):
@@ -329,123 +322,3 @@ def load_spectra(path):
     metadata = read_json(sidecar)
     _check_sidecar(sidecar, metadata, values)
     return Spectra(path, values, metadata)
-
-
-# --- checkpoints -----------------------------------------------------------------------------
-
-
-def save_checkpoint(path, checkpoint):
-    """Write a checkpoint (a dict of tensors and plain Python) atomically."""
-    import torch
-
-    header = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION}
-    with atomic_write(path) as file:
-        torch.save({**header, **checkpoint}, file)
-
-
-def keep_previous(path):
-    """Move NAME.pth, if there is one, to NAME.previous.pth, and say so."""
-    if os.path.exists(path):
-        previous = f"{os.path.splitext(path)[0]}.previous.pth"
-        os.replace(path, previous)
-        note(f"kept the checkpoint that was there as {previous}")
-
-
-def _read_archive(path):
-    """Unpickled content of a torch archive whose CRCs hold; InputError otherwise."""
-    import torch
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise InputError(f"{path}: is a compressed archive, which torch.save never writes")
-            if sum(entry.file_size for entry in entries) > os.path.getsize(path):
-                raise InputError(f"{path}: claims more content than the file holds")
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise InputError(f"{path}: is damaged at {damaged}; use a backup or train again")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}: holds more than tensors and plain Python; it is refused unread"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception:  # zipfile and torch raise many types on damaged bytes
-        raise InputError(f"{path}: is not a checkpoint, or is truncated or damaged") from None
-
-
-def _check_tensors(path, name, tensors, shapes):
-    import torch
-
-    if not isinstance(tensors, dict) or set(tensors) != set(shapes):
-        raise InputError(f"{path}: {name} does not fit the network; train again")
-    for key, shape in shapes.items():
-        tensor = tensors[key]
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != shape:
-            raise InputError(f"{path}: {name} {key} has not the shape {tuple(shape)}; train again")
-        if tensor.dtype != torch.float32 or tensor.layout != torch.strided:
-            raise InputError(f"{path}: {name} {key} is not a dense float32 tensor; train again")
-        if not tensor.isfinite().all():
-            raise InputError(f"{path}: {name} {key} is not finite; train again")
-
-
-def load_checkpoint(path):
-    """Read a checkpoint and rebuild what it describes.
-
-    Args:
-        path: A file written by `save_checkpoint`.
-
-    Returns:
-        The checkpoint dict, with "sde" replaced by the SDE, and with "network" (an evaluation
-        mode ScoreNet1D with the EMA weights, on the CPU) and "normalizer" rebuilt.
-
-    Raises:
-        InputError: If the file is missing, damaged, foreign, or of another version.
-    """
-    import torch
-
-    from model import Normalizer, ScoreNet1D
-    from sde_utils import SDES
-
-    content = _read_archive(path)
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path}: was not written by train.py")
-    if content.get("version") != CHECKPOINT_VERSION:
-        raise InputError(
-            f"{path}: has format version {content.get('version')!r}, this program reads "
-            f"{CHECKPOINT_VERSION}; train again"
-        )
-    try:
-        sde = SDES[content["sde"]["name"]](**content["sde"]["parameters"])
-        kwargs = content["network_kwargs"]
-        if any(type(v) is not int or not 0 < v <= MAX_LAYER_WIDTH for v in kwargs.values()):
-            raise InputError(f"{path}: describes an impossible network; train again")
-        with torch.device("meta"):
-            shapes = {k: v.shape for k, v in ScoreNet1D(sde, **kwargs).state_dict().items()}
-    except InputError:
-        raise
-    except Exception:  # wrong keys or types anywhere in a foreign description
-        raise InputError(f"{path}: describes no network that this program knows") from None
-    _check_tensors(path, "weights", content.get("weights"), shapes)
-    _check_tensors(path, "ema_weights", content.get("ema_weights"), shapes)
-    n_ell = kwargs["n_ell"]
-    normalizer_shapes = {"mean": (n_ell,), "std": (n_ell,)}
-    _check_tensors(path, "normalizer", content.get("normalizer"), normalizer_shapes)
-    if not (content["normalizer"]["std"] > 0).all():
-        raise InputError(f"{path}: normalizer std is not above 0; train again")
-    for key in ("training", "data", "resume"):
-        if not isinstance(content.get(key), dict):
-            raise InputError(f"{path}: {key} is missing; train again")
-    network = ScoreNet1D(sde, **kwargs)
-    network.load_state_dict(content["ema_weights"])
-    network.eval().requires_grad_(False)
-    return {
-        **content,
-        "sde": sde,
-        "network": network,
-        "normalizer": Normalizer(**content["normalizer"]),
-    }

@@ -110,7 +110,7 @@ def gaussian_verdict(levels):
     share = 100 * (1 - network.sum() / linear.sum())
     error = 100 * np.sqrt(np.sum(np.square(levels["network_error"]))) / linear.sum()
     numbers = f"{share:+.3f} +- {error:.3f} % below the best linear denoiser on held-out rows"
-    if share < 2 * error:
+    if share <= 2 * error:
         return f"loss {numbers}: no sign that it learnt anything beyond a Gaussian", share
     return f"loss {numbers}: it learnt more than a Gaussian", share
 
@@ -252,8 +252,9 @@ def resume_state(path, checkpoint, settings):
     """State of the unfinished training in a checkpoint; InputError where settings differ."""
     before = checkpoint["training"].get("settings")
     if before != settings:
-        keys = [k for k in settings if not isinstance(before, dict) or before.get(k) != settings[k]]
-        raise cli.InputError(f"{path}: was trained with another {keys[0]}; --resume cannot change it")
+        before = before if isinstance(before, dict) else {}
+        key = next(k for k in settings if before.get(k) != settings[k])
+        raise cli.InputError(f"{path}: was trained with another {key}; --resume cannot change it")
     if not checkpoint["resume"]:
         raise cli.InputError(f"{path}: its training is finished; leave --resume out to train anew")
     return checkpoint["resume"]
@@ -274,6 +275,7 @@ def main(argv=None):
 
     import torch
 
+    import checkpoints
     import model
     import plots
 
@@ -301,14 +303,14 @@ def main(argv=None):
     network = model.ScoreNet1D(sde, **kwargs)
     ema, state = copy.deepcopy(network), {}
     if args.resume:
-        checkpoint = storage.load_checkpoint(args.out)
+        checkpoint = checkpoints.load(args.out)
         state = resume_state(args.out, checkpoint, settings)
         network.load_state_dict(checkpoint["weights"])
         ema.load_state_dict(checkpoint["ema_weights"])
         storage.claim_outputs([loss_file, figure_file])
     else:
         storage.claim_outputs([args.out, loss_file, figure_file])
-        storage.keep_previous(args.out)
+        checkpoints.keep_previous(args.out)
     network, ema = network.to(device), ema.to(device).requires_grad_(False)
     record = {
         "network_kwargs": kwargs,
@@ -328,9 +330,7 @@ def main(argv=None):
         weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
         weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
         resume = {} if finished else state
-        storage.save_checkpoint(
-            args.out, {**record, **weights, "training": training, "resume": resume}
-        )
+        checkpoints.save(args.out, {**record, **weights, "training": training, "resume": resume})
         storage.write_npy(loss_file, np.array(list(history.values())).T)
         return training
 
@@ -338,7 +338,7 @@ def main(argv=None):
     cli.note(f"training on {len(x_train)} rows, {len(x_val)} held out, on {device}")
     with cli.progress(total=args.epochs, initial=done, unit="epoch") as bar:
         train(network, ema, sde, x_train, x_val, settings, state, save, bar)
-    training = storage.load_checkpoint(args.out)["training"]
+    training = checkpoints.load(args.out)["training"]
     figure = plots.training_loss(training["history"], training["levels"])
     storage.write_figure(figure_file, figure)
     cli.say(gaussian_verdict(training["levels"])[0])

@@ -1,6 +1,5 @@
 """The scripts as a person runs them, small: train.py and sample.py on drawn spectra."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import checkpoints
+import metrics
 import sample
 import sde_utils
 import solvers
@@ -68,7 +69,7 @@ DENOISE += ["data/dl_gt_r0.001.npy", "--device", "cpu"]
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_train_and_sample_with_every_solver(sde, capsys):
     train.main([*TINY, "--sde-type", sde, "--epochs", "2"])
-    checkpoint = storage.load_checkpoint("model.pth")
+    checkpoint = checkpoints.load("model.pth")
     history = np.array(list(checkpoint["training"]["history"].values())).T
     assert np.array_equal(np.load("training_loss.npy"), history) and history.shape == (2, 3)
     assert os.path.getsize("training_loss.png") > 0
@@ -77,10 +78,10 @@ def test_train_and_sample_with_every_solver(sde, capsys):
         sample.main([*DENOISE, *extra, "--plot-trajectories", "--trajectory-index", "7"])
         spectra = storage.load_spectra(f"{method}/denoised.npy")
         assert spectra.values.shape == (300, 6)
-        metrics = json.load(open(f"{method}/metrics.json"))
-        assert set(metrics["mse"]) == {"denoised", "observation", "prior_mean", "prior_draw"}
-        assert metrics["correlation"]["limit"] == pytest.approx([1 / 1.1] * 6)
-        assert metrics["verdict"] in capsys.readouterr().out
+        report = storage.read_json(f"{method}/metrics.json")
+        assert set(report["mse"]) == {"denoised", "observation", "prior_mean", "prior_draw"}
+        assert report["correlation"]["limit"] == pytest.approx([1 / 1.1] * 6)
+        assert report["verdict"] in capsys.readouterr().out
         states = storage.read_npy(f"{method}/trajectory.npy")
         assert states.shape == (7, 7) and states[-1, 0] == 0
         observation = torch.tensor(np.load("data/dl_noisy_r0.001.npy")[7])
@@ -99,39 +100,39 @@ def test_generate_is_reproducible_and_follows_the_seed():
         results.append(np.load("generated.npy"))
     assert np.array_equal(results[0], results[1])
     assert not (results[0] == results[2]).any()
-    metrics = json.load(open("metrics.json"))
-    assert 0 < metrics["ks_mean"] < 1 and metrics["network_evaluations"] == 4
+    report = storage.read_json("metrics.json")
+    assert 0 < report["ks_mean"] < 1 and report["network_evaluations"] == 4
 
 
 def test_generated_metrics_are_at_the_floor_for_exact_draws():
     truth, _ = draw(4000, 5)
     metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": SIGNAL.tolist()}
-    good = sample.generated_metrics(truth, metadata)
+    good = metrics.compare_with_law(truth, metadata)
     # the mean KS distance of n exact draws is 0.8687 / sqrt(n), with a spread of 0.26 / sqrt(n)
     assert good["ks_mean"] == pytest.approx(0.8687 / 4000**0.5, abs=5 * 0.26 / (6 * 4000) ** 0.5)
     log = np.log(truth)
     gaussian = np.random.default_rng(0).normal(log.mean(0), log.std(0), log.shape)
-    assert sample.generated_metrics(np.exp(gaussian), metadata)["ks_mean"] > 2 * good["ks_mean"]
-    assert sample.generated_metrics(np.exp(gaussian), metadata)["skewness_error"] > 0.3
+    assert metrics.compare_with_law(np.exp(gaussian), metadata)["ks_mean"] > 2 * good["ks_mean"]
+    assert metrics.compare_with_law(np.exp(gaussian), metadata)["skewness_error"] > 0.3
 
 
 def test_verdict_tells_an_echo_from_a_denoiser():
     truth, observed = draw(2000, 6)
     limit = SIGNAL / (SIGNAL + NOISE)
     fresh, _ = draw(2000, 7)
-    echo = sample.verdict(sample.correlation(fresh, truth), limit, 2000)
+    echo = metrics.verdict(metrics.correlation(fresh, truth), limit, 2000)
     assert "no more information than the prior" in echo
-    shuffled = sample.verdict(sample.correlation(np.roll(observed, 1, 0), truth), limit, 2000)
+    shuffled = metrics.verdict(metrics.correlation(np.roll(observed, 1, 0), truth), limit, 2000)
     assert "no more information than the prior" in shuffled
-    wiener = sample.verdict(sample.correlation(observed, truth), limit, 2000)
+    wiener = metrics.verdict(metrics.correlation(observed, truth), limit, 2000)
     assert "no more information" not in wiener
-    assert "holds no information" in sample.verdict(limit * 0, limit * 1e-4, 2000)
+    assert "holds no information" in metrics.verdict(limit * 0, limit * 1e-4, 2000)
 
 
 def test_metrics_of_the_prior_mean_and_of_a_fresh_draw():
     truth, observed = draw(20000, 8)
     fresh, _ = draw(20000, 9)
-    table = sample.denoising_metrics(
+    table = metrics.denoising_metrics(
         {"mean": (SIGNAL, 0.0), "fresh": (fresh, None), "same": (truth, 0.0)}, truth, SIGNAL, None
     )
     variance = np.mean(2 / (2 * np.arange(2, 8) + 1))
@@ -178,7 +179,7 @@ def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
     argv = [*TINY, "--epochs", "6", "--out"]
     train.main([*argv, "whole.pth"])
     monkeypatch.setattr(train, "SAVE_SECONDS", 0)
-    save, calls = storage.save_checkpoint, []
+    save, calls = checkpoints.save, []
 
     def killed(path, content):
         save(path, content)
@@ -186,13 +187,13 @@ def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage, "save_checkpoint", killed)
+    monkeypatch.setattr(checkpoints, "save", killed)
     with pytest.raises(SystemExit) as caught:
         train.main([*argv, "killed.pth"])
     assert caught.value.code == 130
-    monkeypatch.setattr(storage, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoints, "save", save)
     train.main([*argv, "killed.pth", "--resume"])
-    whole, resumed = (storage.load_checkpoint(f"{k}.pth") for k in ("whole", "killed"))
+    whole, resumed = (checkpoints.load(f"{k}.pth") for k in ("whole", "killed"))
     assert whole["training"] == resumed["training"]
     for key in ("weights", "ema_weights"):
         for name, tensor in whole[key].items():
@@ -227,7 +228,7 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(ca
     monkeypatch.setattr(sde_utils, "denoising_loss", nan_later)
     monkeypatch.setattr(train, "SAVE_SECONDS", 0)
     assert "not finite" in fails(train.main, [*TINY, "--epochs", "9"], 3, capsys)
-    assert len(storage.load_checkpoint("model.pth")["training"]["history"]["train"]) == 2
+    assert len(checkpoints.load("model.pth")["training"]["history"]["train"]) == 2
 
 
 def test_the_null_test_cannot_be_trained_on(capsys):

@@ -197,6 +197,12 @@ def test_presets_are_checked_by_name():
         spectra.check_presets(["c1"])
 
 
+@pytest.mark.parametrize("preset", ["d11", "d12", "s6", "cib1", "rg2", "co1"])
+def test_presets_that_are_no_template_maps_are_refused_before_a_download(preset):
+    with pytest.raises(InputError, match=f"{preset}: is not made from maps"):
+        spectra.preset_bb([preset], 45.0, 16)
+
+
 def test_a_template_that_cannot_be_had_is_named(monkeypatch, capfd):
     """A server that fails stands for a machine without network; nothing takes the sky's place."""
     from urllib.error import URLError
