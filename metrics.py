@@ -6,6 +6,9 @@ import numpy as np
 
 import cli
 
+NO_INFORMATION = 0.05  # largest attainable correlation below which an observation is empty
+ECHO_SHARE = 0.1  # share of the attainable correlation below which an output is an echo
+
 
 def correlation(a, b):
     """Pearson correlation per column, shape (n_ell,); NaN where one does not vary."""
@@ -38,38 +41,44 @@ def denoising_metrics(outputs, truth, scale, x_truth):
     return table
 
 
-def verdict(corr, limit, n):
-    """One sentence on what the output knows of the truth beyond the prior.
+def verdict(corr, limit, n, skill):
+    """What the output knows of the truth, and whether it is a better estimate than the prior mean.
 
     Args:
         corr: Correlation of output and truth per multipole, shape (n_ell,).
         limit: The best correlation any method could reach, or None.
         n: Number of test rows.
+        skill: 1 - MSE / MSE of the prior mean, D_ell in units of S (or uK^2 where S is unknown).
+
+    Returns:
+        One or two sentences.
     """
     if not np.isfinite(corr).all():
         return "The truth does not vary (r = 0), so that no output can be told from the prior."
-    noise = 3 / math.sqrt(n * len(corr))
-    if limit is None:
-        if corr.mean() < 0.05 + noise:
-            return (
-                f"Its mean correlation with the truth is {corr.mean():.3f}: the output carries no "
-                "more information than the prior; it is a new draw, not the denoised sky."
-            )
-        return f"Its mean correlation with the truth is {corr.mean():.3f}."
-    if limit.max() < 0.05:
+    echo = (
+        "the output carries (nearly) no more information than the prior; it is a new draw, "
+        "not the denoised sky."
+    )
+    if limit is not None and limit.max() < NO_INFORMATION:
         return (
             f"The observation holds no information: no method can reach a correlation above "
-            f"{limit.max():.1e} with the truth; the output carries no more than the prior."
+            f"{limit.max():.1e} with the truth; {echo}"
         )
-    share = float(corr @ limit / (limit @ limit))
-    error = 1 / math.sqrt(n * float(limit @ limit))
-    numbers = f"{100 * share:.1f} +- {100 * error:.1f} % of the correlation that is attainable"
-    if share < 0.1 + 3 * error:
+    weights = np.ones(len(corr)) if limit is None else limit
+    share = float(corr @ weights / (weights @ weights))
+    error = 1 / math.sqrt(n * float(weights @ weights))
+    unit = "correlation with the truth" if limit is None else "correlation that is attainable"
+    numbers = f"{100 * share:.1f} +- {100 * error:.1f} % of the {unit}"
+    if share < ECHO_SHARE + 3 * error:
+        return f"The output reaches {numbers}: {echo}"
+    if skill < 0:
         return (
-            f"The output reaches {numbers}: it carries (nearly) no more information than the "
-            "prior; it is a new draw, not the denoised sky."
+            f"The output follows the observation ({numbers}), but as an estimate of the truth it "
+            f"is worse than the prior mean: its squared error is {1 - skill:.3g} times as large."
         )
-    return f"The output reaches {numbers}."
+    return (
+        f"The output reaches {numbers}; its squared error is {1 - skill:.3g} of the prior mean's."
+    )
 
 
 def compare_with_law(generated, metadata):
@@ -135,14 +144,19 @@ def compare_with_truth(observed, truth, x_out, dl_out, checkpoint):
     corr = correlation(dl_out, dl_truth)
     corr_observed = correlation(observed.values, dl_truth)
     finite = np.isfinite(corr).all() and np.isfinite(corr_observed).all()
+    mse = denoising_metrics(outputs, dl_truth, signal, x_truth)
+    known = mse["denoised"]["mse_dl_over_signal_squared"] is not None
+    unit = "mse_dl_over_signal_squared" if known else "mse_dl"
     return {
-        "mse": denoising_metrics(outputs, dl_truth, signal, x_truth),
+        "mse": mse,
         "correlation": {
             "denoised": corr.tolist() if finite else None,
             "observation": corr_observed.tolist() if finite else None,
             "limit": None if limit is None else limit.tolist(),
         },
-        "verdict": verdict(corr, limit, len(dl_truth)),
+        "verdict": verdict(
+            corr, limit, len(dl_truth), 1 - mse["denoised"][unit] / mse["prior_mean"][unit]
+        ),
     }
 
 

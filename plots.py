@@ -27,9 +27,25 @@ def _theory_band(axis, ell, dl_signal):
     axis.plot(ell, dl_signal, **THEORY, label="primordial theory")
 
 
+def _ell_axis(axis):
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axis.set(xlabel=ELL_LABEL, xscale="log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _spectrum_axis(axis):
-    axis.set(xlabel=ELL_LABEL, ylabel=DL_LABEL, yscale="log", xscale="log")
-    axis.legend(fontsize=8)
+    from matplotlib.ticker import NullFormatter
+
+    _ell_axis(axis)
+    axis.set(ylabel=DL_LABEL, yscale="log")
+    low, high = np.log10(axis.get_ylim())
+    if high - low > 1:
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylim(10**low, 10 ** (high + 0.35 * (high - low)))  # room for the legend
+    axis.legend(fontsize=8, loc="upper center", ncols=2)
 
 
 def denoised_example(ell, observed, denoised, truth, dl_signal, correlations):
@@ -53,7 +69,7 @@ def denoised_example(ell, observed, denoised, truth, dl_signal, correlations):
     left.plot(ell, observed, **OBSERVATION, label="observation")
     if truth is not None and (truth > 0).all():
         left.plot(ell, truth, **TRUTH, label="truth")
-    left.plot(ell, denoised, **OUTPUT, label="output of the reverse process")
+    left.plot(ell, denoised, **OUTPUT, label="output")
     _spectrum_axis(left)
     if known:
         right = axes[1]
@@ -62,9 +78,8 @@ def denoised_example(ell, observed, denoised, truth, dl_signal, correlations):
             right.plot(ell, correlations["limit"], **LIMIT, label="limit of any method, $W$")
         right.plot(ell, correlations["observation"], **OBSERVATION, label="observation")
         right.plot(ell, correlations["denoised"], **OUTPUT, label="output")
-        right.set(
-            xlabel=ELL_LABEL, ylabel="correlation with the truth", xscale="log", ylim=(-0.15, 1.05)
-        )
+        _ell_axis(right)
+        right.set(ylabel="correlation with the truth", ylim=(-0.15, 1.05))
         right.legend(fontsize=8)
     return figure
 
@@ -83,8 +98,9 @@ def generated_examples(ell, generated, dl_signal):
             _theory_band(axis, ell, dl_signal)
     left.plot(ell, generated[0], **OUTPUT, lw=0.8, label="generated")
     left.plot(ell, generated[1:4].T, **OUTPUT, lw=0.8)
-    for q, label in ((0.16, "generated, 16, 50, 84 %"), (0.5, None), (0.84, None)):
-        right.plot(ell, np.quantile(generated, q, axis=0), **OUTPUT, lw=1, label=label)
+    quantiles = {**OUTPUT, "marker": None}
+    for q, label in ((0.16, "generated: 16, 50, 84 %"), (0.5, None), (0.84, None)):
+        right.plot(ell, np.quantile(generated, q, axis=0), **quantiles, label=label)
     _spectrum_axis(left)
     _spectrum_axis(right)
     return figure
@@ -110,10 +126,12 @@ def trajectory(noise_to_signal, states, ell):
     axis.set(
         xscale="log", xlabel=r"noise to signal, $\sigma(t)/\alpha(t)$", ylabel=r"$x_t$ (normalised)"
     )
-    axis.set_yscale("symlog", linthresh=2)
+    axis.set_yscale("asinh", linear_width=1)
     axis.invert_xaxis()
     scale = matplotlib.cm.ScalarMappable(norm, colormap)
-    figure.colorbar(scale, ax=axis, label=ELL_LABEL)
+    ticks = [ell[0], *(m for m in (5, 10, 20, 50, 100, 200, 500) if m < ell[-1]), ell[-1]]
+    bar = figure.colorbar(scale, ax=axis, label=ELL_LABEL, ticks=ticks, format="%d")
+    bar.ax.minorticks_off()
     return figure
 
 
@@ -126,25 +144,27 @@ def training_loss(history, levels):
     """
     figure, (left, right) = _axes()
     epochs = np.arange(1, 1 + len(history["train"]))
-    left.plot(epochs, history["train"], color=OBSERVATION["color"], ls=":", label="training rows")
-    left.plot(epochs, history["validation"], color=OUTPUT["color"], label="validation rows (EMA)")
-    left.axhline(history["linear"][-1], **LIMIT, label="best linear denoiser, same rows")
-    spread = np.percentile(history["validation"] + history["train"], [0, 90])
-    low = min(spread[0], history["linear"][-1])
-    left.set_ylim(low - 0.1 * (spread[1] - low), spread[1] + 0.3 * (spread[1] - low))
+    linear = history["linear"][-1]
+    left.plot(epochs, history["train"], color=OBSERVATION["color"], lw=0.5, label="training rows")
+    left.plot(epochs, history["validation"], color=OUTPUT["color"], label="held-out rows (EMA)")
+    left.axhline(linear, **LIMIT, label="best linear denoiser, held-out rows")
+    # the first epochs would hide what matters: how far below the linear denoiser it ends
+    settled = history["validation"][len(epochs) // 10 :]
+    margin = 2 * max(abs(value - linear) for value in settled) + 1e-4
+    left.set_ylim(linear - margin, linear + margin)
     left.set(xlabel="epoch", ylabel="mean squared error of the noise")
     left.legend(fontsize=8)
-    linear = np.array(levels["linear"])
+    by_level = np.array(levels["linear"])
     right.axhline(0, **LIMIT, label="best linear denoiser")
     right.errorbar(
         levels["noise_to_signal"],
-        100 * (np.array(levels["network"]) / linear - 1),
-        100 * np.array(levels["network_error"]) / linear,
+        100 * (np.array(levels["network"]) / by_level - 1),
+        100 * np.array(levels["network_error"]) / by_level,
         color=OUTPUT["color"],
         marker="s",
         ms=4,
         capsize=2,
-        label="network, validation rows",
+        label="network, held-out rows",
     )
     right.set(
         xscale="log",

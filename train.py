@@ -53,11 +53,11 @@ class LinearDenoiser:
         self.variances, self.modes = torch.linalg.eigh(x_train.T @ x_train / len(x_train))
 
     def _gain(self, t):
-        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
         return sigma / (alpha**2 * self.variances + sigma**2)
 
     def __call__(self, x, t):
-        """Predicted noise, shape of x (n, n_ell), at the scalar time t."""
+        """Predicted noise, shape of x (n, n_ell); t is a scalar tensor or has shape (n,)."""
         return (x @ self.modes * self._gain(t)) @ self.modes.T
 
     def loss(self, x0, t):
@@ -154,6 +154,12 @@ def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
     linear = LinearDenoiser(sde, x_train)
     times = sde_utils.noise_levels(sde, x_train.new_ones(()), 64)
     linear_loss = float(torch.stack([linear.loss(x_val, t) for t in times]).mean())
+
+    @torch.no_grad()
+    def probe_loss(denoiser):
+        probe = torch.Generator(x_val.device).manual_seed(settings["seed"] + 1)
+        return sde_utils.denoising_loss(denoiser, sde, x_val, probe)
+
     saved = time.monotonic()
     for epoch in range(len(history["train"]), settings["epochs"]):
         order = torch.randperm(len(x_train), device=x_train.device, generator=generator)
@@ -172,9 +178,8 @@ def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
                 torch._foreach_lerp_(averages, parameters, 1 - decay)
             total += loss.detach()
         mean_loss = float(total) / batches
-        with torch.no_grad():
-            probe = torch.Generator(x_val.device).manual_seed(settings["seed"] + 1)
-            val_loss = float(sde_utils.denoising_loss(ema, sde, x_val, probe))
+        # on the same noise as the linear denoiser, whose exact loss is known: less Monte Carlo
+        val_loss = linear_loss + float(probe_loss(ema) - probe_loss(linear))
         if not math.isfinite(mean_loss + val_loss):
             raise cli.DivergedError(
                 f"the loss is not finite in epoch {epoch + 1}; the last good checkpoint stays; "

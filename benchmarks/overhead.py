@@ -1,7 +1,9 @@
 """How much slower train.py and sample.py are than the bare network calls on the same tensors.
 
-Run from the repository: PYTHONPATH=. python benchmarks/overhead.py
 Each pair is timed in turn, several times, and the median of the ratios is printed.
+
+Example:
+  python -m benchmarks.overhead
 """
 
 import copy

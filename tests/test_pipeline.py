@@ -120,13 +120,17 @@ def test_verdict_tells_an_echo_from_a_denoiser():
     truth, observed = draw(2000, 6)
     limit = SIGNAL / (SIGNAL + NOISE)
     fresh, _ = draw(2000, 7)
-    echo = metrics.verdict(metrics.correlation(fresh, truth), limit, 2000)
+    echo = metrics.verdict(metrics.correlation(fresh, truth), limit, 2000, -1.0)
     assert "no more information than the prior" in echo
-    shuffled = metrics.verdict(metrics.correlation(np.roll(observed, 1, 0), truth), limit, 2000)
+    shuffled = metrics.verdict(
+        metrics.correlation(np.roll(observed, 1, 0), truth), limit, 2000, -1.0
+    )
     assert "no more information than the prior" in shuffled
-    wiener = metrics.verdict(metrics.correlation(observed, truth), limit, 2000)
-    assert "no more information" not in wiener
-    assert "holds no information" in metrics.verdict(limit * 0, limit * 1e-4, 2000)
+    corr = metrics.correlation(observed, truth)
+    for known in (limit, None):
+        assert "of the prior mean's" in metrics.verdict(corr, known, 2000, 0.5)
+        assert "worse than the prior mean" in metrics.verdict(corr, known, 2000, -0.5)
+    assert "holds no information" in metrics.verdict(limit * 0, limit * 1e-4, 2000, -1.0)
 
 
 def test_metrics_of_the_prior_mean_and_of_a_fresh_draw():
