@@ -63,9 +63,10 @@ def _number(convert, accept, wanted):
     def parse(text):
         try:
             value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not math.isfinite(value) or not accept(value):
+            accepted = math.isfinite(value) and accept(value)
+        except (ValueError, OverflowError):
+            accepted = False
+        if not accepted:
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
         return value
 
@@ -78,6 +79,7 @@ non_negative_int = _number(int, lambda v: v >= 0, "a whole number, 0 or above")
 positive_float = _number(float, lambda v: v > 0, "a number above 0")
 non_negative_float = _number(float, lambda v: v >= 0, "a number, 0 or above")
 fraction = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+seed = _number(int, lambda v: 0 <= v < 2**63, "a whole number from 0 up to 2^63")
 diffusion_time = _number(float, lambda v: 0 < v <= 1, "a time above 0 and up to 1")
 nside = _number(int, lambda v: v >= 2 and v & (v - 1) == 0, "a power of two from 2 up")
 

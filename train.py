@@ -9,6 +9,7 @@ Example:
 """
 
 import copy
+import dataclasses
 import math
 import os
 import time
@@ -105,7 +106,7 @@ def loss_by_level(network, linear, sde, x0, seed):
 
 
 def gaussian_verdict(levels):
-    """(sentence, share): by how much the network beats the best linear denoiser, in percent."""
+    """(sentence, percent): by how much the network beats the best linear denoiser."""
     network, linear = np.array(levels["network"]), np.array(levels["linear"])
     share = 100 * (1 - network.sum() / linear.sum())
     error = 100 * np.sqrt(np.sum(np.square(levels["network_error"]))) / linear.sum()
@@ -265,18 +266,53 @@ def resume_state(path, checkpoint, settings):
     return checkpoint["resume"]
 
 
-@cli.script
-def main(argv=None):
+def prepare_rows(data, path, val_fraction, seed):
+    """Split, fit the normaliser on the training rows alone, and normalise.
+
+    Returns:
+        (normalizer, x_train, x_val, mean_dl): float32 tensors (n, n_ell), and the mean D_ell of
+        the training rows, uK^2, a list.
+    """
+    import torch
+
+    import model
+
+    train_rows, val_rows = split_rows(len(data.values), val_fraction, seed)
+    dl_train = torch.tensor(data.values[train_rows], dtype=torch.float64)
+    dl_val = torch.tensor(data.values[val_rows], dtype=torch.float64)
+    normalizer = model.Normalizer.fit(dl_train)
+    if not (normalizer.std > 0).all():
+        raise cli.InputError(f"{path}: a multipole has the same value in each row")
+    x_train, x_val = normalizer.normalize(dl_train), normalizer.normalize(dl_val)
+    return normalizer, x_train, x_val, dl_train.mean(0).tolist()
+
+
+def write_checkpoint(path, loss_file, record, network, ema, training, state):
+    """Write the checkpoint, and the loss history that it holds."""
+    import checkpoints
+
+    weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
+    weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
+    checkpoints.save(path, {**record, **weights, "training": training, "resume": state})
+    storage.write_npy(loss_file, np.array(list(training["history"].values())).T)
+
+
+def parse_arguments(argv):
+    """(args, SDE, its record for the checkpoint)."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    sde_type = args.sde_type or "VE"
-    parameters = cli.sde_parameters(parser, args, sde_type)
+    name = args.sde_type or "VE"
+    parameters = cli.sde_parameters(parser, args, name)
     try:
-        sde = sde_utils.SDES[sde_type](**parameters)
+        sde = sde_utils.SDES[name](**parameters)
     except ValueError as error:
-        parser.error(f"--sde-type {sde_type}: {error}")
+        parser.error(f"--sde-type {name}: {error}")
+    return args, sde, {"name": name, "parameters": dataclasses.asdict(sde)}
 
-    import dataclasses
+
+@cli.script
+def main(argv=None):
+    args, sde, sde_record = parse_arguments(argv)
 
     import torch
 
@@ -288,21 +324,15 @@ def main(argv=None):
     loss_file, figure_file = (os.path.join(folder, f"training_loss.{k}") for k in ("npy", "png"))
     data = load_rows(args.data_file)
     device = cli.get_device(args.device)
-    kwargs = {"n_ell": data.values.shape[1]}
+    normalizer, x_train, x_val, mean_dl = prepare_rows(
+        data, args.data_file, args.val_fraction, args.seed
+    )
+    x_train, x_val = x_train.to(device), x_val.to(device)
+    kwargs = {"n_ell": x_train.shape[1]}
     kwargs |= {key: getattr(args, key) for key in ("hidden_dim", "embed_dim", "num_layers")}
-    sde_record = {"name": sde_type, "parameters": dataclasses.asdict(sde)}
     keys = ("batch_size", "epochs", "lr", "ema_decay", "val_fraction", "seed")
     settings = {key: getattr(args, key) for key in keys}
     settings |= {"network": kwargs, "sde": sde_record, "data_sha256": storage.digest(data.values)}
-
-    train_rows, val_rows = split_rows(len(data.values), args.val_fraction, args.seed)
-    dl_train = torch.tensor(data.values[train_rows], dtype=torch.float64)
-    normalizer = model.Normalizer.fit(dl_train)
-    if not (normalizer.std > 0).all():
-        raise cli.InputError(f"{args.data_file}: a multipole has the same value in each row")
-    x_train = normalizer.normalize(dl_train).to(device)
-    dl_val = torch.tensor(data.values[val_rows], dtype=torch.float64)
-    x_val = normalizer.normalize(dl_val).to(device)
 
     torch.manual_seed(args.seed)
     network = model.ScoreNet1D(sde, **kwargs)
@@ -321,31 +351,24 @@ def main(argv=None):
         "network_kwargs": kwargs,
         "sde": sde_record,
         "normalizer": normalizer.state_dict(),
-        "data": {**data.metadata, "mean_dl": dl_train.mean(0).tolist()},
+        "data": {**data.metadata, "mean_dl": mean_dl},
         **storage.provenance(argv),
     }
 
     def save(state, finished):
-        history = state["history"]
-        training = {"settings": settings, "history": history}
+        training = {"settings": settings, "history": state["history"]}
         if finished:
-            training["levels"] = loss_by_level(
-                ema, LinearDenoiser(sde, x_train), sde, x_val, args.seed
-            )
-        weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
-        weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
-        resume = {} if finished else state
-        checkpoints.save(args.out, {**record, **weights, "training": training, "resume": resume})
-        storage.write_npy(loss_file, np.array(list(history.values())).T)
-        return training
+            linear = LinearDenoiser(sde, x_train)
+            training["levels"] = loss_by_level(ema, linear, sde, x_val, args.seed)
+            state = {}
+        write_checkpoint(args.out, loss_file, record, network, ema, training, state)
 
     done = len(state["history"]["train"]) if state else 0
     cli.note(f"training on {len(x_train)} rows, {len(x_val)} held out, on {device}")
     with cli.progress(total=args.epochs, initial=done, unit="epoch") as bar:
         train(network, ema, sde, x_train, x_val, settings, state, save, bar)
     training = checkpoints.load(args.out)["training"]
-    figure = plots.training_loss(training["history"], training["levels"])
-    storage.write_figure(figure_file, figure)
+    storage.write_figure(figure_file, plots.training_loss(training["history"], training["levels"]))
     cli.say(gaussian_verdict(training["levels"])[0])
     cli.say(f"wrote {args.out}, {loss_file}, {figure_file}")
 

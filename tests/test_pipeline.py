@@ -293,6 +293,8 @@ BAD_TRAIN = {
     "--embed-dim": ["--embed-dim", "7"],
     "--val-fraction": ["--val-fraction", "1"],
     "--lr": ["--lr", "nan"],
+    "--epochs": ["--epochs", "9" * 400],
+    "--seed": ["--seed", "-1"],
     "gone.npy": ["--data-file", "gone.npy"],
     "cannot write": ["--out", "data/dl_gt_r0.001.npy/model.pth"],
 }
