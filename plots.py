@@ -127,6 +127,9 @@ def trajectory(noise_to_signal, states, ell):
         xscale="log", xlabel=r"noise to signal, $\sigma(t)/\alpha(t)$", ylabel=r"$x_t$ (normalised)"
     )
     axis.set_yscale("asinh", linear_width=1)
+    axis.set_yticks([-30, -10, -3, -1, 0, 1, 3, 10, 30])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_ylim(1.1 * min(states.min(), -3), 1.1 * max(states.max(), 3))
     axis.invert_xaxis()
     scale = matplotlib.cm.ScalarMappable(norm, colormap)
     ticks = [ell[0], *(m for m in (5, 10, 20, 50, 100, 200, 500) if m < ell[-1]), ell[-1]]
