@@ -13,7 +13,7 @@ $(VENV)/.installed: requirements.txt
 
 demo: $(VENV)/.installed
 	$(PYTHON) data_generation.py --r 0.001 --foregrounds none --noise-uk-arcmin 1 --out-dir $(DEMO)/data
-	$(PYTHON) train.py --data-file $(DEMO)/data/dl_train_r0.001.npy --epochs 40 --out $(DEMO)/model.pth
+	$(PYTHON) train.py --data-file $(DEMO)/data/dl_train_r0.001.npy --epochs 30 --out $(DEMO)/model.pth
 	$(PYTHON) sample.py --model-checkpoint $(DEMO)/model.pth --method ode --num-steps 25 --out-dir $(DEMO)/prior
 	$(PYTHON) sample.py --model-checkpoint $(DEMO)/model.pth --method sde --num-steps 200 \
 	    --data-file-noisy $(DEMO)/data/dl_noisy_r0.001.npy --data-file-gt $(DEMO)/data/dl_gt_r0.001.npy \
