@@ -146,9 +146,14 @@ def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
     generator = torch.Generator(x_train.device).manual_seed(settings["seed"])
     history = {"train": [], "validation": [], "linear": []}
     if state:
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        history = state["history"]
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+            generator.set_state(state["generator"])
+            history = {key: list(state["history"][key]) for key in history}
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise cli.InputError(
+                "--resume: the checkpoint's training state is damaged; train anew without --resume"
+            ) from None
     batch_size = min(settings["batch_size"], len(x_train))
     batches = len(x_train) // batch_size
     num_steps = settings["epochs"] * batches
@@ -363,7 +368,7 @@ def main(argv=None):
             state = {}
         write_checkpoint(args.out, loss_file, record, network, ema, training, state)
 
-    done = len(state["history"]["train"]) if state else 0
+    done = len(checkpoint["training"]["history"]["train"]) if args.resume else 0
     cli.note(f"training on {len(x_train)} rows, {len(x_val)} held out, on {device}")
     with cli.progress(total=args.epochs, initial=done, unit="epoch") as bar:
         train(network, ema, sde, x_train, x_val, settings, state, save, bar)

@@ -212,6 +212,13 @@ def test_resume_refuses_other_settings_and_finished_trainings(capsys):
     assert "none.pth" in fails(train.main, missing, 2, capsys)
 
 
+def test_resume_refuses_a_damaged_training_state(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    content = torch.load("model.pth", weights_only=True)
+    torch.save({**content, "resume": {"optimizer": {}, "history": 3}}, "model.pth")
+    assert "damaged" in fails(train.main, [*TINY, "--epochs", "1", "--resume"], 2, capsys)
+
+
 def test_the_previous_checkpoint_is_kept():
     train.main([*TINY, "--epochs", "1"])
     with open("model.pth", "rb") as file:
