@@ -11,13 +11,14 @@ import zipfile
 import torch
 
 from cli import InputError, note
-from model import Normalizer, ScoreNet1D
+from model import JointNormalizer, Normalizer, ScoreNet1D
 from sde_utils import SDES
-from storage import atomic_write
+from storage import atomic_write, signal_template
 
 FORMAT = "bmode-score-checkpoint"
-VERSION = 1
+VERSION = 2
 MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
+OPTIONAL = ("n_cond", "n_param")  # layer widths that may be 0
 
 
 def save(path, checkpoint):
@@ -73,6 +74,23 @@ def _check_tensors(path, name, tensors, shapes):
             raise InputError(f"{path}: {name} {key} is not finite; train again")
 
 
+def _read_normalizer(path, content, name, n_ell):
+    _check_tensors(path, name, content.get(name), {"mean": (n_ell,), "std": (n_ell,)})
+    if not (content[name]["std"] > 0).all():
+        raise InputError(f"{path}: {name} std is not above 0; train again")
+    return Normalizer(**content[name])
+
+
+def _make_joint(path, normalizer, data):
+    try:
+        signal = signal_template(data)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; train again") from None
+    if signal is None or signal.dl_per_r.shape[1] != len(normalizer.mean):
+        raise InputError(f"{path}: does not say how the signal depends on r; train again")
+    return JointNormalizer(normalizer, data["r_range"], signal)
+
+
 def load(path):
     """Read a checkpoint and rebuild what it describes.
 
@@ -81,7 +99,9 @@ def load(path):
 
     Returns:
         The checkpoint dict, with "sde" replaced by the SDE (its name is "sde_name"), and with
-        "network" (a ScoreNet1D with the EMA weights, on the CPU) and "normalizer" rebuilt.
+        "network" (a ScoreNet1D with the EMA weights, on the CPU), "normalizer" (a `Normalizer`,
+        or a `JointNormalizer` of D_ell and r) and "cond_normalizer" (None where the network is
+        not conditional) rebuilt.
 
     Raises:
         InputError: If the file is missing, damaged, foreign, or of another version.
@@ -96,8 +116,11 @@ def load(path):
         )
     try:
         sde = SDES[content["sde"]["name"]](**content["sde"]["parameters"])
-        kwargs = content["network_kwargs"]
-        if any(type(v) is not int or not 0 < v <= MAX_LAYER_WIDTH for v in kwargs.values()):
+        kwargs = dict.fromkeys(OPTIONAL, 0) | content["network_kwargs"]
+        if any(
+            type(v) is not int or not (k not in OPTIONAL) <= v <= MAX_LAYER_WIDTH
+            for k, v in kwargs.items()
+        ):
             raise InputError(f"{path}: describes an impossible network; train again")
         with torch.device("meta"):
             shapes = {k: v.shape for k, v in ScoreNet1D(sde, **kwargs).state_dict().items()}
@@ -107,21 +130,24 @@ def load(path):
         raise InputError(f"{path}: describes no network that this program knows") from None
     _check_tensors(path, "weights", content.get("weights"), shapes)
     _check_tensors(path, "ema_weights", content.get("ema_weights"), shapes)
-    n_ell = kwargs["n_ell"]
-    normalizer_shapes = {"mean": (n_ell,), "std": (n_ell,)}
-    _check_tensors(path, "normalizer", content.get("normalizer"), normalizer_shapes)
-    if not (content["normalizer"]["std"] > 0).all():
-        raise InputError(f"{path}: normalizer std is not above 0; train again")
     for key in ("training", "data", "resume"):
         if not isinstance(content.get(key), dict):
             raise InputError(f"{path}: {key} is missing; train again")
+    normalizer = _read_normalizer(path, content, "normalizer", kwargs["n_ell"])
+    if kwargs["n_param"]:
+        normalizer = _make_joint(path, normalizer, content["data"])
+    cond_normalizer = None
+    if kwargs["n_cond"]:
+        cond_normalizer = _read_normalizer(path, content, "cond_normalizer", kwargs["n_cond"])
     network = ScoreNet1D(sde, **kwargs)
     network.load_state_dict(content["ema_weights"])
     network.eval().requires_grad_(False)
     return {
         **content,
+        "network_kwargs": kwargs,
         "sde": sde,
         "sde_name": content["sde"]["name"],
         "network": network,
-        "normalizer": Normalizer(**content["normalizer"]),
+        "normalizer": normalizer,
+        "cond_normalizer": cond_normalizer,
     }

@@ -10,6 +10,8 @@ Writes:  for each r, into --out-dir, with a .json beside every array that record
            dl_train_noisy_r{R}.npy  observation of the same rows
            dl_gt_r{R}.npy           truth, test rows: skies that training has not seen
            dl_noisy_r{R}.npy        observation of the same test rows
+         With --r-range 0 0.01 each row has an r of its own, R is 0-0.01, and r stands in
+         r_train_r{R}.npy and r_gt_r{R}.npy, row for row.
 
 Example:
   python data_generation.py --r 0.001 --nside 16 --num-samples 10000 --out-dir data
@@ -17,6 +19,7 @@ Example:
 
 import contextlib
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -29,19 +32,23 @@ CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memor
 FREQ_RANGE_GHZ = (1, 3000)
 STANDALONE = ("none", "gaussian")  # foregrounds that go with no other
 
-# (split, file of the truth, file of its observation)
-FILES = (
-    ("train", "dl_train_r{}.npy", "dl_train_noisy_r{}.npy"),
-    ("test", "dl_gt_r{}.npy", "dl_noisy_r{}.npy"),
-)
+QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
+FILES = {
+    "train": {"x": "dl_train_r{}.npy", "y": "dl_train_noisy_r{}.npy", "r": "r_train_r{}.npy"},
+    "test": {"x": "dl_gt_r{}.npy", "y": "dl_noisy_r{}.npy", "r": "r_gt_r{}.npy"},
+}
 
 
 def output_paths(out_dir, r):
-    """Paths of one r: {split: (truth, observation)}; r is written without exponent."""
-    digits = np.format_float_positional(r, trim="-")
+    """Paths of one r, or of a range of r: {split: {"x", "y" and, for a range, "r"}}.
+
+    r, a tuple of one value or of the two ends, is written without exponent.
+    """
+    digits = "-".join(np.format_float_positional(value, trim="-") for value in r)
+    names = QUANTITIES if len(r) == 2 else ("x", "y")
     return {
-        split: tuple(os.path.join(out_dir, name.format(digits)) for name in names)
-        for split, *names in FILES
+        split: {name: os.path.join(out_dir, files[name].format(digits)) for name in names}
+        for split, files in FILES.items()
     }
 
 
@@ -75,13 +82,30 @@ def contaminant_powers(ell, nside, instrument, a_lens, foregrounds, foreground_s
     }
 
 
-def make_sky(r, ell, fwhm_arcmin, parts):
-    """`spectra.Sky` of one r.
+def make_signal(r, ell, fwhm_arcmin):
+    """Primordial power through the beam, of one r or of a range.
 
     Args:
-        r: Tensor-to-scalar ratio.
+        r: Tuple of one r, or of the two ends of a range.
         ell: Multipoles, shape (n_ell,).
-        fwhm_arcmin: Width of the beam on the signal.
+        fwhm_arcmin: Width of the beam.
+
+    Returns:
+        D_ell, shape (n_ell,), uK^2, for one r; a `spectra.SignalTemplate` for a range.
+    """
+    beam = spectra.beam_power(fwhm_arcmin, ell)
+    if len(r) == 1:
+        return spectra.tensor_bb(*r, ell) * beam
+    template = spectra.signal_template(*r, ell)
+    return dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
+
+
+def make_sky(ell, dl_signal, parts):
+    """`spectra.Sky` of a signal and of what contaminates it.
+
+    Args:
+        ell: Multipoles, shape (n_ell,).
+        dl_signal: D_ell, shape (n_ell,) or (n, n_ell), uK^2.
         parts: From `contaminant_powers`.
 
     Raises:
@@ -89,53 +113,68 @@ def make_sky(r, ell, fwhm_arcmin, parts):
     """
     sky = spectra.Sky(
         ell=ell,
-        dl_signal=spectra.tensor_bb(r, ell) * spectra.beam_power(fwhm_arcmin, ell),
+        dl_signal=dl_signal,
         dl_contaminant=(parts["dl_lensing"] + parts["dl_noise"] + parts["dl_gaussian_foreground"]),
         dl_fixed_foreground=parts["dl_fixed_foreground"],
     )
     for field in dataclasses.fields(sky):
         if not np.isfinite(getattr(sky, field.name)).all():
             raise cli.InputError(
-                f"r = {r:g}: {field.name} is not finite; an argument is beyond all physics"
+                f"--r or --r-range: {field.name} is not finite; an argument is beyond all physics"
             )
     return sky
 
 
-def write_pairs(paths, sky, n, generators, metadata, chunk_rows=None, on_rows=lambda m: None):
-    """Draw pairs of spectra and stream them to disk.
+def draw_rows(r, signal, ell, parts, n, generators):
+    """Draw n rows: {"x", "y"}, and "r" where a range was asked for; see `make_signal`."""
+    rows = {}
+    if len(r) == 2:
+        rows["r"] = generators["r"].uniform(*r, n)
+        signal = signal(rows["r"])
+    x, y = spectra.draw_pairs(make_sky(ell, signal, parts), n, generators)
+    return {"x": x, "y": y, **rows}
+
+
+def write_rows(paths, draw, shape, metadata, chunk_rows=None, on_rows=lambda m: None):
+    """Draw rows and stream them to disk.
 
     Args:
-        paths: Files of truth and observation.
-        sky: A `spectra.Sky` with n_ell multipoles.
-        n: Number of rows.
-        generators: From `spectra.make_generators`.
-        metadata: For both sidecars.
+        paths: {"x": file of the truth, "y": of its observation, "r": of r, where each has its own}.
+        draw: Callable m -> {name: the next m rows}.
+        shape: (n, n_ell).
+        metadata: For all sidecars.
         chunk_rows: Rows held at a time; the rows do not depend on it.
         on_rows: Called with the number of rows after each chunk.
     """
-    shape = (n, len(sky.ell))
-    chunk_rows = chunk_rows or max(1, CHUNK_VALUES // len(sky.ell))
+    n, n_ell = shape
+    chunk_rows = chunk_rows or max(1, CHUNK_VALUES // n_ell)
     with contextlib.ExitStack() as stack:
-        truth, observation = (
-            stack.enter_context(
-                storage.SpectraWriter(path, shape, {"quantity": quantity, **metadata})
-            )
-            for path, quantity in zip(paths, ("primordial BB", "observed BB"), strict=True)
-        )
+        writers = {}
+        for name, path in paths.items():
+            own = {"quantity": QUANTITIES[name], "unit": "1" if name == "r" else "uK^2"}
+            writer = storage.ArrayWriter(path, shape[:1] if name == "r" else shape, own | metadata)
+            writers[name] = stack.enter_context(writer)
         for start in range(0, n, chunk_rows):
-            x, y = spectra.draw_pairs(sky, min(chunk_rows, n - start), generators)
-            truth.append(x)
-            observation.append(y)
-            on_rows(len(x))
+            rows = draw(min(chunk_rows, n - start))
+            for name, writer in writers.items():
+                writer.append(rows[name])
+            on_rows(len(rows["x"]))
 
 
-def describe(split, r, sky, parts, recorded):
-    """Metadata of one pair of files, ready for JSON: its powers, and what was set for the run."""
-    powers = {**parts, **{k: v for k, v in dataclasses.asdict(sky).items() if k != "ell"}}
+def describe(split, r, signal, parts, recorded):
+    """Metadata of one set of files, ready for JSON: r, its powers, and what was set for the run."""
+    powers = {**parts}
+    powers["dl_contaminant"] = sum(
+        parts[name] for name in ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
+    )
+    if len(r) == 1:
+        prior = {"r": r[0], "dl_signal": signal.tolist()}
+    else:
+        template = {name: value.tolist() for name, value in dataclasses.asdict(signal).items()}
+        prior = {"r_range": list(r), "signal_template": template}
     return {
-        "unit": "uK^2",
         "split": split,
-        "r": r,
+        **prior,
         **{name: power.tolist() for name, power in powers.items()},
         **recorded,
         "cosmology": spectra.COSMOLOGY,
@@ -150,8 +189,15 @@ def build_parser():
         "--r",
         type=cli.non_negative_float,
         nargs="+",
-        default=[0.001],
-        help="tensor-to-scalar ratios at 0.05/Mpc, one set of files each; 0 is the null test",
+        help="tensor-to-scalar ratios at 0.05/Mpc, one set of files each; 0 is the null test "
+        "(default: 0.001)",
+    )
+    data.add_argument(
+        "--r-range",
+        type=cli.non_negative_float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="instead of --r: each row has an r of its own, drawn uniformly from this range",
     )
     data.add_argument(
         "--nside", type=cli.nside, default=16, help="HEALPix NSIDE: ell = 2 ... 2*nside-1"
@@ -160,7 +206,10 @@ def build_parser():
         "--num-samples",
         type=cli.positive_int,
         default=10000,
-        help="rows of the training set, and as many again of the test set",
+        help="rows of the training set",
+    )
+    data.add_argument(
+        "--num-test", type=cli.positive_int, help="rows of the test set (default: --num-samples)"
     )
     data.add_argument("--out-dir", default="data", help="folder of the output, made if missing")
     sky = parser.add_argument_group("sky")
@@ -205,7 +254,15 @@ def parse_arguments(argv):
     """Parsed arguments, with the rules that hold across them."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    args.r = [r + 0.0 for r in args.r]  # -0 becomes 0
+    if args.r and args.r_range:
+        parser.error("--r and --r-range: give one of the two")
+    # adding 0.0 makes 0 of -0
+    args.r = [(r + 0.0,) for r in args.r or [0.001]]
+    if args.r_range:
+        args.r = [tuple(r + 0.0 for r in args.r_range)]
+        if args.r_range[0] >= args.r_range[1]:
+            parser.error("--r-range: the first value must be below the second")
+    args.num_test = args.num_test or args.num_samples
     if len(set(args.r)) < len(args.r):
         parser.error("--r: a value stands there twice")
     if len(set(args.foregrounds)) < len(args.foregrounds):
@@ -227,7 +284,7 @@ def main(argv=None):
         spectra.check_presets(args.foregrounds)
     paths = {r: output_paths(args.out_dir, r) for r in args.r}
     storage.claim_outputs(
-        [p for splits in paths.values() for pair in splits.values() for p in pair]
+        [p for splits in paths.values() for files in splits.values() for p in files.values()]
     )
 
     instrument = {
@@ -238,7 +295,7 @@ def main(argv=None):
     }
     ell = spectra.multipoles(args.nside)
     parts = contaminant_powers(ell, args.nside, instrument, **sky_settings)
-    skies = {r: make_sky(r, ell, args.fwhm_arcmin, parts) for r in args.r}
+    signals = {r: make_signal(r, ell, args.fwhm_arcmin) for r in args.r}
 
     recorded = {
         "nside": args.nside,
@@ -249,16 +306,19 @@ def main(argv=None):
     }
     if args.foregrounds == ["gaussian"]:
         recorded["gaussian_foregrounds"] = spectra.GAUSSIAN_FOREGROUNDS
-    total = len(FILES) * len(args.r) * args.num_samples
+    rows = {"train": args.num_samples, "test": args.num_test}
+    total = len(args.r) * sum(rows.values())
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
-        for r, sky in skies.items():
-            for split, pair in paths[r].items():
-                metadata = describe(split, r, sky, parts, recorded)
-                generators = spectra.make_generators(args.seed, split, r)
-                write_pairs(pair, sky, args.num_samples, generators, metadata, on_rows=bar.update)
+        for r, signal in signals.items():
+            for split, files in paths[r].items():
+                metadata = describe(split, r, signal, parts, recorded)
+                generators = spectra.make_generators(args.seed, split, *r)
+                draw = functools.partial(draw_rows, r, signal, ell, parts, generators=generators)
+                shape = (rows[split], len(ell))
+                write_rows(files, draw, shape, metadata, on_rows=bar.update)
     cli.say(
-        f"wrote {args.num_samples} training and {args.num_samples} test pairs "
-        f"at ell = 2-{ell[-1]} for r = {', '.join(f'{r:g}' for r in args.r)} into {args.out_dir}/"
+        f"wrote {args.num_samples} training and {args.num_test} test pairs at ell = 2-{ell[-1]} "
+        f"for r = {', '.join('-'.join(f'{v:g}' for v in r) for r in args.r)} into {args.out_dir}/"
     )
 
 

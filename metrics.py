@@ -41,6 +41,19 @@ def denoising_metrics(outputs, truth, scale, x_truth):
     return table
 
 
+def attained_share(corr, limit, n):
+    """Share of the attainable correlation that an output reaches, with its standard error.
+
+    Args:
+        corr: Correlation of output and truth per multipole, shape (n_ell,).
+        limit: The best correlation any method could reach, likewise; None counts as 1.
+        n: Number of test rows.
+    """
+    weights = np.ones(len(corr)) if limit is None else limit
+    norm = float(weights @ weights)
+    return float(corr @ weights / norm), 1 / math.sqrt(n * norm)
+
+
 def verdict(corr, limit, n, skill):
     """What the output knows of the truth, and whether it is a better estimate than the prior mean.
 
@@ -64,9 +77,7 @@ def verdict(corr, limit, n, skill):
             f"The observation holds no information: no method can reach a correlation above "
             f"{limit.max():.1e} with the truth; {echo}"
         )
-    weights = np.ones(len(corr)) if limit is None else limit
-    share = float(corr @ weights / (weights @ weights))
-    error = 1 / math.sqrt(n * float(weights @ weights))
+    share, error = attained_share(corr, limit, n)
     unit = "correlation with the truth" if limit is None else "correlation that is attainable"
     numbers = f"{100 * share:.1f} +- {100 * error:.1f} % of the {unit}"
     if share < ECHO_SHARE + 3 * error:
@@ -114,10 +125,11 @@ def compare_with_truth(observed, truth, x_out, dl_out, checkpoint):
     """Metrics of denoised spectra against their truth, with one sentence of verdict.
 
     Args:
-        observed: storage.Spectra of the observations, n rows.
-        truth: storage.Spectra of their truth, row for row.
-        x_out: Denoised spectra, normalised, shape (n, n_ell).
-        dl_out: The same as D_ell in uK^2.
+        observed: storage.Table of the observations, n rows.
+        truth: storage.Table of their truth, row for row.
+        x_out: Denoised spectra, normalised, shape (n, n_ell); None for a posterior mean, which
+            is one of D_ell.
+        dl_out: Denoised D_ell, shape (n, n_ell), uK^2.
         checkpoint: From checkpoints.load.
 
     Returns:
@@ -130,13 +142,17 @@ def compare_with_truth(observed, truth, x_out, dl_out, checkpoint):
 
     dl_truth = np.asarray(truth.values, float)
     positive = (dl_truth > 0).all()
-    x_truth = normalize(dl_truth) if positive else None
+    x_truth = normalize(dl_truth) if positive and x_out is not None else None
+    x_observed = None if x_out is None else normalize(np.asarray(observed.values, float))
     outputs = {
         "denoised": (dl_out, x_out),
-        "observation": (observed.values, normalize(np.asarray(observed.values, float))),
+        "observation": (observed.values, x_observed),
         "prior_mean": (np.array(checkpoint["data"]["mean_dl"]), 0.0),
         # the truth of another sky is a draw from the prior that never saw the observation
-        "prior_draw": (np.roll(dl_truth, 1, 0), np.roll(x_truth, 1, 0) if positive else None),
+        "prior_draw": (
+            np.roll(dl_truth, 1, 0),
+            None if x_truth is None else np.roll(x_truth, 1, 0),
+        ),
     }
     signal, noise = observed.theory("dl_signal"), observed.theory("dl_contaminant")
     # with a fixed foreground on top W stays an upper bound
@@ -170,6 +186,11 @@ def print_report(report):
         if values is not None:
             shown = " ".join(f"{v:+.3f}" for v in values[:5])
             cli.say(f"correlation with the truth, ell = 2-6, {name}: {shown}")
+    if "r" in report:
+        cli.say(
+            "row {row}: r = {median:.3g} (+{upper:.2g} -{lower:.2g}), "
+            "95 % upper limit {upper_limit_95:.3g}".format(**report["r"])
+        )
     for key in ("ks_mean", "ks_low", "skewness_error"):
         if key in report:
             cli.say(f"{key} {report[key]:.4f}")

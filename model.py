@@ -1,4 +1,4 @@
-"""ScoreNet1D, the network that predicts the noise, and the normaliser of its data."""
+"""ScoreNet1D, the network that predicts the noise, and the normalisers of its data."""
 
 import math
 
@@ -40,75 +40,110 @@ class ResidualBlock(nn.Module):
 class PerMultipole(nn.Module):
     """A small network of its own for each multipole: one hidden layer of silu units.
 
-    On the full sky multipoles are independent, and most of what a score adds to a Gaussian is
-    the skewness of each. Units that see one multipole learn that from far fewer rows than a
-    dense network, which also has to find out that the other multipoles do not matter.
+    On the full sky multipoles are independent given r, and most of what a score adds to a
+    Gaussian is the skewness of each. Units that see one multipole learn that from far fewer rows
+    than a dense network, which also has to find out that the other multipoles do not matter.
 
     Args:
-        n_ell: Number of multipoles.
+        num_inputs: Values that each multipole sees.
+        n_dim: Number of multipoles, and of parameters, which count as one each.
         embed_dim: Width of the time embedding, which sets biases and output weights.
+        context_dim: Width of the context that sets output weights as well; 0 for none.
         units: Hidden units of each multipole.
     """
 
-    def __init__(self, n_ell, embed_dim, units=16):
+    def __init__(self, num_inputs, n_dim, embed_dim, context_dim, units=16):
         super().__init__()
-        self.shape = (n_ell, units)
-        self.slopes = nn.Parameter(torch.randn(n_ell, units))
-        self.biases = nn.Linear(embed_dim, n_ell * units)
-        self.weights = nn.Linear(embed_dim, n_ell * units)
-        nn.init.zeros_(self.weights.weight)
-        nn.init.zeros_(self.weights.bias)
+        self.shape = (n_dim, units)
+        self.slopes = nn.Parameter(torch.randn(num_inputs, n_dim, units) / math.sqrt(num_inputs))
+        self.biases = nn.Linear(embed_dim, n_dim * units)
+        self.weights = nn.Linear(embed_dim, n_dim * units)
+        self.context = nn.Linear(context_dim, n_dim * units) if context_dim else None
+        for layer in filter(None, (self.weights, self.context)):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, x, embedding):
-        """Shape of x, (n, n_ell)."""
-        biases = self.biases(embedding).unflatten(-1, self.shape)
-        weights = self.weights(embedding).unflatten(-1, self.shape)
-        return (nn.functional.silu(x[..., None] * self.slopes + biases) * weights).sum(-1)
+    def hidden(self, inputs, embedding):
+        """Units, shape (n, n_dim, units), of a list of inputs, each of shape (n, n_dim)."""
+        total = self.biases(embedding).unflatten(-1, self.shape)
+        for slope, values in zip(self.slopes, inputs, strict=True):
+            total = total + values[..., None] * slope
+        return nn.functional.silu(total)
+
+    def output(self, hidden, embedding, context):
+        """Shape (n, n_dim); context of shape (n, context_dim)."""
+        weights = self.weights(embedding)
+        if self.context is not None:
+            weights = weights + self.context(context)
+        return (hidden * weights.unflatten(-1, self.shape)).sum(-1)
 
 
 class ScoreNet1D(nn.Module):
-    """Predicts the noise z in x = alpha(t) x_0 + sigma(t) z.
+    """Predicts the noise z in x = alpha(t) x_0 + sigma(t) z, given an observation y or not.
 
     With u = sigma/alpha and the input scaled to unit variance, x' = x / sqrt(alpha^2 + sigma^2),
-    the prediction is (u x' + F(x', u)) / sqrt(1 + u^2). The first term is the exact answer for
+    the prediction is (u x' + F(x', y, u)) / sqrt(1 + u^2). The first term is the exact answer for
     uncorrelated Gaussian data of unit variance. F, a residual MLP plus one small network per
     multipole, starts at zero and learns the rest; its errors fade with the noise, where the
     reverse process would add them up over many steps (compare Karras et al. 2022,
     arXiv:2206.00364, section 5). u enters as Fourier features of its logarithm, which resolve
     small and large noise alike.
 
+    A conditional network shows each multipole its own observation, and r where that is diffused
+    too. The MLP then reads all units, from which it can add up what the multipoles say about r,
+    as the exact posterior does, and tells each multipole how to weigh its own.
+
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
         n_ell: Number of multipoles.
+        n_cond: Number of observed multipoles: n_ell, or 0 for an unconditional network.
+        n_param: Number of parameters that follow the multipoles in x.
         hidden_dim: Width of the residual stream.
         embed_dim: Width of the time embedding, even.
         num_layers: Number of residual blocks.
     """
 
-    def __init__(self, sde, n_ell, hidden_dim=256, embed_dim=128, num_layers=5):
+    def __init__(
+        self, sde, n_ell, n_cond=0, n_param=0, hidden_dim=256, embed_dim=128, num_layers=5
+    ):
         super().__init__()
-        self.sde = sde
+        self.sde, self.n_param, n_dim = sde, n_param, n_ell + n_param
+        self.conditional = n_cond > 0
         self.fourier = FourierTime(embed_dim)
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        self.per_multipole = PerMultipole(n_ell, embed_dim)
-        self.input = nn.Linear(n_ell, hidden_dim)
+        num_inputs = 1 + self.conditional + n_param
+        context_dim = hidden_dim if self.conditional else 0
+        self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
+        num_units = math.prod(self.per_multipole.shape) if self.conditional else 0
+        self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
         self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, embed_dim) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_dim)
-        self.output = nn.Linear(hidden_dim, n_ell)
+        self.output = nn.Linear(hidden_dim, n_dim)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x, t):
-        """Predicted noise, shape of x (n, n_ell); t is a scalar tensor or has shape (n,)."""
+    def forward(self, x, t, y=None):
+        """Predicted noise, shape of x.
+
+        Args:
+            x: Noised state, shape (n, n_ell + n_param).
+            t: Scalar tensor, or shape (n,).
+            y: Normalised observations, shape (n, n_cond); None for an unconditional network.
+        """
         alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
         scale = (alpha**2 + sigma**2).sqrt()
         x = x / scale
         embedding = self.embedding(self.fourier((sigma / alpha).log().squeeze(-1) / 4))
-        h = self.input(x)
+        inputs = [x]
+        if self.conditional:
+            inputs.append(nn.functional.pad(y, (0, self.n_param)))
+        inputs += [x[:, -k - 1, None].expand_as(x) for k in range(self.n_param)]
+        units = self.per_multipole.hidden(inputs, embedding)
+        h = self.input(torch.cat([x, y, units.flatten(1)], 1) if self.conditional else x)
         for block in self.blocks:
             h = block(h, embedding)
-        correction = self.output(nn.functional.silu(self.norm(h)))
-        correction = correction + self.per_multipole(x, embedding)
+        h = nn.functional.silu(self.norm(h))
+        correction = self.output(h) + self.per_multipole.output(units, embedding, h)
         return (sigma * x + alpha * correction) / scale
 
 
@@ -140,3 +175,42 @@ class Normalizer:
     def denormalize(self, x):
         """D_ell in uK^2, float64 tensor, from normalised x of the same shape."""
         return (x.double() * self.std + self.mean).exp()
+
+
+class JointNormalizer:
+    """log(D_ell / S(r)) per multipole, shifted and scaled, and the probit of r as a last column.
+
+    Under the prior, r uniform between r_min and r_max, D_ell / S(r) does not depend on r, and
+    probit((r - r_min)/(r_max - r_min)) is a standard normal without edges: what is diffused is
+    as plain as it can be, and whatever couples r with the spectrum comes from the observation.
+
+    Args:
+        normalizer: `Normalizer` of D_ell / S(r).
+        r_range: (r_min, r_max).
+        signal: Callable r, float64 array (n,) -> S(r), shape (n, n_ell), uK^2.
+    """
+
+    def __init__(self, normalizer, r_range, signal):
+        self.normalizer, self.signal = normalizer, signal
+        self.r_min, self.r_max = r_range
+
+    @classmethod
+    def fit(cls, dl, r, r_range, signal):
+        """Fit to training rows: dl as in `Normalizer.fit`, r float64 tensor (n,)."""
+        normalizer = Normalizer.fit(dl / torch.from_numpy(signal(r.numpy())))
+        return cls(normalizer, r_range, signal)
+
+    def state_dict(self):
+        """Tensors of the inner normaliser; range and signal are part of the data's metadata."""
+        return self.normalizer.state_dict()
+
+    def normalize(self, dl, r):
+        """float32 tensor (n, n_ell + 1) from D_ell in uK^2 and r, float64 (n, n_ell) and (n,)."""
+        ratio = dl / torch.from_numpy(self.signal(r.numpy()))
+        probit = torch.special.ndtri((r - self.r_min) / (self.r_max - self.r_min))
+        return torch.cat([self.normalizer.normalize(ratio), probit.float()[:, None]], 1)
+
+    def denormalize(self, x):
+        """(dl, r): float64 tensors (n, n_ell) in uK^2 and (n,), from x of shape (n, n_ell + 1)."""
+        r = self.r_min + (self.r_max - self.r_min) * torch.special.ndtr(x[:, -1].double())
+        return self.normalizer.denormalize(x[:, :-1]) * torch.from_numpy(self.signal(r.numpy())), r

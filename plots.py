@@ -10,6 +10,7 @@ OUTPUT = {"color": "#0072B2", "ls": "--", "marker": "s", "ms": 3.5, "mfc": "whit
 THEORY = {"color": "#666666", "ls": "-", "lw": 1.2}
 LIMIT = {"color": "#009E73", "ls": "-.", "lw": 1.5}
 ELL_LABEL = r"multipole $\ell$"
+R_LABEL = "tensor-to-scalar ratio $r$"
 DL_LABEL = r"$D_\ell^{BB}\;[\mu\mathrm{K}^2]$"
 
 
@@ -72,15 +73,67 @@ def denoised_example(ell, observed, denoised, truth, dl_signal, correlations):
     left.plot(ell, denoised, **OUTPUT, label="output")
     _spectrum_axis(left)
     if known:
-        right = axes[1]
-        right.axhline(0, color="#BBBBBB", lw=0.8)
-        if correlations["limit"]:
-            right.plot(ell, correlations["limit"], **LIMIT, label="limit of any method, $W$")
-        right.plot(ell, correlations["observation"], **OBSERVATION, label="observation")
-        right.plot(ell, correlations["denoised"], **OUTPUT, label="output")
-        _ell_axis(right)
-        right.set(ylabel="correlation with the truth", ylim=(-0.15, 1.05))
-        right.legend(fontsize=8)
+        _correlations(axes[1], ell, correlations, "output")
+    return figure
+
+
+def _correlations(axis, ell, correlations, label):
+    axis.axhline(0, color="#BBBBBB", lw=0.8)
+    if correlations["limit"]:
+        axis.plot(ell, correlations["limit"], **LIMIT, label="limit of any method, $W$")
+    axis.plot(ell, correlations["observation"], **OBSERVATION, label="observation")
+    axis.plot(ell, correlations["denoised"], **OUTPUT, label=label)
+    _ell_axis(axis)
+    axis.set(ylabel="correlation with the truth", ylim=(-0.15, 1.05))
+    axis.legend(fontsize=8)
+
+
+def posterior_band(axis, ell, quantiles):
+    """16 to 84 % band and median on D_ell; quantiles of shape (3, n_ell), uK^2."""
+    low, median, high = quantiles
+    axis.fill_between(
+        ell, low, high, color=OUTPUT["color"], alpha=0.3, lw=0, label="posterior, 68 %"
+    )
+    axis.plot(ell, median, **OUTPUT | {"ls": "-", "marker": None}, label="posterior median")
+
+
+def r_histogram(axis, draws, r_label=R_LABEL):
+    """Posterior draws of r, with their median and 95 % upper limit; draws of shape (m,)."""
+    median, limit = np.quantile(draws, [0.5, 0.95])
+    axis.hist(draws, bins="auto", density=True, color=OUTPUT["color"], alpha=0.4, label="draws")
+    axis.axvline(median, color=OUTPUT["color"], label="median")
+    axis.axvline(limit, **LIMIT, label="95 % upper limit")
+    axis.set(xlabel=r_label, ylabel="posterior density")
+
+
+def posterior_example(ell, observed, quantiles, truth, dl_signal, correlations, r_draws):
+    """One sky's posterior band on D_ell, beside its r, or the correlation with the truth of all.
+
+    Args:
+        ell: Multipoles, shape (n_ell,).
+        observed: D_ell in uK^2, shape (n_ell,).
+        quantiles: 16, 50 and 84 % quantiles of the draws, shape (3, n_ell), uK^2.
+        truth: D_ell in uK^2, shape (n_ell,), or None.
+        dl_signal: Theory D_ell, shape (n_ell,), or None.
+        correlations: As in `denoised_example`.
+        r_draws: Posterior draws of r, shape (m,), or None.
+    """
+    known = bool(correlations and correlations["denoised"])
+    panels = 1 + (known or r_draws is not None)
+    figure, axes = _axes(panels, 4.5 * panels + 0.5 * (panels == 1))
+    left = np.atleast_1d(axes)[0]
+    if dl_signal is not None and (dl_signal > 0).all():
+        _theory_band(left, ell, dl_signal)
+    posterior_band(left, ell, quantiles)
+    left.plot(ell, observed, **OBSERVATION, label="observation")
+    if truth is not None and (truth > 0).all():
+        left.plot(ell, truth, **TRUTH, label="truth")
+    _spectrum_axis(left)
+    if r_draws is not None:
+        r_histogram(axes[1], r_draws)
+        axes[1].legend(fontsize=8)
+    elif known:
+        _correlations(axes[1], ell, correlations, "posterior mean")
     return figure
 
 

@@ -1,21 +1,32 @@
-"""Run the reverse process: from an observed spectrum, or from the prior.
+"""Run the reverse process: draw the posterior of an observation, or run the published recipe.
 
-With --data-file-noisy it starts at the normalised observation, as the published recipe does,
-and writes denoised.npy; what that output is worth stands in metrics.json and in one sentence on
-stdout. Without, it generates new spectra and writes generated.npy. Reads the checkpoint of
-train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
+A checkpoint that was trained with --cond-file is conditional: for each row of --data-file-noisy
+--num-draws draws start from the SDE's prior and follow the score of p(spectrum | observation).
+denoised.npy is their mean; posterior_draws.npy (num_obs, num_draws, n_ell), posterior_std.npy and
+posterior_quantiles.npy (num_obs, 3, n_ell; 16, 50, 84 %) stand beside it, and r_draws.npy
+(num_obs, num_draws) if it was trained with --param-file.
+
+Any other checkpoint starts at the normalised observation, as the published recipe does, and
+writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy.
+
+What an output is worth stands in metrics.json and in one sentence on stdout. Reads the checkpoint
+of train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
 examples.png, and with --plot-trajectories trajectory.npy (normalised states, first column
 sigma/alpha) and trajectory.png.
 
-Example:
+Examples:
   python sample.py --data-file-noisy data/dl_noisy_r0.001.npy \\
       --data-file-gt data/dl_gt_r0.001.npy --model-checkpoint model.pth --method sde
+  python sample.py --data-file-noisy data/dl_noisy_r0-0.01.npy \\
+      --data-file-gt data/dl_gt_r0-0.01.npy --model-checkpoint posterior.pth --method ode
 """
 
+import contextlib
 import dataclasses
-import math
+import functools
 import os
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,52 +36,100 @@ import solvers
 import storage
 
 BLOCK_ROWS = 1024  # rows that share a generator and fit the cache together
-NUM_SAMPLES, CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 10000, 1, 0.1  # where no flag says otherwise
+NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
+CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1
+QUANTILES = (0.16, 0.5, 0.84)
 
 
-def run_reverse(step, score_fn, sde, start, n, t_start, num_steps, seed, device, keep, bar):
-    """Integrate n rows in blocks; the result depends on the seed, not on the machine's memory.
+@dataclasses.dataclass
+class Reverse:
+    """The reverse process of a checkpoint, run in blocks of rows.
 
-    Args:
+    The result depends on the seed, not on the machine's memory: blocks always have the same
+    rows, and each has its own random stream.
+
+    Attributes:
+        checkpoint: From checkpoints.load, its network on the device.
         step: A solver step.
-        score_fn: Callable (x, t) -> score.
-        sde: An instance of a class in sde_utils.SDES.
-        start: Rows to start from, float32 tensor (n, n_ell), or n_ell to start from the prior.
-        n: Number of rows.
         t_start: Largest time, scalar tensor on the device.
         num_steps: Steps of the solver.
-        seed: Seed; each block has its own stream.
-        device: torch.device.
-        keep: Row whose states are returned, or None.
-        bar: Progress bar over steps.
-
-    Returns:
-        (x, states): (n, n_ell) on the CPU; states of the kept row, (num_steps + 2, 1 + n_ell),
-        with sigma/alpha in the first column, or None.
+        seed: Of all random draws.
+        keep: Row whose states are kept, or None.
     """
-    import torch
 
-    blocks, states = [], []
-    for block, first in enumerate(range(0, n, BLOCK_ROWS)):
-        rows = min(BLOCK_ROWS, n - first)
-        block_seed = np.random.SeedSequence((seed, block)).generate_state(1, np.uint32)
-        generator = torch.Generator(device).manual_seed(int(block_seed[0]))
-        if isinstance(start, int):
-            x = torch.empty(rows, start, device=device).normal_(generator=generator)
-            x = x * sde_utils.prior_std(sde, t_start)
-        else:
-            x = start[first : first + rows].to(device)
-        kept = keep - first if keep is not None and first <= keep < first + rows else None
+    checkpoint: dict
+    step: Callable
+    t_start: object
+    num_steps: int
+    seed: int
+    keep: int | None
 
-        def on_step(t, x, kept=kept):
-            bar.update()
-            if kept is not None:
-                ratio = sde.sigma(t) / sde.alpha(t)
-                states.append(torch.cat([ratio[None], x[kept]]).cpu())
+    def __post_init__(self):
+        self.evaluations, self.states, self.seconds = 0, [], 0.0
 
-        x = solvers.integrate(step, score_fn, sde, x, t_start, num_steps, generator, on_step)
-        blocks.append(x.cpu())
-    return torch.cat(blocks), torch.stack(states).double().numpy() if states else None
+    def blocks(self, n, start=None, y=None, num_draws=1):
+        """Integrate n rows.
+
+        Args:
+            n: Number of rows: num_draws for each observation.
+            start: Rows to start from, float32 tensor (n, n_ell); None starts from the SDE's prior.
+            y: Normalised observations, float32 tensor (n / num_draws, n_ell), or None.
+            num_draws: Draws per observation.
+
+        Yields:
+            x at time 0 of the next rows, float32 tensor (m, n_ell) on the CPU; m is a multiple of
+            num_draws.
+        """
+        import torch
+
+        sde, network = self.checkpoint["sde"], self.checkpoint["network"]
+        kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
+        block_rows = num_draws * max(1, BLOCK_ROWS // num_draws)
+        starts = range(0, n, block_rows)
+        began = time.monotonic()
+        with cli.progress(total=len(starts) * (self.num_steps + 2), unit="step") as bar:
+            for block, first in enumerate(starts):
+                rows = min(block_rows, n - first)
+                block_seed = np.random.SeedSequence((self.seed, block)).generate_state(1, np.uint32)
+                generator = torch.Generator(device).manual_seed(int(block_seed[0]))
+                y_block = None
+                if y is not None:
+                    chosen = y[first // num_draws : (first + rows) // num_draws]
+                    y_block = chosen.to(device).repeat_interleave(num_draws, 0)
+                score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde, y_block))
+                on_step = functools.partial(self._on_step, bar, first)
+                with torch.no_grad():
+                    if start is None:
+                        shape = (rows, kwargs["n_ell"] + kwargs["n_param"])
+                        z = torch.empty(shape, device=device).normal_(generator=generator)
+                        x = z * sde_utils.prior_std(sde, self.t_start)
+                        if y is not None:
+                            x = solvers.start_posterior(score_fn, sde, z, self.t_start)
+                    else:
+                        x = start[first : first + rows].to(device)
+                    run = (sde, x, self.t_start, self.num_steps, generator, on_step)
+                    x = solvers.integrate(self.step, score_fn, *run)
+                self.evaluations = score_fn.calls
+                yield x.cpu()
+        self.seconds = time.monotonic() - began
+
+    def _on_step(self, bar, first, t, x):
+        bar.update()
+        if self.keep is not None and first <= self.keep < first + len(x):
+            ratio = self.checkpoint["sde"].sigma(t) / self.checkpoint["sde"].alpha(t)
+            self.states.append(np.append(float(ratio), x[self.keep - first].double().cpu().numpy()))
+
+    def record(self):
+        """How it went, ready for JSON."""
+        sde = self.checkpoint["sde"]
+        return {
+            "sde": {"name": self.checkpoint["sde_name"], **dataclasses.asdict(sde)},
+            "t_start": float(self.t_start),
+            "num_steps": self.num_steps,
+            "network_evaluations": self.evaluations,
+            "seed": self.seed,
+            "seconds": self.seconds,
+        }
 
 
 def build_parser():
@@ -88,6 +147,11 @@ def build_parser():
     group.add_argument("--out-dir", default=".", help="folder of the outputs")
     group.add_argument(
         "--num-samples", type=cli.positive_int, help=f"spectra to generate (default: {NUM_SAMPLES})"
+    )
+    group.add_argument(
+        "--num-draws",
+        type=cli.positive_int,
+        help=f"conditional checkpoints: posterior draws per observation (default: {NUM_DRAWS})",
     )
     cli.add_sde_arguments(parser)
     group = parser.add_argument_group("reverse process")
@@ -138,8 +202,8 @@ def check_arguments(parser, args):
     args.num_steps = args.num_steps or solver.num_steps
 
 
-def check_sde(parser, args, checkpoint):
-    """Error where SDE flags contradict the checkpoint."""
+def check_model(parser, args, checkpoint):
+    """Error where flags contradict the checkpoint."""
     name, sde = checkpoint["sde_name"], checkpoint["sde"]
     if args.sde_type and args.sde_type != name:
         parser.error(f"--sde-type {args.sde_type}: the checkpoint was trained with {name}")
@@ -150,6 +214,13 @@ def check_sde(parser, args, checkpoint):
                 f"--{flag} {value:g}: the checkpoint was trained with {getattr(sde, key):g}; "
                 "leave the flag out"
             )
+    if checkpoint["cond_normalizer"] is None:
+        if args.num_draws:
+            parser.error("--num-draws: the checkpoint is not conditional; train with --cond-file")
+    elif not args.data_file_noisy:
+        parser.error(f"{args.model_checkpoint} is conditional: it needs --data-file-noisy")
+    elif args.t_start:
+        parser.error("--t-start: posterior draws start from the SDE's prior, at 1")
 
 
 def load_observations(args, checkpoint):
@@ -168,12 +239,19 @@ def load_observations(args, checkpoint):
             f"{args.data_file_gt}: has shape {truth.values.shape}, the observations "
             f"{observed.values.shape}; they must match row for row"
         )
-    r_data, r_model = observed.metadata.get("r"), checkpoint["data"].get("r")
-    if r_data is not None and r_model is not None and r_data != r_model:
+    model, data = checkpoint["data"], observed.metadata
+    if "r" in model and ("r_range" in data or data.get("r", model["r"]) != model["r"]):
         cli.note(
-            f"the model was trained at r = {r_model:g} and returns spectra of that r, "
-            f"whatever the sky; these observations have r = {r_data:g}"
+            f"the model was trained at r = {model['r']:g} and returns that r, whatever the sky; "
+            f"these observations have r = {data.get('r', data.get('r_range'))}; "
+            "to infer r, train with --param-file"
         )
+    if (
+        "r_range" in model
+        and "r" in data
+        and not model["r_range"][0] <= data["r"] <= model["r_range"][1]
+    ):
+        cli.note(f"r = {data['r']:g} lies outside of the prior {model['r_range']} of the model")
     return observed, truth
 
 
@@ -186,48 +264,102 @@ def make_step(args):
     return solvers.with_corrector(solver.step, steps, size or CORRECTOR_STEP_SIZE)
 
 
-def draw_samples(args, checkpoint, start, n, device):
-    """Run the reverse process as the arguments say.
-
-    Returns:
-        (dl, x, states, record): D_ell in uK^2 and normalised x, both float64 arrays (n, n_ell);
-        the states of one row or None; and a JSON-ready dict on how it went.
+def denormalize(checkpoint, x, method):
+    """(dl, r) as float64 arrays from normalised rows x; r is None without a parameter.
 
     Raises:
         DivergedError: If a spectrum is not finite.
     """
-    import torch
-
-    sde, blocks = checkpoint["sde"], math.ceil(n / BLOCK_ROWS)
-    network = checkpoint["network"].to(device)
-    score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde))
-    t_start = torch.tensor(args.t_start or 1.0, device=device)
-    keep = args.trajectory_index if args.plot_trajectories else None
-    run = (make_step(args), score_fn, sde, start, n, t_start, args.num_steps, args.seed, device)
-    began = time.monotonic()
-    with torch.no_grad(), cli.progress(total=blocks * (args.num_steps + 2), unit="step") as bar:
-        x, states = run_reverse(*run, keep, bar)
-    dl = checkpoint["normalizer"].denormalize(x).numpy()
-    diverged = int((~np.isfinite(dl).all(1)).sum())
+    out = checkpoint["normalizer"].denormalize(x)
+    dl, r = out if checkpoint["network_kwargs"]["n_param"] else (out, None)
+    diverged = int((~dl.isfinite().all(1)).sum())
     if diverged:
         raise cli.DivergedError(
-            f"--method {args.method}: {diverged} of {n} spectra diverged: the reverse process "
-            "started too far from the prior; try a smaller --t-start or --method sde"
+            f"--method {method}: {diverged} of {len(dl)} spectra diverged: the reverse process "
+            "started too far from the prior, or took too few steps; try a smaller --t-start, "
+            "more --num-steps or --method sde"
         )
-    record = {
-        "method": args.method,
-        "sde": {"name": checkpoint["sde_name"], **dataclasses.asdict(sde)},
-        "t_start": float(t_start),
-        "num_steps": args.num_steps,
-        "network_evaluations": score_fn.calls // blocks,
-        "num_samples": n,
-        "seed": args.seed,
-    }
-    return dl, x.double().numpy(), states, {**record, "seconds": time.monotonic() - began}
+    return dl.numpy(), None if r is None else r.numpy()
 
 
-def example_figure(args, checkpoint, observed, truth, dl, report):
-    """The figure of example spectra, denoised or generated."""
+def run_recipe(args, checkpoint, reverse, observed):
+    """Generate, or start at the observations: (x, dl), normalised and in uK^2, (n, n_ell)."""
+    import torch
+
+    start, n = None, args.num_samples or NUM_SAMPLES
+    if observed is not None:
+        start = checkpoint["normalizer"].normalize(torch.tensor(observed.values))
+        n = len(start)
+    x = torch.cat(list(reverse.blocks(n, start)))
+    return x.double().numpy(), denormalize(checkpoint, x, args.method)[0]
+
+
+POSTERIOR = {  # file: quantity
+    "denoised.npy": "posterior mean BB",
+    "posterior_draws.npy": "posterior BB",
+    "posterior_std.npy": "posterior standard deviation of BB",
+    "posterior_quantiles.npy": "posterior quantiles of BB",
+    "r_draws.npy": "posterior r",
+}
+
+
+def write_posterior(args, checkpoint, reverse, observed, outputs, metadata):
+    """Draw the posterior of each observation, and stream it to disk.
+
+    Args:
+        args: The command line.
+        checkpoint: From checkpoints.load.
+        reverse: A `Reverse`.
+        observed: storage.Table of the observations, n rows.
+        outputs: {file name: path}, those of `POSTERIOR` among them.
+        metadata: For the sidecars.
+
+    Returns:
+        (mean, quantiles, r): D_ell, shapes (n, n_ell) and (n, 3, n_ell), uK^2; r draws of shape
+        (n, num_draws), or None.
+    """
+    import torch
+
+    m, (n, n_ell) = args.num_draws, observed.values.shape
+    y = checkpoint["cond_normalizer"].normalize(torch.tensor(observed.values))
+    middles = {"posterior_draws.npy": (m,), "posterior_quantiles.npy": (len(QUANTILES),)}
+    kept = {"denoised.npy": [], "posterior_quantiles.npy": [], "r_draws.npy": []}
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for name in POSTERIOR.keys() & outputs.keys():
+            shape = (n, m) if name == "r_draws.npy" else (n, *middles.get(name, ()), n_ell)
+            own = {**metadata, "quantity": POSTERIOR[name]}
+            own["unit"] = "1" if name == "r_draws.npy" else "uK^2"
+            writers[name] = stack.enter_context(storage.ArrayWriter(outputs[name], shape, own))
+        for x in reverse.blocks(n * m, y=y, num_draws=m):
+            dl, r = denormalize(checkpoint, x, args.method)
+            dl = dl.reshape(-1, m, n_ell)
+            rows = {
+                "denoised.npy": dl.mean(1),
+                "posterior_draws.npy": dl,
+                "posterior_std.npy": dl.std(1),
+                "posterior_quantiles.npy": np.quantile(dl, QUANTILES, axis=1).swapaxes(0, 1),
+                "r_draws.npy": None if r is None else r.reshape(-1, m),
+            }
+            for name, writer in writers.items():
+                writer.append(rows[name])
+            for name in kept.keys() & writers.keys():
+                kept[name].append(rows[name])
+        for writer in writers.values():
+            writer.metadata |= reverse.record()
+    mean, quantiles = (np.concatenate(kept[k]) for k in ("denoised.npy", "posterior_quantiles.npy"))
+    return mean, quantiles, np.concatenate(kept["r_draws.npy"]) if kept["r_draws.npy"] else None
+
+
+def summarise_r(draws):
+    """Median, distances to the 84 and 16 % quantiles, and 95 % upper limit of draws of r."""
+    low, median, high, limit = np.quantile(draws, [*QUANTILES, 0.95])
+    names = ("median", "upper", "lower", "upper_limit_95")
+    return dict(zip(names, map(float, (median, high - median, median - low, limit)), strict=True))
+
+
+def example_figure(row, checkpoint, observed, truth, dl, report, posterior):
+    """The figure of example spectra: a posterior, or what the recipe gave, or generated."""
     import plots
 
     ell = np.arange(2, 2 + dl.shape[1])
@@ -235,11 +367,27 @@ def example_figure(args, checkpoint, observed, truth, dl, report):
     signal = None if signal is None else np.array(signal)
     if observed is None:
         return plots.generated_examples(ell, dl, signal)
-    row, correlations = args.trajectory_index, report.get("correlation")
+    correlations = report.get("correlation")
     truth_row = None if truth is None else truth.values[row]
-    return plots.denoised_example(
-        ell, observed.values[row], dl[row], truth_row, signal, correlations
+    if posterior is None:
+        return plots.denoised_example(
+            ell, observed.values[row], dl[row], truth_row, signal, correlations
+        )
+    quantiles, r = posterior
+    r_row = None if r is None else r[row]
+    return plots.posterior_example(
+        ell, observed.values[row], quantiles[row], truth_row, signal, correlations, r_row
     )
+
+
+def describe(args, checkpoint, observed):
+    """What the sidecars say about where an output comes from."""
+    known = ("r", "dl_signal", "r_range", "signal_template", "mean_dl")
+    metadata = {"method": args.method, "model_checkpoint": args.model_checkpoint}
+    metadata["prior"] = {k: checkpoint["data"][k] for k in known if k in checkpoint["data"]}
+    if observed is not None:
+        metadata["observation"] = {"file": observed.path, "sha256": storage.digest(observed.values)}
+    return metadata
 
 
 @cli.script
@@ -255,36 +403,56 @@ def main(argv=None):
     import plots
 
     checkpoint = checkpoints.load(args.model_checkpoint)
-    check_sde(parser, args, checkpoint)
-    observed = truth = None
-    n, start = args.num_samples or NUM_SAMPLES, checkpoint["network_kwargs"]["n_ell"]
+    check_model(parser, args, checkpoint)
+    conditional = checkpoint["cond_normalizer"] is not None
+    args.num_draws = args.num_draws or NUM_DRAWS
+    observed = truth = posterior = None
+    n, row = args.num_samples or NUM_SAMPLES, args.trajectory_index
     if args.data_file_noisy:
         observed, truth = load_observations(args, checkpoint)
         n = len(observed.values)
-        start = checkpoint["normalizer"].normalize(torch.tensor(observed.values))
-    if args.trajectory_index >= n:
-        parser.error(f"--trajectory-index {args.trajectory_index}: there are {n} rows")
-    table = "denoised.npy" if observed else "generated.npy"
-    names = [table, "metrics.json", "examples.png"]
+    if row >= n:
+        parser.error(f"--trajectory-index {row}: there are {n} rows")
+    joint = checkpoint["network_kwargs"]["n_param"] > 0
+    names = ["denoised.npy" if observed else "generated.npy"]
+    if conditional:
+        names = [name for name in POSTERIOR if joint or name != "r_draws.npy"]
+    names += ["metrics.json", "examples.png"]
     names += ["trajectory.npy", "trajectory.png"] if args.plot_trajectories else []
     outputs = {name: os.path.join(args.out_dir, name) for name in names}
     device = cli.get_device(args.device)
     storage.claim_outputs(outputs.values())
 
-    dl, x, states, report = draw_samples(args, checkpoint, start, n, device)
-    metadata = {"quantity": f"{table[:-4]} BB", "unit": "uK^2", **report}
+    checkpoint["network"].to(device)
+    keep = row * (args.num_draws if conditional else 1) if args.plot_trajectories else None
+    t_start = torch.tensor(args.t_start or 1.0, device=device)
+    reverse = Reverse(checkpoint, make_step(args), t_start, args.num_steps, args.seed, keep)
+    metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
+    if conditional:
+        x, (dl, *posterior) = (
+            None,
+            write_posterior(args, checkpoint, reverse, observed, outputs, metadata),
+        )
+    else:
+        x, dl = run_recipe(args, checkpoint, reverse, observed)
+        own = {"quantity": f"{names[0][:-4]} BB", "unit": "uK^2", **reverse.record()}
+        storage.write_array(outputs[names[0]], dl, metadata | own)
+    report = {"method": args.method, "num_samples": n, **reverse.record()}
+    if joint:
+        report["r"] = {"row": row, **summarise_r(posterior[1][row])}
     if truth is not None:
         report |= metrics.compare_with_truth(observed, truth, x, dl, checkpoint)
     elif observed is None:
         report |= metrics.compare_with_law(dl, checkpoint["data"])
 
-    storage.write_spectra(outputs[table], dl, {**metadata, **storage.provenance(argv)})
     storage.write_json(outputs["metrics.json"], report)
-    figure = example_figure(args, checkpoint, observed, truth, dl, report)
+    figure = example_figure(row, checkpoint, observed, truth, dl, report, posterior)
     storage.write_figure(outputs["examples.png"], figure)
-    if states is not None:
+    if args.plot_trajectories:
+        states = np.array(reverse.states)
         storage.write_npy(outputs["trajectory.npy"], states)
-        figure = plots.trajectory(states[:, 0], states[:, 1:], np.arange(2, 2 + dl.shape[1]))
+        ell = np.arange(2, 2 + dl.shape[1])
+        figure = plots.trajectory(states[:, 0], states[:, 1 : 1 + len(ell)], ell)
         storage.write_figure(outputs["trajectory.png"], figure)
     metrics.print_report(report)
     cli.say(f"wrote {', '.join(outputs.values())}")

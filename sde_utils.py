@@ -6,6 +6,7 @@ To add one: a frozen dataclass with the methods of `VESDE`, and its line in `SDE
 """
 
 import dataclasses
+import functools
 import math
 
 U_MIN = 0.01  # smallest noise-to-signal ratio sigma/alpha, in training and in sampling
@@ -134,27 +135,35 @@ def noise_levels(sde, t_start, num_steps):
     return times
 
 
-def make_score_fn(model, sde):
+def _given(model, y):
+    return model if y is None else functools.partial(model, y=y)
+
+
+def make_score_fn(model, sde, y=None):
     """Score of the noised data, from a network that predicts the noise.
 
     With x_t = alpha x_0 + sigma z the score is -E[z | x_t] / sigma
-    (Song et al. 2021, arXiv:2011.13456; Vincent 2011).
+    (Song et al. 2021, arXiv:2011.13456; Vincent 2011). A network that was trained on pairs
+    predicts E[z | x_t, y], and the score is that of p_t(x_t | y) (Batzolis et al. 2021,
+    arXiv:2111.13606).
 
     Args:
-        model: Callable (x, t) -> predicted noise, shape of x.
+        model: Callable (x, t) -> predicted noise, shape of x; (x, t, y=...) if conditional.
         sde: An instance of a class in `SDES`.
+        y: Normalised observations, one row per row of x; None for an unconditional network.
 
     Returns:
         Callable (x, t) -> score, shape of x (n, n_ell); t a scalar tensor or shape (n,).
     """
+    predict = _given(model, y)
 
     def score_fn(x, t):
-        return -model(x, t) / sde.sigma(t)[..., None]
+        return -predict(x, t) / sde.sigma(t)[..., None]
 
     return score_fn
 
 
-def denoising_loss(model, sde, x0, generator):
+def denoising_loss(model, sde, x0, generator, y=None):
     """Denoising score matching: mean squared error of the predicted noise.
 
     This is the loss of Vincent 2011 and Song et al. 2021 (arXiv:2011.13456, eq. 7) with weight
@@ -162,10 +171,11 @@ def denoising_loss(model, sde, x0, generator):
     over the batch, so that every batch covers all scales.
 
     Args:
-        model: Callable (x, t) -> predicted noise.
+        model: Callable (x, t) -> predicted noise; (x, t, y=...) if conditional.
         sde: An instance of a class in `SDES`.
         x0: Normalised data, shape (n, n_ell).
         generator: torch.Generator on the device of x0.
+        y: Normalised observations of the same rows; None for an unconditional network.
 
     Returns:
         Scalar tensor.
@@ -180,4 +190,4 @@ def denoising_loss(model, sde, x0, generator):
     t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / n))
     z = torch.randn(x0.shape, device=x0.device, generator=generator)
     x = sde.alpha(t)[:, None] * x0 + sde.sigma(t)[:, None] * z
-    return (model(x, t) - z).square().mean()
+    return (_given(model, y)(x, t) - z).square().mean()

@@ -17,6 +17,7 @@ from importlib import metadata as importlib_metadata
 import numpy as np
 
 from cli import InputError, note
+from spectra import SignalTemplate
 
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
 
@@ -117,12 +118,13 @@ def provenance(argv=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class Spectra:
-    """A table of spectra from disk.
+class Table:
+    """Spectra, or r, from disk, with what is known about them.
 
     Attributes:
         path: The .npy file.
-        values: D_ell, shape (n, n_ell), uK^2, finite and >= 0.
+        values: D_ell, shape (n, n_ell) or (n, num_draws, n_ell), uK^2, finite and >= 0; or r,
+            shape (n,) or (n, num_draws).
         metadata: The sidecar, checked; empty for a bare file.
     """
 
@@ -133,14 +135,47 @@ class Spectra:
     @property
     def ell(self):
         """Multipoles, shape (n_ell,); 2, 3, ... where no sidecar says otherwise."""
-        return np.arange(2, 2 + self.values.shape[1])
+        return np.arange(2, 2 + self.values.shape[-1])
 
     def theory(self, name):
         """Theory array `name` of the sidecar, shape (n_ell,), uK^2; None where unknown."""
         values = self.metadata.get(name)
         return None if values is None else np.asarray(values, float)
 
+    @property
+    def r_range(self):
+        """(r_min, r_max) of the uniform prior of r; None where r is fixed or unknown."""
+        return self.metadata.get("r_range") and tuple(self.metadata["r_range"])
 
+    @property
+    def signal(self):
+        """S(r), a `spectra.SignalTemplate`; None where r is fixed or unknown."""
+        return signal_template(self.metadata)
+
+
+def signal_template(metadata):
+    """`spectra.SignalTemplate` of a sidecar or a checkpoint; None where it holds none.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if "signal_template" not in metadata:
+        return None
+    try:
+        template = {key: np.array(metadata["signal_template"][key], float) for key in TEMPLATE_KEYS}
+        low, high = metadata["r_range"]
+        finite = all(np.isfinite(value).all() for value in template.values())
+    except (KeyError, TypeError, ValueError):
+        finite = False
+    if not finite or not 0 <= low < high < math.inf:
+        raise ValueError("r_range or signal_template is damaged")
+    if template["dl_per_r"].shape[:1] != template["r_nodes"].shape:
+        raise ValueError("signal_template has not one spectrum per r")
+    return SignalTemplate(**template)
+
+
+R_QUANTITIES = ("r", "posterior r")  # arrays without multipoles
+TEMPLATE_KEYS = ("r_nodes", "dl_per_r")
 THEORY_KEYS = ("dl_signal", "dl_contaminant", "dl_fixed_foreground")
 
 
@@ -149,12 +184,12 @@ def sidecar_path(path):
     return os.path.splitext(path)[0] + ".json"
 
 
-class SpectraWriter:
-    """Stream a table of spectra to disk, with its sidecar; nothing appears before it is whole.
+class ArrayWriter:
+    """Stream an array to disk, with its sidecar; nothing appears before it is whole.
 
     Args:
         path: The .npy file.
-        shape: (n, n_ell).
+        shape: (n, ..., n_ell), or (n,) for a parameter.
         metadata: JSON-ready dict for the sidecar; ell and a SHA-256 of the rows are added.
     """
 
@@ -170,7 +205,7 @@ class SpectraWriter:
         return self
 
     def append(self, rows):
-        """Add rows, shape (m, n_ell), uK^2."""
+        """Add rows, shape (m, ..., n_ell)."""
         rows = np.ascontiguousarray(rows, "<f8")
         self._file.write(rows.data)
         self._hash.update(rows.data)
@@ -182,14 +217,15 @@ class SpectraWriter:
                 raise error
             if self._rows != self.shape[0]:
                 raise RuntimeError(f"{self.path}: {self._rows} rows written of {self.shape[0]}")
-        ell = list(range(2, 2 + self.shape[1]))
-        own = {"num_samples": self.shape[0], "ell": ell, "sha256": self._hash.hexdigest()}
+        own = {"num_samples": self.shape[0], "sha256": self._hash.hexdigest()}
+        if len(self.shape) > 1:
+            own["ell"] = list(range(2, 2 + self.shape[-1]))
         write_json(sidecar_path(self.path), {**self.metadata, **own})
 
 
-def write_spectra(path, values, metadata):
-    """Write a table of spectra that is already in memory, with its sidecar."""
-    with SpectraWriter(path, values.shape, metadata) as writer:
+def write_array(path, values, metadata):
+    """Write an array that is already in memory, with its sidecar."""
+    with ArrayWriter(path, values.shape, metadata) as writer:
         writer.append(values)
 
 
@@ -276,19 +312,29 @@ def _check_sidecar(path, metadata, values):
         if not condition:
             raise InputError(f"{path}: {what}; generate the pair again")
 
-    n, n_ell = values.shape
+    n = len(values)
     require(metadata.get("num_samples") == n, f"num_samples is not the array's {n} rows")
-    require(
-        metadata.get("ell") == list(range(2, 2 + n_ell)),
-        f"ell does not name the array's {n_ell} columns",
-    )
-    for key in THEORY_KEYS:
-        theory = metadata.get(key, [0.0] * n_ell)
+    try:
+        template = signal_template(metadata)
+    except ValueError as error:
+        require(False, str(error))
+    if "ell" in metadata or metadata.get("quantity") not in R_QUANTITIES:
+        n_ell = values.shape[-1]
         require(
-            isinstance(theory, list)
-            and len(theory) == n_ell
-            and all(_is_number(v) and v >= 0 for v in theory),
-            f"{key} is not a list of {n_ell} numbers >= 0",
+            metadata.get("ell") == list(range(2, 2 + n_ell)),
+            f"ell does not name the array's {n_ell} columns",
+        )
+        for key in THEORY_KEYS:
+            theory = metadata.get(key, [0.0] * n_ell)
+            require(
+                isinstance(theory, list)
+                and len(theory) == n_ell
+                and all(_is_number(v) and v >= 0 for v in theory),
+                f"{key} is not a list of {n_ell} numbers >= 0",
+            )
+        require(
+            template is None or template.dl_per_r.shape[1] == n_ell,
+            f"signal_template has not {n_ell} multipoles",
         )
     require(
         "r" not in metadata or _is_number(metadata["r"]) and metadata["r"] >= 0,
@@ -297,28 +343,69 @@ def _check_sidecar(path, metadata, values):
     require(metadata.get("sha256") == digest(values), "its SHA-256 is not that of the array")
 
 
-def load_spectra(path):
-    """Read a table of spectra and its sidecar.
+def load_table(path, ndim):
+    """Read an array of numbers >= 0 and its sidecar.
 
     Args:
         path: A .npy file; NAME.json is read beside NAME.npy where it is there.
+        ndim: The number of axes that it must have.
 
     Returns:
-        A `Spectra`.
+        A `Table`.
 
     Raises:
         InputError: If either file is damaged, or the two do not belong together.
     """
-    values = read_npy(path)
+    values = read_npy(path, ndim)
     if values.min() < 0:
         raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
-        note(
-            f"{path}: no {os.path.basename(sidecar)} beside it, so r, unit, beam and noise are "
-            f"unknown; columns are taken as ell = 2 ... {values.shape[1] + 1}, values as uK^2"
-        )
-        return Spectra(path, values, {})
+        return Table(path, values, {})
     metadata = read_json(sidecar)
     _check_sidecar(sidecar, metadata, values)
-    return Spectra(path, values, metadata)
+    return Table(path, values, metadata)
+
+
+def load_spectra(path):
+    """`load_table` of spectra (n, n_ell); says what is unknown about a bare file."""
+    table = load_table(path, 2)
+    if not table.metadata:
+        note(
+            f"{path}: no {os.path.basename(sidecar_path(path))} beside it, so r, unit, beam and "
+            f"noise are unknown; columns are taken as ell = 2 ... {table.ell[-1]}, values as uK^2"
+        )
+    return table
+
+
+def load_r(path):
+    """`load_table` of r (n,); its sidecar must name the prior.
+
+    Raises:
+        InputError: As `load_table`; if there is no prior; if an r lies outside or on its edges.
+    """
+    table = load_table(path, 1)
+    if table.signal is None:
+        raise InputError(
+            f"{path}: has no sidecar with r_range and signal_template; write it with "
+            "data_generation.py --r-range"
+        )
+    low, high = table.r_range
+    if not (low < table.values.min() and table.values.max() < high):
+        raise InputError(f"{path}: holds r outside of {low:g} to {high:g}; generate it again")
+    return table
+
+
+def check_same_rows(a, b):
+    """InputError unless two tables of a simulation belong together, row for row."""
+    if len(a.values) != len(b.values):
+        raise InputError(
+            f"{b.path}: has {len(b.values)} rows, {a.path} {len(a.values)}; they must match "
+            "row for row"
+        )
+    for key in ("nside", "split", "r", "r_range", "seed"):
+        if a.metadata and b.metadata and a.metadata.get(key) != b.metadata.get(key):
+            raise InputError(
+                f"{b.path}: has {key} = {b.metadata.get(key)}, {a.path} {a.metadata.get(key)}; "
+                "they are not of the same skies"
+            )

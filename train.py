@@ -1,15 +1,20 @@
 """Train a score model on spectra: denoising score matching on normalised log D_ell.
 
-Reads the training rows of data_generation.py. Writes the checkpoint (--out) and beside it
-training_loss.npy (columns: training, validation, best linear denoiser; a row per epoch) and
-training_loss.png. A checkpoint that is replaced stays as NAME.previous.pth.
+With --data-file alone it learns the prior p(x). With --cond-file, the observations of the same
+rows, it learns the posterior p(x | y); with --param-file as well, the r of the same rows, the
+joint posterior p(x, r | y). Reads the training rows of data_generation.py. Writes the checkpoint
+(--out) and beside it training_loss.npy (columns: training, validation, best linear denoiser; a
+row per epoch) and training_loss.png. A checkpoint that is replaced stays as NAME.previous.pth.
 
-Example:
+Examples:
   python train.py --data-file data/dl_train_r0.001.npy --sde-type VE --epochs 150 --device cpu
+  python train.py --data-file data/dl_train_r0-0.01.npy --out posterior.pth \\
+      --cond-file data/dl_train_noisy_r0-0.01.npy --param-file data/r_train_r0-0.01.npy
 """
 
 import copy
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -38,45 +43,61 @@ def split_rows(n, val_fraction, seed):
 class LinearDenoiser:
     """The best linear (Gaussian) denoiser of the training rows, in closed form.
 
-    For data of zero mean and covariance C the best linear prediction of z from
-    x = alpha x_0 + sigma z is K x with K = sigma (alpha^2 C + sigma^2)^-1. A network that has
-    learnt nothing beyond a Gaussian does no better.
+    With B y the linear regression of x_0 on the observation, and C the covariance of what it
+    leaves, the best linear prediction of z from x = alpha x_0 + sigma z and y is
+    K (x - alpha B y) with K = sigma (alpha^2 C + sigma^2)^-1; without y, B = 0. A network that
+    has learnt nothing beyond a Gaussian does no better.
 
     Args:
         sde: An instance of a class in sde_utils.SDES.
         x_train: Normalised training rows, shape (n, n_ell).
+        y_train: Their normalised observations, or None.
     """
 
-    def __init__(self, sde, x_train):
+    def __init__(self, sde, x_train, y_train=None):
         import torch
 
-        self.sde = sde
-        self.variances, self.modes = torch.linalg.eigh(x_train.T @ x_train / len(x_train))
+        self.sde, self.regression = sde, None
+        if y_train is not None:
+            self.regression = torch.linalg.lstsq(y_train, x_train).solution
+        rest = self._rest(x_train, y_train)
+        self.variances, self.modes = torch.linalg.eigh(rest.T @ rest / len(rest))
+
+    def _rest(self, x, y, alpha=1):
+        return x if y is None else x - alpha * (y @ self.regression)
 
     def _gain(self, t):
         alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
         return sigma / (alpha**2 * self.variances + sigma**2)
 
-    def __call__(self, x, t):
+    def __call__(self, x, t, y=None):
         """Predicted noise, shape of x (n, n_ell); t is a scalar tensor or has shape (n,)."""
-        return (x @ self.modes * self._gain(t)) @ self.modes.T
+        rest = self._rest(x, y, self.sde.alpha(t)[..., None])
+        return (rest @ self.modes * self._gain(t)) @ self.modes.T
 
-    def loss(self, x0, t):
+    def loss(self, x0, t, y=None):
         """Expected squared error per component on rows x0, over all noise, at time t.
 
-        With B the second moments of x0 in the modes of C and k the gains, the mean over modes of
-        k^2 alpha^2 B + (sigma k - 1)^2.
+        With M the second moments of x0 - B y in the modes of C and k the gains, the mean over
+        modes of k^2 alpha^2 M + (sigma k - 1)^2.
         """
         alpha, sigma, gain = self.sde.alpha(t), self.sde.sigma(t), self._gain(t)
-        second_moments = (x0 @ self.modes).square().mean(0)
+        second_moments = (self._rest(x0, y) @ self.modes).square().mean(0)
         return (gain**2 * alpha**2 * second_moments + (sigma * gain - 1) ** 2).mean()
 
 
-def loss_by_level(network, linear, sde, x0, seed):
+def loss_by_level(network, linear, sde, rows, seed):
     """Held-out loss of network and linear denoiser at each noise level.
 
     The linear loss is exact over the noise; the network's is that plus the mean difference of
     the two on the same noise, which cancels most of the Monte-Carlo error.
+
+    Args:
+        network: Callable (x, t, y) -> predicted noise.
+        linear: A `LinearDenoiser`.
+        sde: An instance of a class in sde_utils.SDES.
+        rows: (x0, y): held-out rows and their observations, or None.
+        seed: Of the noise.
 
     Returns:
         {"noise_to_signal", "network", "network_error", "linear"}: lists of NUM_LEVELS numbers;
@@ -84,6 +105,7 @@ def loss_by_level(network, linear, sde, x0, seed):
     """
     import torch
 
+    x0, y = rows
     generator = torch.Generator(x0.device).manual_seed(seed)
     times = sde_utils.noise_levels(sde, x0.new_ones(()), NUM_LEVELS - 1)
     table = {"noise_to_signal": [], "network": [], "network_error": [], "linear": []}
@@ -94,9 +116,9 @@ def loss_by_level(network, linear, sde, x0, seed):
             for _ in range(LEVEL_REPEATS):
                 z = torch.empty_like(x0).normal_(generator=generator)
                 x = alpha * x0 + sigma * z
-                errors = [(f(x, t) - z).square().mean(1) for f in (network, linear)]
+                errors = [(f(x, t, y) - z).square().mean(1) for f in (network, linear)]
                 difference = difference + (errors[0] - errors[1]) / LEVEL_REPEATS
-            exact = linear.loss(x0, t)
+            exact = linear.loss(x0, t, y)
             table["noise_to_signal"].append(float(sigma / alpha))
             table["linear"].append(float(exact))
             table["network"].append(float(exact + difference.mean()))
@@ -122,15 +144,16 @@ def learning_rate(step, num_steps, peak):
     return peak * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
-def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
+def train(network, ema, sde, rows_train, rows_val, settings, state, save, bar):
     """Run the epochs that are left; `ema` and `network` change in place.
 
     Args:
         network: ScoreNet1D in training.
         ema: Its copy that follows with exponential averaging.
         sde: An instance of a class in sde_utils.SDES.
-        x_train: Normalised training rows, shape (n, n_ell), on the device.
-        x_val: Validation rows, likewise.
+        rows_train: (x, y): normalised training rows, shape (n, n_ell), on the device, and their
+            observations, or None.
+        rows_val: Validation rows, likewise.
         settings: {"batch_size", "epochs", "lr", "ema_decay", "seed"}.
         state: {"history", "generator", "optimizer"} where training stands; empty at the start.
         save: Called with the new state every SAVE_SECONDS, and at the end.
@@ -141,6 +164,7 @@ def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
     """
     import torch
 
+    (x_train, y_train), (x_val, y_val) = rows_train, rows_val
     parameters, averages = list(network.parameters()), list(ema.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
     generator = torch.Generator(x_train.device).manual_seed(settings["seed"])
@@ -157,14 +181,14 @@ def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
     batch_size = min(settings["batch_size"], len(x_train))
     batches = len(x_train) // batch_size
     num_steps = settings["epochs"] * batches
-    linear = LinearDenoiser(sde, x_train)
+    linear = LinearDenoiser(sde, x_train, y_train)
     times = sde_utils.noise_levels(sde, x_train.new_ones(()), 64)
-    linear_loss = float(torch.stack([linear.loss(x_val, t) for t in times]).mean())
+    linear_loss = float(torch.stack([linear.loss(x_val, t, y_val) for t in times]).mean())
 
     @torch.no_grad()
     def probe_loss(denoiser):
         probe = torch.Generator(x_val.device).manual_seed(settings["seed"] + 1)
-        return sde_utils.denoising_loss(denoiser, sde, x_val, probe)
+        return sde_utils.denoising_loss(denoiser, sde, x_val, probe, y_val)
 
     saved = time.monotonic()
     for epoch in range(len(history["train"]), settings["epochs"]):
@@ -173,7 +197,8 @@ def train(network, ema, sde, x_train, x_val, settings, state, save, bar):
         for batch in range(batches):
             step = epoch * batches + batch
             rows = order[batch * batch_size : (batch + 1) * batch_size]
-            loss = sde_utils.denoising_loss(network, sde, x_train[rows], generator)
+            y = None if y_train is None else y_train[rows]
+            loss = sde_utils.denoising_loss(network, sde, x_train[rows], generator, y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, settings["lr"])
@@ -211,6 +236,13 @@ def build_parser():
         default="data/dl_train_r0.001.npy",
         help="training rows, D_ell in uK^2",
     )
+    npy = cli.file_argument(".npy")
+    group.add_argument(
+        "--cond-file", type=npy, help="their observations, row for row: learn the posterior"
+    )
+    group.add_argument(
+        "--param-file", type=npy, help="their r, row for row: learn the joint posterior of D_ell, r"
+    )
     group.add_argument(
         "--out", type=cli.file_argument(".pth"), default="model.pth", help="checkpoint to write"
     )
@@ -246,17 +278,34 @@ def build_parser():
     return parser
 
 
-def load_rows(path):
-    """Training spectra; InputError where their logarithm does not exist."""
-    spectra = storage.load_spectra(path)
-    if spectra.metadata.get("r") == 0:
+def load_rows(data_file, cond_file=None, param_file=None):
+    """Training rows from disk.
+
+    Returns:
+        {"data", "cond", "param"}: `storage.Table` of truth, observation and r, the last two None
+        where no file is given.
+
+    Raises:
+        InputError: Where rows do not match, or have no logarithm.
+    """
+    rows = {"data": storage.load_spectra(data_file), "cond": None, "param": None}
+    if rows["data"].metadata.get("r") == 0:
         raise cli.InputError(
-            f"{path}: is the null test, r = 0: it has no primordial spectrum to learn; "
+            f"{data_file}: is the null test, r = 0: it has no primordial spectrum to learn; "
             "train on r > 0"
         )
-    if (spectra.values <= 0).any():
-        raise cli.InputError(f"{path}: holds zeros, which have no logarithm; train on D_ell > 0")
-    return spectra
+    if cond_file:
+        rows["cond"] = storage.load_spectra(cond_file)
+    if param_file:
+        rows["param"] = storage.load_r(param_file)
+    for table in filter(None, (rows["cond"], rows["param"])):
+        storage.check_same_rows(rows["data"], table)
+    for table in filter(None, (rows["data"], rows["cond"])):
+        if (table.values <= 0).any():
+            raise cli.InputError(
+                f"{table.path}: holds zeros, which have no logarithm; train on D_ell > 0"
+            )
+    return rows
 
 
 def resume_state(path, checkpoint, settings):
@@ -271,25 +320,46 @@ def resume_state(path, checkpoint, settings):
     return checkpoint["resume"]
 
 
-def prepare_rows(data, path, val_fraction, seed):
-    """Split, fit the normaliser on the training rows alone, and normalise.
+def prepare_rows(rows, val_fraction, seed):
+    """Split, fit the normalisers on the training rows alone, and normalise.
+
+    Args:
+        rows: From `load_rows`.
+        val_fraction: Share of the rows held out.
+        seed: Of the split.
 
     Returns:
-        (normalizer, x_train, x_val, mean_dl): float32 tensors (n, n_ell), and the mean D_ell of
-        the training rows, uK^2, a list.
+        (record, train, val): the normalisers and the mean D_ell of the training rows (uK^2), for
+        the checkpoint; and twice (x, y), float32 tensors (n, n_ell), y None without observations.
     """
     import torch
 
     import model
 
-    train_rows, val_rows = split_rows(len(data.values), val_fraction, seed)
-    dl_train = torch.tensor(data.values[train_rows], dtype=torch.float64)
-    dl_val = torch.tensor(data.values[val_rows], dtype=torch.float64)
-    normalizer = model.Normalizer.fit(dl_train)
-    if not (normalizer.std > 0).all():
-        raise cli.InputError(f"{path}: a multipole has the same value in each row")
-    x_train, x_val = normalizer.normalize(dl_train), normalizer.normalize(dl_val)
-    return normalizer, x_train, x_val, dl_train.mean(0).tolist()
+    def fit(normalizer, path, *values):
+        fitted = normalizer(*(torch.from_numpy(np.asarray(v[train], float)) for v in values))
+        if not (fitted.state_dict()["std"] > 0).all():
+            raise cli.InputError(f"{path}: a multipole has the same value in each row")
+        both = []
+        for split in (train, val):
+            chosen = (torch.from_numpy(np.asarray(v[split], float)) for v in values)
+            both.append(fitted.normalize(*chosen))
+        return fitted.state_dict(), both
+
+    data, cond, param = rows["data"], rows["cond"], rows["param"]
+    train, val = split_rows(len(data.values), val_fraction, seed)
+    record = {"mean_dl": data.values[train].mean(0).tolist(), "cond_normalizer": None}
+    if param is None:
+        record["normalizer"], x = fit(model.Normalizer.fit, data.path, data.values)
+    else:
+        joint = functools.partial(
+            model.JointNormalizer.fit, r_range=param.r_range, signal=param.signal
+        )
+        record["normalizer"], x = fit(joint, data.path, data.values, param.values)
+    y = (None, None)
+    if cond is not None:
+        record["cond_normalizer"], y = fit(model.Normalizer.fit, cond.path, cond.values)
+    return record, (x[0], y[0]), (x[1], y[1])
 
 
 def write_checkpoint(path, loss_file, record, network, ema, training, state):
@@ -306,6 +376,8 @@ def parse_arguments(argv):
     """(args, SDE, its record for the checkpoint)."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.param_file and not args.cond_file:
+        parser.error("--param-file needs --cond-file: without observations r is its prior")
     name = args.sde_type or "VE"
     parameters = cli.sde_parameters(parser, args, name)
     try:
@@ -327,17 +399,22 @@ def main(argv=None):
 
     folder = os.path.dirname(args.out)
     loss_file, figure_file = (os.path.join(folder, f"training_loss.{k}") for k in ("npy", "png"))
-    data = load_rows(args.data_file)
+    rows = load_rows(args.data_file, args.cond_file, args.param_file)
     device = cli.get_device(args.device)
-    normalizer, x_train, x_val, mean_dl = prepare_rows(
-        data, args.data_file, args.val_fraction, args.seed
+    learnt, *prepared = prepare_rows(rows, args.val_fraction, args.seed)
+    rows_train, rows_val = (
+        tuple(None if values is None else values.to(device) for values in pair) for pair in prepared
     )
-    x_train, x_val = x_train.to(device), x_val.to(device)
-    kwargs = {"n_ell": x_train.shape[1]}
+    kwargs = {"n_ell": rows["data"].values.shape[1]}
+    kwargs |= {
+        "n_cond": kwargs["n_ell"] if args.cond_file else 0,
+        "n_param": int(bool(args.param_file)),
+    }
     kwargs |= {key: getattr(args, key) for key in ("hidden_dim", "embed_dim", "num_layers")}
     keys = ("batch_size", "epochs", "lr", "ema_decay", "val_fraction", "seed")
     settings = {key: getattr(args, key) for key in keys}
-    settings |= {"network": kwargs, "sde": sde_record, "data_sha256": storage.digest(data.values)}
+    digests = {f"{name}_sha256": storage.digest(t.values) for name, t in rows.items() if t}
+    settings |= {"network": kwargs, "sde": sde_record, **digests}
 
     torch.manual_seed(args.seed)
     network = model.ScoreNet1D(sde, **kwargs)
@@ -355,23 +432,25 @@ def main(argv=None):
     record = {
         "network_kwargs": kwargs,
         "sde": sde_record,
-        "normalizer": normalizer.state_dict(),
-        "data": {**data.metadata, "mean_dl": mean_dl},
+        "normalizer": learnt["normalizer"],
+        "cond_normalizer": learnt["cond_normalizer"],
+        "data": {**rows["data"].metadata, "mean_dl": learnt["mean_dl"]},
         **storage.provenance(argv),
     }
 
     def save(state, finished):
         training = {"settings": settings, "history": state["history"]}
         if finished:
-            linear = LinearDenoiser(sde, x_train)
-            training["levels"] = loss_by_level(ema, linear, sde, x_val, args.seed)
+            linear = LinearDenoiser(sde, *rows_train)
+            training["levels"] = loss_by_level(ema, linear, sde, rows_val, args.seed)
             state = {}
         write_checkpoint(args.out, loss_file, record, network, ema, training, state)
 
     done = len(checkpoint["training"]["history"]["train"]) if args.resume else 0
-    cli.note(f"training on {len(x_train)} rows, {len(x_val)} held out, on {device}")
+    counts = f"{len(rows_train[0])} rows, {len(rows_val[0])} held out"
+    cli.note(f"training on {counts}, on {device}")
     with cli.progress(total=args.epochs, initial=done, unit="epoch") as bar:
-        train(network, ema, sde, x_train, x_val, settings, state, save, bar)
+        train(network, ema, sde, rows_train, rows_val, settings, state, save, bar)
     training = checkpoints.load(args.out)["training"]
     storage.write_figure(figure_file, plots.training_loss(training["history"], training["levels"]))
     cli.say(gaussian_verdict(training["levels"])[0])

@@ -215,14 +215,14 @@ def test_an_interrupted_run_leaves_no_part(generate, tmp_path, monkeypatch):
     """The disk fills after a few chunks: the old files stay whole, no new part stays."""
     before = generate("--foregrounds", "none")("dl_gt_r0.001").values.copy()
     monkeypatch.setattr(data_generation, "CHUNK_VALUES", 14 * 100)
-    append = storage.SpectraWriter.append
+    append = storage.ArrayWriter.append
 
     def failing_append(self, rows):
         append(self, rows)
         if self._rows >= 300:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage.SpectraWriter, "append", failing_append)
+    monkeypatch.setattr(storage.ArrayWriter, "append", failing_append)
     with pytest.raises(SystemExit):
         generate("--foregrounds", "none", "--seed", "1")
     monkeypatch.undo()

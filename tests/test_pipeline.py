@@ -42,11 +42,11 @@ def folder(tmp_path, monkeypatch):
     theory = {"dl_signal": SIGNAL.tolist(), "dl_contaminant": NOISE.tolist()}
     metadata = {"quantity": "primordial BB", "unit": "uK^2", "r": 0.001, **theory}
     truth, observed = draw(400, 1)
-    storage.write_spectra("data/dl_train_r0.001.npy", truth, metadata)
+    storage.write_array("data/dl_train_r0.001.npy", truth, metadata)
     truth, observed = draw(300, 2)
-    storage.write_spectra("data/dl_gt_r0.001.npy", truth, metadata)
+    storage.write_array("data/dl_gt_r0.001.npy", truth, metadata)
     metadata["quantity"] = "observed BB"
-    storage.write_spectra("data/dl_noisy_r0.001.npy", observed, metadata)
+    storage.write_array("data/dl_noisy_r0.001.npy", observed, metadata)
     return tmp_path
 
 
@@ -244,7 +244,7 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(ca
 
 def test_the_null_test_cannot_be_trained_on(capsys):
     zeros = np.zeros((10, 6))
-    storage.write_spectra("data/dl_train_r0.npy", zeros, {"r": 0.0})
+    storage.write_array("data/dl_train_r0.npy", zeros, {"r": 0.0})
     message = fails(train.main, [*TINY, "--data-file", "data/dl_train_r0.npy"], 2, capsys)
     assert "null test" in message
     assert not os.path.exists("model.pth")
@@ -252,7 +252,7 @@ def test_the_null_test_cannot_be_trained_on(capsys):
 
 def test_the_null_test_can_be_sampled(capsys):
     train.main([*TINY, "--epochs", "1"])
-    storage.write_spectra("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
+    storage.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
     argv = [*DENOISE, "--num-steps", "3"]
     argv[3] = "data/dl_gt_r0.npy"
     sample.main(argv)
@@ -262,7 +262,7 @@ def test_the_null_test_can_be_sampled(capsys):
 def test_a_model_of_another_r_says_so(capsys):
     train.main([*TINY, "--epochs", "1"])
     _, observed = draw(50, 3)
-    storage.write_spectra("other.npy", observed, {"r": 0.01})
+    storage.write_array("other.npy", observed, {"r": 0.01})
     sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--device", "cpu"])
     assert "trained at r = 0.001" in capsys.readouterr().err
     assert os.path.exists("denoised.npy")

@@ -20,7 +20,7 @@ def trained(request, tmp_path_factory):
     # after normalisation the power spectrum drops out of everything that is measured here
     rows = np.random.default_rng(0).chisquare(nu, (10000, 30)) / nu * 1e-5
     metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": [1e-5] * 30}
-    storage.write_spectra(str(folder / "rows.npy"), rows, metadata)
+    storage.write_array(str(folder / "rows.npy"), rows, metadata)
     files = ["--data-file", str(folder / "rows.npy"), "--out", str(folder / "model.pth")]
     train.main([*files, "--sde-type", request.param])
     return folder

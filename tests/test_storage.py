@@ -31,7 +31,7 @@ def npy_bytes(array, **kwargs):
 def spectra_file(tmp_path):
     path = str(tmp_path / "dl.npy")
     values = np.random.default_rng(0).random((20, 6))
-    storage.write_spectra(path, values, {"r": 0.001, "dl_signal": [1.0] * 6})
+    storage.write_array(path, values, {"r": 0.001, "dl_signal": [1.0] * 6})
     return path, values
 
 
@@ -161,7 +161,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_a_writer_that_stops_early_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="2 rows written of 3"):  # noqa: SIM117
-        with storage.SpectraWriter(str(tmp_path / "dl.npy"), (3, 4), {}) as writer:
+        with storage.ArrayWriter(str(tmp_path / "dl.npy"), (3, 4), {}) as writer:
             writer.append(np.ones((2, 4)))
     assert os.listdir(tmp_path) == []
 
