@@ -107,8 +107,8 @@ def r_figures(run, observed, truth, r_true, exact, single, report, row):
         observed: storage.Table of the observations.
         truth: True D_ell, shape (n, n_ell), uK^2.
         r_true: True r, shape (n,).
-        exact: evaluate.Exact of all rows.
-        single: evaluate.Exact of the row shown.
+        exact: comparison.Exact of all rows.
+        single: comparison.Exact of the row shown.
         report: The part on r of the run's report.
         row: Observation shown.
     """
@@ -158,12 +158,17 @@ def _r_all(run, r_true, report):
 
 def _posterior(run, observed, truth, r_true, exact, single, row):
     figure, (left, right) = plots._axes()
-    order = np.argsort(r_true, kind="stable")
+    order = np.argsort(exact.r.mean(), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
-    chosen = [row] if np.ptp(r_true) == 0 else sorted({row, *others}, key=lambda k: r_true[k])
-    for k, color in zip(chosen, COLORS, strict=False):
+    for k, color in zip([row, *others], COLORS, strict=False):
         left.hist(
-            run.r[k], bins=25, density=True, histtype="stepfilled", color=color, alpha=0.35, lw=0
+            run.r[k],
+            bins="auto",
+            density=True,
+            histtype="stepfilled",
+            color=color,
+            alpha=0.35,
+            lw=0,
         )
         left.plot(exact.r.r, exact.r.density[k], color=color, lw=1.4)
         left.axvline(r_true[k], color=color, ls=":", lw=1.2)

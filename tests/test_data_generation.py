@@ -59,6 +59,25 @@ def test_files_of_several_r(generate, tmp_path):
         assert np.all(data.values > 0)
 
 
+def test_a_range_of_r(generate, tmp_path):
+    """Every row has its own r, and its truth follows the law of that r."""
+    load = generate("--r-range", 0, 0.01, "--foregrounds", "none", "--num-test", 300, rows=2000)
+    for split, name, n in (("train", "train", 2000), ("test", "gt", 300)):
+        r = storage.load_r(str(tmp_path / "data" / f"r_{name}_r0-0.01.npy"))
+        assert r.values.shape == (n,) and r.r_range == (0.0, 0.01)
+        assert r.metadata["split"] == split and r.metadata["quantity"] == "r"
+        assert stats.kstest(r.values / 0.01, "uniform").pvalue > 1e-5
+        truth, noisy = (load(f"dl_{k}_r0-0.01") for k in (name, f"{name}_noisy".replace("gt_", "")))
+        assert len(truth.values) == len(noisy.values) == n and "r" not in truth.metadata
+        nu, signal = 2 * truth.ell + 1, truth.signal(r.values)
+        for spectra_, power in (
+            (truth, signal),
+            (noisy, signal + noisy.theory("dl_contaminant")),
+        ):
+            for column in stats.chi2.cdf(nu * spectra_.values / power, nu).T:
+                assert stats.kstest(column, "uniform").pvalue > 1e-6 / (4 * len(nu))
+
+
 def test_null_test(generate):
     load = generate("--r", "0")
     for truth, observed in (("dl_train_r0", "dl_train_noisy_r0"), ("dl_gt_r0", "dl_noisy_r0")):
@@ -142,17 +161,25 @@ def test_same_seed_same_rows(generate):
         assert not np.any(alone(name).values == other(name).values)
 
 
-def test_chunks_leave_no_trace(tmp_path):
+@pytest.mark.parametrize("r", [(0.001,), (0.0, 0.01)], ids=["one r", "a range"])
+def test_chunks_leave_no_trace(r, tmp_path):
     ell = np.arange(2, 16)
-    sky = spectra.Sky(ell, np.ones(14), np.ones(14), np.ones(14))
+    names = ("dl_lensing", "dl_noise", "dl_gaussian_foreground", "dl_fixed_foreground")
+    parts = {name: np.ones(14) for name in names}
+    signal = np.ones(14)
+    if len(r) == 2:
+        signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
     files = []
     for chunk_rows in (1, 33, 1000):
-        pair = [str(tmp_path / f"{name}{chunk_rows}.npy") for name in "xy"]
-        generators = spectra.make_generators(0, "train", 0.001)
+        paths = data_generation.output_paths(str(tmp_path), r)["train"]
+        generators = spectra.make_generators(0, "train", *r)
+        draw = functools.partial(
+            data_generation.draw_rows, r, signal, ell, parts, generators=generators
+        )
         counted = []
-        data_generation.write_pairs(pair, sky, 100, generators, {}, chunk_rows, counted.append)
+        data_generation.write_rows(paths, draw, (100, 14), {}, chunk_rows, counted.append)
         assert sum(counted) == 100 and max(counted) <= chunk_rows
-        files.append([pathlib.Path(path).read_bytes() for path in pair])
+        files.append([pathlib.Path(path).read_bytes() for path in paths.values()])
     assert files[0] == files[1] == files[2]
 
 
@@ -166,6 +193,10 @@ def test_replaces_its_own_files_and_says_so(generate, capsys):
 
 
 BAD_INPUT = {
+    "two kinds of r": (["--r", "0.1", "--r-range", "0", "1"], "--r-range"),
+    "reversed range": (["--r-range", "0.1", "0"], "--r-range"),
+    "negative range": (["--r-range", "-0.1", "0"], "--r-range"),
+    "no test rows": (["--num-test", "0"], "--num-test"),
     "negative r": (["--r", "-0.1"], "--r"),
     "r not a number": (["--r", "nan"], "--r"),
     "r twice": (["--r", "0.1", "1e-1"], "twice"),

@@ -1,10 +1,12 @@
 """The network's shape and start, and the normaliser's round trip."""
 
+import numpy as np
 import pytest
 import torch
 
 import model
 import sde_utils
+import spectra
 
 
 @pytest.mark.parametrize("sde", [s() for s in sde_utils.SDES.values()], ids=sde_utils.SDES)
@@ -30,6 +32,44 @@ def test_every_parameter_can_learn():
         sde_utils.denoising_loss(network, sde, x0, generator).backward()
         optimizer.step()
     assert all((before[k] != v).any() for k, v in network.named_parameters())
+
+
+def test_a_conditional_network_starts_at_the_prior_and_then_sees_its_observation():
+    sde = sde_utils.VESDE()
+    kwargs = {"n_cond": 6, "n_param": 1, "hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
+    network = model.ScoreNet1D(sde, 6, **kwargs)
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(64, 7, generator=generator)
+    y = x0[:, :6] + 0.1
+    t = torch.tensor(0.3)
+    expected = sde.sigma(t) * x0 / (1 + sde.sigma(t) ** 2)
+    torch.testing.assert_close(network(x0, t, y), expected)
+    optimizer = torch.optim.SGD(network.parameters(), 0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        sde_utils.denoising_loss(network, sde, x0, generator, y).backward()
+        optimizer.step()
+    assert (network(x0, t, y) != network(x0, t, y.roll(1, 0))).all()
+    score = sde_utils.make_score_fn(network, sde, y)
+    torch.testing.assert_close(score(x0, t), -network(x0, t, y) / sde.sigma(t))
+
+
+def test_joint_normalizer():
+    signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
+    generator = torch.Generator().manual_seed(0)
+    r = 0.01 * torch.rand(5000, dtype=torch.float64, generator=generator)
+    ratio = torch.rand(5000, 4, dtype=torch.float64, generator=generator) + 1e-3
+    dl = torch.from_numpy(signal(r.numpy())) * ratio
+    normalizer = model.JointNormalizer.fit(dl, r, (0.0, 0.01), signal)
+    x = normalizer.normalize(dl, r)
+    assert x.dtype == torch.float32 and x.shape == (5000, 5)
+    torch.testing.assert_close(x.mean(0), torch.zeros(5), atol=0.06, rtol=0)  # 4 / sqrt(5000)
+    torch.testing.assert_close(x.std(0), torch.ones(5), atol=0.04, rtol=0)
+    dl_again, r_again = normalizer.denormalize(x)
+    torch.testing.assert_close(r_again, r, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(dl_again, dl, rtol=2e-4, atol=0)
+    far = torch.tensor([[0.0] * 4 + [9.0], [0.0] * 4 + [-9.0]])
+    assert normalizer.denormalize(far)[1].tolist() == pytest.approx([0.01, 0.0], abs=1e-12)
 
 
 def test_normalizer():

@@ -43,6 +43,7 @@ def folder(tmp_path, monkeypatch):
     metadata = {"quantity": "primordial BB", "unit": "uK^2", "r": 0.001, **theory}
     truth, observed = draw(400, 1)
     storage.write_array("data/dl_train_r0.001.npy", truth, metadata)
+    storage.write_array("data/dl_train_noisy_r0.001.npy", observed, metadata)
     truth, observed = draw(300, 2)
     storage.write_array("data/dl_gt_r0.001.npy", truth, metadata)
     metadata["quantity"] = "observed BB"
@@ -169,13 +170,13 @@ def test_levels_tell_a_gaussian_network_from_a_better_one():
     rows = torch.randn(2000, 4, generator=generator).sign()  # two points: far from Gaussian
     linear = train.LinearDenoiser(process, rows)
 
-    def exact(x, t):
+    def exact(x, t, y=None):
         return (x - torch.tanh(x / process.sigma(t) ** 2)) / process.sigma(t)
 
-    same = train.loss_by_level(linear, linear, process, rows, 0)
+    same = train.loss_by_level(linear, linear, process, (rows, None), 0)
     assert same["network"] == same["linear"]
     assert "no sign" in train.gaussian_verdict(same)[0]
-    better = train.loss_by_level(exact, linear, process, rows, 0)
+    better = train.loss_by_level(exact, linear, process, (rows, None), 0)
     assert "learnt more than a Gaussian" in train.gaussian_verdict(better)[0]
 
 
@@ -314,12 +315,133 @@ def test_bad_usage_of_train(capsys):
     assert sorted(os.listdir(".")) == before
 
 
-@pytest.mark.parametrize("script", ["data_generation", "train", "sample"])
+TEMPLATE = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-2] * 6] * 2}
+JOINT = ["--data-file", "data/dl_train_r0-0.01.npy", "--cond-file"]
+JOINT += ["data/dl_train_noisy_r0-0.01.npy", "--param-file", "data/r_train_r0-0.01.npy"]
+POSTERIOR = ["--data-file-noisy", "data/dl_noisy_r0-0.01.npy", "--data-file-gt"]
+POSTERIOR += ["data/dl_gt_r0-0.01.npy", "--device", "cpu", "--num-steps", "4"]
+
+
+@pytest.fixture
+def pairs(folder):
+    """Training and test rows with an r of their own, and their observations."""
+    metadata = {"r_range": [0.0, 0.01], "signal_template": TEMPLATE, "seed": 0}
+    metadata["dl_contaminant"] = NOISE.tolist()
+    for split, n, names in (
+        ("train", 400, ("dl_train_r{}", "dl_train_noisy_r{}", "r_train_r{}")),
+        ("test", 30, ("dl_gt_r{}", "dl_noisy_r{}", "r_gt_r{}")),
+    ):
+        rng = np.random.default_rng(n)
+        r = rng.uniform(0, 0.01, n)
+        nu = 2 * np.arange(2, 8) + 1
+        truth = 1e-2 * r[:, None] * rng.chisquare(nu, (n, 6)) / nu
+        observed = truth + NOISE * rng.chisquare(nu, (n, 6)) / nu  # no more than a toy
+        quantities = ("primordial BB", "observed BB", "r")
+        for name, values, quantity in zip(names, (truth, observed, r), quantities, strict=True):
+            path = f"data/{name.format('0-0.01')}.npy"
+            storage.write_array(path, values, {**metadata, "split": split, "quantity": quantity})
+    return folder
+
+
+@pytest.mark.parametrize("sde", sde_utils.SDES)
+def test_joint_posterior_with_every_solver(sde, pairs, capsys):
+    train.main([*TINY, *JOINT, "--sde-type", sde, "--epochs", "2"])
+    for method in solvers.SOLVERS:
+        extra = ["--method", method, "--out-dir", method, "--num-draws", "7"]
+        sample.main([*POSTERIOR, *extra, "--plot-trajectories", "--trajectory-index", "3"])
+        draws = storage.load_table(f"{method}/posterior_draws.npy", 3).values
+        r = storage.load_table(f"{method}/r_draws.npy", 2).values
+        assert draws.shape == (30, 7, 6) and r.shape == (30, 7)
+        assert r.min() >= 0 and r.max() <= 0.01
+        mean = storage.load_spectra(f"{method}/denoised.npy").values
+        np.testing.assert_allclose(mean, draws.mean(1))
+        std = storage.load_spectra(f"{method}/posterior_std.npy").values
+        np.testing.assert_allclose(std, draws.std(1))
+        quantiles = storage.load_table(f"{method}/posterior_quantiles.npy", 3).values
+        np.testing.assert_allclose(quantiles[:, 1], np.median(draws, 1))
+        states = storage.read_npy(f"{method}/trajectory.npy")
+        assert states.shape == (6, 8)
+        out = capsys.readouterr().out
+        assert "95 % upper limit" in out
+        report = storage.read_json(f"{method}/metrics.json")
+        assert report["r"]["median"] == pytest.approx(np.median(r[3]))
+
+
+def test_posterior_at_one_r_and_what_it_says_of_another(capsys):
+    train.main([*TINY, "--epochs", "1", "--cond-file", "data/dl_train_noisy_r0.001.npy"])
+    sample.main([*DENOISE, "--num-steps", "3", "--num-draws", "5"])
+    assert storage.read_npy("posterior_draws.npy", 3).shape == (300, 5, 6)
+    assert not os.path.exists("r_draws.npy")
+    _, observed = draw(50, 3)
+    storage.write_array("other.npy", observed, {"r": 0.01})
+    sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--num-draws", "2"])
+    assert "returns that r, whatever the sky" in capsys.readouterr().err
+
+
+def test_posterior_draws_depend_on_seed_and_observation_alone(pairs):
+    """The same rows whatever follows them, and other ones for another seed."""
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    results = []
+    for seed in ("0", "0", "1"):
+        sample.main([*POSTERIOR, "--num-draws", "50", "--seed", seed])
+        results.append(np.load("posterior_draws.npy"))
+    assert np.array_equal(results[0], results[1]) and not (results[0] == results[2]).all()
+
+
+BAD_JOINT = {
+    "--param-file needs": [*JOINT[:2], *JOINT[4:]],
+    "match row for row": [*JOINT[:3], "data/dl_gt_r0-0.01.npy"],
+    "not of the same skies": [*JOINT[:3], "data/dl_train_noisy_r0.001.npy"],
+    "has shape": [*JOINT[:5], "data/dl_train_r0-0.01.npy"],
+    "gone.npy": [*JOINT[:3], "gone.npy"],
+}
+
+
+def test_bad_pairs_of_train(pairs, capsys):
+    for part, argv in BAD_JOINT.items():
+        assert part in fails(train.main, [*TINY, *argv], 2, capsys)
+    assert not os.path.exists("model.pth")
+
+
+def test_bad_usage_of_conditional_checkpoints(pairs, capsys):
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    before = sorted(os.listdir("."))
+    for part, argv in {
+        "is conditional": ["--num-samples", "5"],
+        "--t-start": [*POSTERIOR, "--t-start", "0.5"],
+        "--num-draws": [*POSTERIOR, "--num-draws", "0"],
+    }.items():
+        assert part in fails(sample.main, argv, 2, capsys)
+    assert sorted(os.listdir(".")) == before
+
+
+def test_a_training_on_pairs_resumes_bit_for_bit(pairs, monkeypatch):
+    argv = [*TINY, *JOINT, "--epochs", "4", "--out"]
+    train.main([*argv, "whole.pth"])
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    save, calls = checkpoints.save, []
+
+    def killed(path, content):
+        save(path, content)
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", killed)
+    with pytest.raises(SystemExit):
+        train.main([*argv, "killed.pth"])
+    monkeypatch.setattr(checkpoints, "save", save)
+    train.main([*argv, "killed.pth", "--resume"])
+    whole, resumed = (checkpoints.load(f"{k}.pth") for k in ("whole", "killed"))
+    assert all(torch.equal(whole["weights"][k], v) for k, v in resumed["weights"].items())
+
+
+@pytest.mark.parametrize("script", ["data_generation", "train", "sample", "evaluate"])
 def test_help_needs_no_heavy_import(script):
     code = (
         f"import sys, {script}\n"
         f"parser = {script}.build_parser()\n"
-        "assert 'Example:' in parser.format_help()\n"
+        "assert 'Example' in parser.format_help()\n"
         "heavy = {'torch', 'camb', 'healpy', 'pysm3', 'scipy', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

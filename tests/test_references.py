@@ -201,7 +201,7 @@ def test_fixed_foreground_mean_by_bessel_functions(F):
     )
     W, V = references.wiener(S, N)
     gap = (np.sqrt(y) - np.sqrt(F)) ** 2 + 2 * np.sqrt(y * F) * (1 - cosine)
-    np.testing.assert_allclose(posterior.mean()[0], W**2 * gap + V, rtol=2e-6)
+    np.testing.assert_allclose(posterior.mean()[0], W**2 * gap + V, rtol=1e-5)
 
 
 def test_fixed_foreground_vanishes_with_its_power():
@@ -255,7 +255,7 @@ def test_limits_of_the_signal():
         draws = posterior.rvs(4, np.random.default_rng(6))
         assert np.all(draws[..., 2] == 0)
         assert np.all(posterior.mean()[:, 2] == 0) and np.all(posterior.std()[:, 2] == 0)
-        assert np.all(posterior.cdf(draws)[..., 2] == 1)
+        np.testing.assert_allclose(posterior.cdf(draws)[..., 2], 1, rtol=1e-12)
         np.testing.assert_array_equal(np.delete(posterior.cdf(draws) - whole.cdf(draws), 2, -1), 0)
 
 
@@ -274,10 +274,10 @@ def test_large_noncentrality(nu):
 def test_log_bessel_obeys_its_recurrence():
     """I_(v-1) - I_(v+1) = (2 v / z) I_v, at every size of z and through both switches."""
     z = np.concatenate([[0], np.geomspace(1e-30, 1e3, 300)])
-    for v in (1.5, 30.5, 126.5):
+    for v in (1.5, 30.5, 254.5):
         low, middle, high = (references._log_bessel(v + i, z) for i in (-1, 0, 1))
         difference = 1 - z**2 * np.exp(high - low)
-        np.testing.assert_allclose(difference, 2 * v * np.exp(middle - low), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(difference, 2 * v * np.exp(middle - low), rtol=1e-6, atol=1e-12)
     for v in (1.5, 30.5):
         either_side = references._log_bessel(v, np.array([1e8 * (1 - 1e-9), 1e8 * (1 + 1e-9)]))
         assert np.diff(either_side)[0] == pytest.approx(-2e-9 * (v + 0.5), abs=1e-12)
@@ -295,6 +295,7 @@ def test_r_density_by_integrating_over_the_direction(F):
             lambda c: np.exp(kappa * (c - 1)) * (1 - c * c) ** ((nu - 3) / 2),
             max(-1, 1 - 60 * nu / (kappa + 1e-9)),
             1,
+            epsabs=0,
         )
         return np.log(integral[0])
 
@@ -342,10 +343,19 @@ def test_r_grid_is_fine_enough(r, r_max):
         references.RPosterior(y, lambda r: np.outer(r, TILT), N, 0.0, 0.0, r_max, num_grid)
         for num_grid in (1000, 16_000)
     )
-    assert np.abs((coarse.mean() - fine.mean()) / fine.std()).max() < 1e-3
-    np.testing.assert_allclose(coarse.std(), fine.std(), rtol=1e-3)
+    assert np.abs((coarse.mean() - fine.mean()) / fine.std()).max() < 3e-3
+    np.testing.assert_allclose(coarse.std(), fine.std(), rtol=3e-3)
     u = np.broadcast_to(np.linspace(0.001, 0.999, 99), (n, 99))
-    np.testing.assert_allclose(fine.cdf(coarse.quantile(u)), u, atol=1e-3)
+    np.testing.assert_allclose(fine.cdf(coarse.quantile(u)), u, atol=2e-3)
+
+
+@pytest.mark.parametrize("F", [0.0, 1.0])
+def test_r_without_information_stays_at_its_prior(F):
+    y = np.ones((2, NUM_ELL))
+    for template, N in ((0 * TILT, 1.0), (TILT, 1e9)):
+        posterior = references.RPosterior(y, lambda r, t=template: np.outer(r, t), N, F, 0.2, 0.8)
+        np.testing.assert_allclose(posterior.mean(), 0.5, rtol=1e-6)
+        np.testing.assert_allclose(posterior.std(), 0.6 / np.sqrt(12), rtol=1e-3)
 
 
 def test_r_needs_some_power_where_its_prior_starts():
@@ -407,6 +417,8 @@ def test_narrow_posterior_has_the_fisher_width():
     sigma = references.fisher_sigma(flat, 0.5, r)
     assert posterior.std()[0] == pytest.approx(sigma, rel=0.01)
     assert posterior.mean()[0] == pytest.approx(r, abs=0.1 * sigma)
+    within = np.abs(posterior.r - r) < sigma
+    assert within.sum() >= 20
 
 
 def test_fisher_of_the_real_sky():

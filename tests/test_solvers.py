@@ -131,3 +131,28 @@ def test_samples_agree_with_the_exact_moments(sde, name):
     # five standard errors, and 0.03 for 300 steps
     assert float(x.mean()) == pytest.approx(MEAN, abs=5 * STD / n**0.5 + 0.03)
     assert float(x.std()) == pytest.approx(STD, rel=5 / (2 * n) ** 0.5 + 0.03)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_the_posterior_start_keeps_the_mean_of_a_posterior(sde):
+    """From the bare prior the flow loses a share of a posterior's mean, from here it does not."""
+    mean, std = 3.0, 0.5
+    one = torch.ones((), dtype=torch.float64)
+
+    def score(x, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return -(x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+
+    ratio = float(sde.alpha(one) / sde.sigma(one))
+    z = torch.tensor([[0.0], [1.0]], dtype=torch.float64)  # the flow is affine in its start
+    ends = {}
+    for name, x in (
+        ("prior", z * sde_utils.prior_std(sde, one)),
+        ("posterior", solvers.start_posterior(score, sde, z, one)),
+    ):
+        x = solvers.integrate(solvers.heun, score, sde, x, one, 400, None)
+        ends[name] = (float(x[0]), float(x[1] - x[0]))
+    # share std alpha / sigma of the mean is lost by the bare prior, its square is not
+    assert ends["prior"][0] == pytest.approx(mean * (1 - std * ratio), rel=1e-3)
+    assert ends["posterior"][0] == pytest.approx(mean, rel=2 * (std * ratio) ** 3 + 1e-4)
+    assert ends["posterior"][1] == pytest.approx(std, rel=(std * ratio) ** 2 + 1e-3)

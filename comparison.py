@@ -1,0 +1,326 @@
+"""One run against the truth and the exact posterior: sharpness, calibration, r, verdicts."""
+
+import numpy as np
+
+import metrics
+import references
+import storage
+
+LEVELS = (0.5, 0.68, 0.95)  # of the central credible intervals whose coverage is checked
+LOW_ELL = 8  # response slopes are judged up to here: above, almost nothing can be denoised
+PIT_DRAWS = 32  # draws per observation that enter the PIT: the exact CDF is what takes the time
+R_BINS = 5
+SIGMAS = 3  # a difference counts where it is this many standard errors
+LIMITS = {  # thresholds of the verdicts
+    "excess_percent": 1.0,
+    "pit_ks": 0.015,
+    "slope": 0.03,
+    "p_value": 0.01,
+    "r_width_ratio": 0.03,
+    "r_bias": 0.02,
+    "r_rms_deviation": 0.15,
+}
+
+
+class Exact:
+    """The exact posterior of observations under a prior; `x` and `r` are None where unknown.
+
+    Args:
+        y: Observed D_ell, shape (n, n_ell), uK^2.
+        observed: storage.Table, whose sidecar names the contaminants.
+        prior: Dict with r and dl_signal, or with r_range and signal_template.
+    """
+
+    def __init__(self, y, observed, prior):
+        self.x = self.r = self.signal = self.mean = self.std = None
+        self.N, F = observed.theory("dl_contaminant"), observed.theory("dl_fixed_foreground")
+        if self.N is None:
+            return
+        self.F = np.zeros_like(self.N) if F is None else F
+        self.signal = storage.signal_template(prior)
+        if self.signal is not None:
+            common = (y, self.signal, self.N, self.F)
+            self.r = references.RPosterior(*common, *prior["r_range"])
+            self.x = references.MarginalPosterior(*common, self.r)
+        elif prior.get("dl_signal") and self.F.any():
+            self.x = references.FixedForegroundPosterior(y, prior["dl_signal"], self.N, self.F)
+        elif prior.get("dl_signal"):
+            self.x = references.GaussianPosterior(y, prior["dl_signal"], self.N)
+        if self.x is not None:
+            self.mean, self.std = self.x.mean(), self.x.std()
+
+
+def estimate(values):
+    """{"value", "error"}: mean over the first axis and its standard error."""
+    values = np.asarray(values, float)
+    return {
+        "value": float(values.mean()),
+        "error": float(values.std(ddof=1) / np.sqrt(len(values))),
+    }
+
+
+def squared_error(estimates, truth, scale):
+    """Squared error of each row in units of scale^2, mean over ell, shape (n,)."""
+    return np.square((estimates - truth) / scale).mean(1)
+
+
+def response(estimates, y):
+    """(slope, error) of the regression of an estimate on the observation, each (n_ell,)."""
+    y, estimates = y - y.mean(0), estimates - estimates.mean(0)
+    slope = (y * estimates).sum(0) / (y**2).sum(0)
+    return slope, np.sqrt(((estimates - slope * y) ** 2).sum(0) / (len(y) - 2) / (y**2).sum(0))
+
+
+def baselines(observed, truth, exact, scale):
+    """Estimates that need no network: {name: squared errors of the rows, shape (n,)}."""
+    y = observed.values
+    others = np.roll(truth, 1, 0)  # the truth of another sky is a draw from the prior
+    estimates = {"raw observation": y, "prior mean": truth.mean(0), "fresh prior draw": others}
+    if exact.N is not None:
+        estimates["noise-debiased observation"] = y - exact.N - exact.F
+    if exact.mean is not None:
+        estimates["exact posterior mean"] = exact.mean
+    return {name: squared_error(value, truth, scale) for name, value in estimates.items()}
+
+
+def sharpness(run, truth, observed, exact, scale):
+    """Errors of a run's mean against the truth, beside those of the exact posterior mean.
+
+    Returns:
+        A JSON-ready dict. mse and excess are in units of scale^2, averaged over ell; the excess
+        is E|mean - exact mean|^2, in percent of the exact posterior's variance, after the
+        variance that a finite number of draws adds to their mean has been taken off.
+    """
+    corr = metrics.correlation(run.mean, truth)
+    limit = None if exact.mean is None else metrics.correlation(exact.mean, truth)
+    errors = squared_error(run.mean, truth, scale)
+    shuffled = squared_error(np.roll(run.mean, 1, 0), truth, scale)
+    prior_mean = squared_error(truth.mean(0), truth, scale)
+    share, share_error = metrics.attained_share(corr, limit, len(truth))
+    variance = truth.var(0)
+    slope, slope_error = response(run.mean, observed.values)
+    report = {
+        "mse": estimate(errors),
+        "shuffled_mse": estimate(shuffled),
+        "shuffled_minus_mse": estimate(shuffled - errors),
+        "correlation": corr.tolist(),
+        "attained_share": {"value": share, "error": share_error},
+        "r2": (1 - np.square(run.mean - truth).mean(0) / variance).tolist(),
+        "r2_error": (np.square(run.mean - truth).std(0) / variance / len(truth) ** 0.5).tolist(),
+        "slope": slope.tolist(),
+        "slope_error": slope_error.tolist(),
+        "verdict": metrics.verdict(corr, limit, len(truth), 1 - errors.mean() / prior_mean.mean()),
+    }
+    if exact.mean is not None:
+        noise = 0 if run.draws is None else run.draws.var(1, ddof=1) / run.draws.shape[1]
+        excess = ((np.square(run.mean - exact.mean) - noise) / scale**2).mean(1)
+        report["excess_percent"] = estimate(100 * excess / np.square(exact.std / scale).mean())
+        report["r2_limit"] = (1 - np.square(exact.mean - truth).mean(0) / variance).tolist()
+        report["slope_limit"] = response(exact.mean, observed.values)[0].tolist()
+    if run.draws is not None:
+        m = run.draws.shape[1]
+        rng = np.random.default_rng(0)
+        fresh = np.stack([truth[rng.permutation(len(truth))] for _ in range(m)], 1)
+        prior = (references.crps(truth, fresh) / scale).mean(1)
+        own = (references.crps(truth, np.asarray(run.draws)) / scale).mean(1)
+        # the prior's score belongs to the data: only the difference has a Monte-Carlo error
+        report["crps_skill"] = estimate((prior - own) / prior.mean())
+    return report
+
+
+def pit_distances(values, num_groups):
+    """KS distance of PIT values, shape (n, m, n_ell), per ell: mean over ell, floor and its spread.
+
+    Args:
+        values: PIT values; for exact draws uniform, and independent of each other.
+        num_groups: Number of observations, for the report.
+    """
+    distance, floor, spread = references.ks_uniform(values.reshape(-1, values.shape[-1]))
+    return {
+        "value": float(distance.mean()),
+        "error": float(spread / np.sqrt(len(distance))),
+        "floor": float(floor),
+        "num_values": len(values) * values.shape[1],
+        "num_observations": num_groups,
+        "per_ell": distance.tolist(),
+    }
+
+
+def prior_of(metadata):
+    """The prior of r that a sidecar names: a number, a list of two, or None."""
+    return metadata.get("r_range", metadata.get("r"))
+
+
+def calibration(run, truth, observed, exact):
+    """PIT under the exact posterior, ranks of the truth, TARP, coverage of a run.
+
+    Ranks of the truth are uniform over the prior that the run was trained on: they are left out
+    where the observations follow another one.
+
+    Returns:
+        (report, curves): JSON-ready; and {"pit", "sbc", "tarp"}: values in (0, 1) for a figure.
+    """
+    report, curves = {}, {}
+    draws = run.mean[:, None] if run.draws is None else run.draws
+    if exact.x is not None:
+        pit = exact.x.cdf(np.asarray(draws[:, :PIT_DRAWS]))
+        report["pit_ks"], curves["pit"] = pit_distances(pit, len(truth)), pit.ravel()
+    known = prior_of(observed.metadata)
+    if run.draws is None or known not in (None, prior_of(run.metadata["prior"])):
+        return report, curves
+    m = draws.shape[1]
+    ranks = references.sbc_ranks(truth, draws)
+    p = references.rank_uniformity(ranks, m)
+    report["sbc"] = {"p_values": p.tolist(), "smallest_times_ell": float(min(1, p.min() * len(p)))}
+    # distances of log spectra, from a point that depends on the data: the observation itself
+    centre, width = np.log(truth).mean(0), np.log(truth).std(0)
+    log_y = np.log(observed.values)
+    reference = (log_y - log_y.mean(0)) / log_y.std(0)
+    points = ((np.log(values) - centre) / width for values in (truth, draws))
+    tarp = references.tarp(*points, reference)
+    report["tarp"] = {"p_value": float(references.rank_uniformity(tarp, m))}
+    report["coverage"] = coverage(ranks, m)
+    # spread over their cell, ranks of an exact posterior are uniform on (0, 1)
+    rng = np.random.default_rng(0)
+    for name, values in (("sbc", ranks.ravel()), ("tarp", tarp)):
+        curves[name] = (values + rng.random(values.shape)) / (m + 1)
+    return report, curves
+
+
+def coverage(ranks, m):
+    """{level: {"value", "expected", "error"}} over all multipoles, which are independent."""
+    table = {}
+    for level in LEVELS:
+        observed, expected, error = references.coverage(ranks, m, level)
+        table[f"{level:g}"] = {
+            "value": float(np.mean(observed)),
+            "expected": float(expected),
+            "error": float(error / np.sqrt(np.size(observed))),
+        }
+    return table
+
+
+def r_report(run, r_true, exact):
+    """A run's draws of r against the exact p(r | y), the truth, and the Fisher limit."""
+    m = run.r.shape[1]
+    mean, std = run.r.mean(1), run.r.std(1, ddof=1)
+    upper = np.quantile(run.r, 0.95, axis=1)
+    exact_mean, exact_std = exact.r.mean(), exact.r.std()
+    deviation = (mean - exact_mean) / exact_std
+    # what the mean of m draws scatters by itself is no error of the method
+    excess = estimate(deviation**2 - (std / exact_std) ** 2 / m)
+    rms = np.sqrt(max(excess["value"], 0))
+    ratio = np.sort(std / exact_std)
+    order = np.sqrt(len(ratio)) / 2  # standard error of the rank of a median
+    middle = np.quantile(ratio, 0.5 + np.array([-1, 1]) * order / len(ratio))
+    pit, floor, spread = references.ks_uniform(exact.r.cdf(run.r).ravel())
+    ranks = references.sbc_ranks(r_true, run.r)
+    report = {
+        "bias": estimate(deviation),
+        "rms_deviation": {"value": float(rms), "error": excess["error"] / max(2 * rms, 1e-9)},
+        "width_ratio": {"value": float(np.median(ratio)), "error": float(np.ptp(middle) / 2)},
+        "pit_ks": {"value": float(pit), "error": float(spread), "floor": float(floor)},
+        "mean_r": estimate(mean),
+        "upper_limit_95": {
+            "median": float(np.median(upper)),
+            "exact_median": float(np.median(exact.r.quantile(np.array([0.95])))),
+            "quantiles_16_84": np.quantile(upper, [0.16, 0.84]).tolist(),
+        },
+    }
+    if np.ptp(r_true) > 0:  # ranks are uniform over the prior, not at one r
+        report["sbc_p"] = float(references.rank_uniformity(ranks, m))
+        report["coverage"] = coverage(ranks, m)
+    report["sigma"] = sigma_table(r_true, mean, std, exact)
+    return report
+
+
+def sigma_table(r_true, mean, std, exact):
+    """sigma(r) in bins of the true r, beside the exact posterior's and the Fisher limit.
+
+    At the edges of the prior a posterior is narrower than the Fisher limit, which knows of no
+    edge: there the exact posterior is the limit.
+    """
+    edges = np.linspace(r_true.min(), r_true.max(), R_BINS + 1)
+    index = np.clip(np.searchsorted(edges, r_true, side="right") - 1, 0, R_BINS - 1)
+    rows = []
+    for k in np.unique(index):
+        inside = index == k
+        n = inside.sum()
+        if n < 2:
+            continue
+        variance = std[inside] ** 2
+        sigma = np.sqrt(variance.mean())
+        centre = float(r_true[inside].mean())
+        rows.append(
+            {
+                "r": centre,
+                "num": int(n),
+                "sigma": float(sigma),
+                "error": float(variance.std() / np.sqrt(n) / (2 * sigma)),
+                "exact": float(np.sqrt(np.mean(exact.r.std()[inside] ** 2))),
+                "fisher": float(references.fisher_sigma(exact.signal, exact.N, centre)),
+                "rms_error": float(np.sqrt(np.mean((mean - r_true)[inside] ** 2))),
+            }
+        )
+    return rows
+
+
+def verdicts(report):
+    """Every check of a run as {"check", "value", "error", "limit", "passed"}."""
+    rows = []
+
+    def add(check, value, error, limit, passed):
+        rows.append(dict(check=check, value=value, error=error, limit=limit, passed=bool(passed)))
+
+    def at_most(check, entry, limit):
+        add(check, entry["value"], entry["error"], f"<= {limit:g}", abs(entry["value"]) <= limit)
+
+    if "excess_percent" in report:
+        at_most(
+            "MSE above the exact optimum, %", report["excess_percent"], LIMITS["excess_percent"]
+        )
+        gap = np.subtract(report["slope"], report["slope_limit"])[: LOW_ELL - 1]
+        worst = int(np.abs(gap).argmax())
+        entry = {"value": float(gap[worst]), "error": report["slope_error"][worst]}
+        at_most(
+            f"response slope minus its limit, worst of ell <= {LOW_ELL}", entry, LIMITS["slope"]
+        )
+    if "pit_ks" in report:
+        at_most("PIT KS of D_ell", report["pit_ks"], LIMITS["pit_ks"])
+    if "shuffled_minus_mse" in report:
+        entry = report["shuffled_minus_mse"]
+        lost = entry["value"] > SIGMAS * entry["error"]
+        limit = f"> {SIGMAS} errors"
+        add("MSE lost by shuffled observations", entry["value"], entry["error"], limit, lost)
+    for name, p in (
+        ("SBC of D_ell, smallest p x n_ell", report.get("sbc", {}).get("smallest_times_ell")),
+        ("TARP of D_ell, p", report.get("tarp", {}).get("p_value")),
+        ("SBC of r, p", report.get("r", {}).get("sbc_p")),
+    ):
+        if p is not None:
+            add(name, p, None, f"> {LIMITS['p_value']:g}", p > LIMITS["p_value"])
+    if "r" in report:
+        r = report["r"]
+        ratio = {**r["width_ratio"], "value": r["width_ratio"]["value"] - 1}
+        at_most("width ratio of r - 1", ratio, LIMITS["r_width_ratio"])
+        at_most("PIT KS of r", r["pit_ks"], LIMITS["pit_ks"])
+        at_most("bias of r, sigma", r["bias"], LIMITS["r_bias"])
+        at_most("rms deviation of r, sigma", r["rms_deviation"], LIMITS["r_rms_deviation"])
+        for row in r["sigma"]:
+            limit = min(row["fisher"], row["exact"])
+            passed = row["sigma"] > limit - SIGMAS * row["error"]
+            check = f"sigma(r) at r = {row['r']:.4f} not below its limit"
+            add(check, row["sigma"], row["error"], f"> {limit:.3g} - {SIGMAS} errors", passed)
+    return rows
+
+
+def compare(run, truth, observed, exact, r_true, scale):
+    """(report, curves) of one run; the sharpness of r = 0 has no meaning and is left out."""
+    report, curves = {"method": run.metadata.get("method")}, {}
+    if scale is not None:
+        report |= sharpness(run, truth, observed, exact, scale)
+        calibrated, curves = calibration(run, truth, observed, exact)
+        report |= calibrated
+    if run.r is not None and exact.r is not None:
+        report["r"] = r_report(run, r_true, exact)
+    return {**report, "checks": verdicts(report)}, curves

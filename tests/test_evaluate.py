@@ -1,0 +1,216 @@
+"""evaluate.py on runs whose worth is known: exact draws pass, each kind of wrong draw fails."""
+
+import os
+
+import numpy as np
+import pytest
+
+import comparison
+import evaluate
+import references
+import spectra
+import storage
+
+N_ELL, ROWS, DRAWS = 6, 600, 40
+NOISE = np.full(N_ELL, 2e-5)
+TEMPLATE = spectra.SignalTemplate(
+    np.array([0.002, 0.008]), np.array([[1e-2] * N_ELL, [1.1e-2] * N_ELL])
+)
+NU = 2 * np.arange(2, 2 + N_ELL) + 1
+PRIOR = {
+    "r_range": [0.0, 0.01],
+    "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": TEMPLATE.dl_per_r.tolist()},
+}
+FIXED = {"r": 0.003, "dl_signal": TEMPLATE(np.array([0.003]))[0].tolist()}
+
+
+def simulate(prior, n, seed):
+    """(truth, observation, r) of n skies."""
+    rng = np.random.default_rng(seed)
+    r = rng.uniform(*prior["r_range"], n) if "r_range" in prior else np.full(n, prior["r"])
+    signal = TEMPLATE(r)
+    sky = spectra.Sky(np.arange(2, 2 + N_ELL), signal, NOISE, np.zeros(N_ELL))
+    x, y = spectra.draw_pairs(sky, n, spectra.make_generators(seed, "test", 0.5))
+    return x, y, r
+
+
+def exact_draws(prior, y, num_draws=DRAWS):
+    """(draws of D_ell, draws of r or None) of the exact posterior."""
+    rng = np.random.default_rng(0)
+    if "r" in prior:
+        return references.GaussianPosterior(y, prior["dl_signal"], NOISE).rvs(num_draws, rng), None
+    r = references.RPosterior(y, TEMPLATE, NOISE, 0, *prior["r_range"]).rvs(num_draws, rng)
+    signals = TEMPLATE(r.ravel()).reshape(*r.shape, N_ELL)
+    each = np.broadcast_to(y[:, None], signals.shape)
+    return references.GaussianPosterior(each, signals, NOISE).rvs(1, rng)[..., 0, :], r
+
+
+def write_run(folder, prior, y, draws, r=None):
+    """An output folder as sample.py leaves it."""
+    os.makedirs(folder)
+    source = {"file": "y.npy", "sha256": storage.digest(y)}
+    metadata = {"prior": prior, "observation": source, "method": "by hand"}
+    arrays = {"denoised": draws.mean(1), "posterior_draws": draws, "r_draws": r}
+    for name, values in arrays.items():
+        if values is not None:
+            quantity = "posterior r" if name == "r_draws" else "posterior BB"
+            storage.write_array(f"{folder}/{name}.npy", values, {**metadata, "quantity": quantity})
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def prepare(prior):
+    """Write observations, truth and r; (truth, y, r, the arguments that name them)."""
+    x, y, r = simulate(prior, ROWS, 1)
+    metadata = {**prior, "seed": 1, "dl_contaminant": NOISE.tolist()}
+    storage.write_array("x.npy", x, metadata)
+    storage.write_array("y.npy", y, metadata)
+    words = ["--data-file-noisy", "y.npy", "--data-file-gt", "x.npy", "--out-dir", "out"]
+    if "r_range" in prior:
+        storage.write_array("r.npy", r, {**metadata, "quantity": "r"})
+        words += ["--param-file-gt", "r.npy"]
+    return x, y, r, words
+
+
+def failed(report, run):
+    return {row["check"] for row in report["runs"][run]["checks"] if not row["passed"]}
+
+
+def test_exact_draws_pass_and_wrong_ones_fail(capsys):
+    """One r: what each check is there for."""
+    x, y, _, words = prepare(FIXED)
+    draws, _ = exact_draws(FIXED, y)
+    middle = draws.mean(1, keepdims=True)
+    prior_draws = simulate(FIXED, ROWS * DRAWS, 3)[0].reshape(ROWS, DRAWS, N_ELL)
+    runs = {
+        "exact": draws,
+        "overconfident": middle + 0.8 * (draws - middle),
+        "underconfident": np.maximum(middle + 1.2 * (draws - middle), 1e-9),
+        "biased": 1.1 * draws,
+        "echo": prior_draws,
+        "shuffled": np.roll(draws, 1, 0),
+    }
+    for name, values in runs.items():
+        write_run(name, FIXED, y, values)
+    evaluate.main(["--runs", *runs, *words])
+    report = storage.read_json("out/report.json")
+    assert failed(report, "exact") == set()
+    sbc, tarp, pit = "SBC of D_ell, smallest p x n_ell", "TARP of D_ell, p", "PIT KS of D_ell"
+    excess, lost = "MSE above the exact optimum, %", "MSE lost by shuffled observations"
+    for name in ("overconfident", "underconfident"):
+        assert {sbc, pit} <= failed(report, name)
+    assert {sbc, pit, excess} <= failed(report, "biased")
+    assert {tarp, pit, excess, lost} <= failed(report, "echo")
+    assert sbc not in failed(report, "echo")  # calibration alone cannot see an echo
+    assert {tarp, pit, excess, lost} <= failed(report, "shuffled")
+    for name in ("echo", "shuffled"):
+        assert "no more information than the prior" in report["runs"][name]["verdict"]
+    assert "no more information" not in report["runs"]["exact"]["verdict"]
+    out = capsys.readouterr().out
+    assert "| exact |" in out and "| exact posterior mean |" in out
+    with open("out/report.md", encoding="utf-8") as file:
+        assert file.read() in out
+    for name in ("sharpness", "calibration", "controls"):
+        assert os.path.getsize(f"out/{name}.png") > 0
+    assert not os.path.exists("out/r.png")
+    # the limits, by the closed forms
+    W = references.wiener(np.array(FIXED["dl_signal"]), NOISE)[0]
+    entry = report["runs"]["exact"]
+    np.testing.assert_allclose(entry["slope_limit"], W**2, rtol=1e-6)
+    np.testing.assert_allclose(entry["r2_limit"], W**2, atol=0.12)  # 600 skies
+    assert report["baselines"]["prior mean"]["value"] == pytest.approx(np.mean(2 / NU), rel=0.1)
+
+
+def test_draws_of_r():
+    """A range of r: exact draws pass, and r that leaks, lags or lies is found."""
+    _, y, r_true, words = prepare(PRIOR)
+    draws, r = exact_draws(PRIOR, y)
+    mean = r.mean(1, keepdims=True)
+    clip = (1e-6, 0.01 - 1e-6)
+    runs = {
+        "exact": r,
+        "leak": np.clip(r_true[:, None] + 0.3 * (r - mean), *clip),
+        "narrow": np.clip(mean + 0.9 * (r - mean), *clip),
+        "wide": np.clip(mean + 1.1 * (r - mean), *clip),
+        "prior": np.random.default_rng(0).uniform(0, 0.01, r.shape),
+    }
+    for name, values in runs.items():
+        write_run(name, PRIOR, y, draws, values)
+    evaluate.main(["--runs", *runs, *words])
+    report = storage.read_json("out/report.json")
+    assert failed(report, "exact") == set()
+    sigma = {
+        row["check"] for row in report["runs"]["exact"]["checks"] if "sigma(r)" in row["check"]
+    }
+    assert len(sigma) == comparison.R_BINS and sigma <= failed(report, "leak")
+    assert {"PIT KS of r", "width ratio of r - 1"} <= failed(report, "narrow")
+    assert {"PIT KS of r", "width ratio of r - 1"} <= failed(report, "wide")
+    assert "rms deviation of r, sigma" in failed(report, "prior")
+    for name in evaluate.FIGURES + evaluate.R_FIGURES:
+        assert os.path.getsize(f"out/{name}") > 0
+
+
+def test_the_null_test_has_its_distribution_of_r(capsys):
+    """At r = 0 there is no spectrum to compare, but there is an upper limit on r."""
+    null = {"r": 0.0, "dl_signal": [0.0] * N_ELL}
+    x, y, _ = simulate({"r": 0.0}, ROWS, 2)
+    for name, values in (("x", x), ("y", y)):
+        storage.write_array(f"{name}.npy", values, {**null, "dl_contaminant": NOISE.tolist()})
+    # the median standard deviation of few draws from a law as skew as this one is too small
+    draws, r = exact_draws(PRIOR, y, 500)
+    write_run("null", PRIOR, y, draws, r)
+    words = ["--runs", "null", "--data-file-noisy", "y.npy", "--data-file-gt", "x.npy"]
+    evaluate.main([*words, "--out-dir", "out"])
+    report = storage.read_json("out/report.json")
+    assert failed(report, "null") == set()
+    upper = report["runs"]["null"]["r"]["upper_limit_95"]
+    assert upper["median"] == pytest.approx(upper["exact_median"], rel=0.1)
+    assert "95 % upper limit" in capsys.readouterr().out
+
+
+def test_a_prior_over_r_is_not_judged_by_the_ranks_of_one_r():
+    """Ranks are uniform over the prior that a model was trained on, not at one r of it."""
+    x, y, _, words = prepare(FIXED)
+    draws, r = exact_draws(PRIOR, y)
+    write_run("joint", PRIOR, y, draws, r)
+    evaluate.main(["--runs", "joint", *words])
+    entry = storage.read_json("out/report.json")["runs"]["joint"]
+    assert "sbc" not in entry and "tarp" not in entry and "sbc_p" not in entry["r"]
+    assert {row["check"] for row in entry["checks"] if not row["passed"]} == set()
+
+
+def test_without_a_sidecar_only_the_truth_is_used():
+    x, y, _, words = prepare(FIXED)
+    draws, _ = exact_draws(FIXED, y)
+    write_run("exact", FIXED, y, draws)
+    for name in ("x", "y"):
+        os.unlink(f"{name}.json")
+    evaluate.main(["--runs", "exact", *words])
+    entry = storage.read_json("out/report.json")["runs"]["exact"]
+    assert "excess_percent" not in entry and "pit_ks" not in entry
+    assert {"sbc", "tarp", "coverage", "crps_skill"} <= set(entry)
+
+
+def test_bad_usage(capsys):
+    x, y, _, words = prepare(PRIOR)
+    draws, r = exact_draws(PRIOR, y)
+    write_run("good", PRIOR, y, draws, r)
+    write_run("foreign", PRIOR, y[::-1].copy(), draws, r)
+    storage.write_array("short.npy", x[:5], {})
+    before = sorted(os.listdir("."))
+    for part, argv in {
+        "--param-file-gt": ["--runs", "good", *words[:-2]],
+        "was not sampled from": ["--runs", "foreign", *words],
+        "gone": ["--runs", "gone", *words],
+        "--row": ["--runs", "good", *words, "--row", "600"],
+        "row for row": ["--runs", "good", *words, "--data-file-gt", "short.npy"],
+    }.items():
+        with pytest.raises(SystemExit) as caught:
+            evaluate.main(argv)
+        assert caught.value.code == 2
+        err = capsys.readouterr().err
+        assert part in err and "Traceback" not in err
+    assert sorted(os.listdir(".")) == before
