@@ -37,7 +37,7 @@ demo: $(VENV)/.installed
 posterior: D = $(DEMO)
 posterior: $(VENV)/.installed
 	$(PYTHON) data_generation.py --r 0 0.001 $(CLEAN) --num-samples 100000 --num-test 2000 --out-dir $(D)/data
-	$(PYTHON) data_generation.py --r-range 0 0.01 $(CLEAN) --num-samples 500000 --num-test 2000 --out-dir $(D)/data
+	$(PYTHON) data_generation.py --r-range 0 0.01 $(CLEAN) --num-samples 500000 --num-test 1000 --out-dir $(D)/data
 	$(PYTHON) train.py $(POSTERIOR) --data-file $(D)/data/dl_train_r0.001.npy \
 	    --cond-file $(D)/data/dl_train_noisy_r0.001.npy --epochs 80 --out $(D)/one_r.pth
 	$(PYTHON) train.py $(POSTERIOR) --data-file $(D)/data/$(call RANGE,dl_train) \
@@ -45,7 +45,7 @@ posterior: $(VENV)/.installed
 	    --epochs 36 --out $(D)/joint.pth
 	$(PYTHON) sample.py $(call ONE_R,$(D)/data) --model-checkpoint $(D)/one_r.pth --method ode --out-dir $(D)/one_r
 	$(PYTHON) sample.py --data-file-noisy $(D)/data/$(call RANGE,dl_noisy) --data-file-gt $(D)/data/$(call RANGE,dl_gt) \
-	    --model-checkpoint $(D)/joint.pth --method ode --out-dir $(D)/joint
+	    --model-checkpoint $(D)/joint.pth --method ode --num-draws 256 --out-dir $(D)/joint
 	$(PYTHON) sample.py --data-file-noisy $(D)/data/dl_noisy_r0.npy --model-checkpoint $(D)/joint.pth --method ode \
 	    --out-dir $(D)/null
 	$(PYTHON) data_generation.py --r 0.001 $(CLEAN) --num-test 10 --out-dir $(D)/prior

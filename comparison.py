@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import calibration
 import metrics
 import references
 import storage
@@ -105,6 +106,7 @@ def sharpness(run, truth, observed, exact, scale):
         "shuffled_minus_mse": estimate(shuffled - errors),
         "correlation": corr.tolist(),
         "attained_share": {"value": share, "error": share_error},
+        "echo": metrics.is_echo(share, share_error),
         "r2": (1 - np.square(run.mean - truth).mean(0) / variance).tolist(),
         "r2_error": (np.square(run.mean - truth).std(0) / variance / len(truth) ** 0.5).tolist(),
         "slope": slope.tolist(),
@@ -121,8 +123,8 @@ def sharpness(run, truth, observed, exact, scale):
         m = run.draws.shape[1]
         rng = np.random.default_rng(0)
         fresh = np.stack([truth[rng.permutation(len(truth))] for _ in range(m)], 1)
-        prior = (references.crps(truth, fresh) / scale).mean(1)
-        own = (references.crps(truth, np.asarray(run.draws)) / scale).mean(1)
+        prior = (calibration.crps(truth, fresh) / scale).mean(1)
+        own = (calibration.crps(truth, np.asarray(run.draws)) / scale).mean(1)
         # the prior's score belongs to the data: only the difference has a Monte-Carlo error
         report["crps_skill"] = estimate((prior - own) / prior.mean())
     return report
@@ -135,7 +137,7 @@ def pit_distances(values, num_groups):
         values: PIT values; for exact draws uniform, and independent of each other.
         num_groups: Number of observations, for the report.
     """
-    distance, floor, spread = references.ks_uniform(values.reshape(-1, values.shape[-1]))
+    distance, floor, spread = calibration.ks_uniform(values.reshape(-1, values.shape[-1]))
     return {
         "value": float(distance.mean()),
         "error": float(spread / np.sqrt(len(distance))),
@@ -151,7 +153,7 @@ def prior_of(metadata):
     return metadata.get("r_range", metadata.get("r"))
 
 
-def calibration(run, truth, observed, exact):
+def calibration_report(run, truth, observed, exact):
     """PIT under the exact posterior, ranks of the truth, TARP, coverage of a run.
 
     Ranks of the truth are uniform over the prior that the run was trained on: they are left out
@@ -169,16 +171,16 @@ def calibration(run, truth, observed, exact):
     if run.draws is None or known not in (None, prior_of(run.metadata["prior"])):
         return report, curves
     m = draws.shape[1]
-    ranks = references.sbc_ranks(truth, draws)
-    p = references.rank_uniformity(ranks, m)
+    ranks = calibration.sbc_ranks(truth, draws)
+    p = calibration.rank_uniformity(ranks, m)
     report["sbc"] = {"p_values": p.tolist(), "smallest_times_ell": float(min(1, p.min() * len(p)))}
     # distances of log spectra, from a point that depends on the data: the observation itself
     centre, width = np.log(truth).mean(0), np.log(truth).std(0)
     log_y = np.log(observed.values)
     reference = (log_y - log_y.mean(0)) / log_y.std(0)
     points = ((np.log(values) - centre) / width for values in (truth, draws))
-    tarp = references.tarp(*points, reference)
-    report["tarp"] = {"p_value": float(references.rank_uniformity(tarp, m))}
+    tarp = calibration.tarp(*points, reference)
+    report["tarp"] = {"p_value": float(calibration.rank_uniformity(tarp, m))}
     report["coverage"] = coverage(ranks, m)
     # spread over their cell, ranks of an exact posterior are uniform on (0, 1)
     rng = np.random.default_rng(0)
@@ -191,7 +193,7 @@ def coverage(ranks, m):
     """{level: {"value", "expected", "error"}} over all multipoles, which are independent."""
     table = {}
     for level in LEVELS:
-        observed, expected, error = references.coverage(ranks, m, level)
+        observed, expected, error = calibration.coverage(ranks, m, level)
         table[f"{level:g}"] = {
             "value": float(np.mean(observed)),
             "expected": float(expected),
@@ -213,8 +215,8 @@ def r_report(run, r_true, exact):
     ratio = np.sort(std / exact_std)
     order = np.sqrt(len(ratio)) / 2  # standard error of the rank of a median
     middle = np.quantile(ratio, 0.5 + np.array([-1, 1]) * order / len(ratio))
-    pit, floor, spread = references.ks_uniform(exact.r.cdf(run.r).ravel())
-    ranks = references.sbc_ranks(r_true, run.r)
+    pit, floor, spread = calibration.ks_uniform(exact.r.cdf(run.r).ravel())
+    ranks = calibration.sbc_ranks(r_true, run.r)
     report = {
         "bias": estimate(deviation),
         "rms_deviation": {"value": float(rms), "error": excess["error"] / max(2 * rms, 1e-9)},
@@ -228,7 +230,7 @@ def r_report(run, r_true, exact):
         },
     }
     if np.ptp(r_true) > 0:  # ranks are uniform over the prior, not at one r
-        report["sbc_p"] = float(references.rank_uniformity(ranks, m))
+        report["sbc_p"] = float(calibration.rank_uniformity(ranks, m))
         report["coverage"] = coverage(ranks, m)
     report["sigma"] = sigma_table(r_true, mean, std, exact)
     return report
@@ -319,7 +321,7 @@ def compare(run, truth, observed, exact, r_true, scale):
     report, curves = {"method": run.metadata.get("method")}, {}
     if scale is not None:
         report |= sharpness(run, truth, observed, exact, scale)
-        calibrated, curves = calibration(run, truth, observed, exact)
+        calibrated, curves = calibration_report(run, truth, observed, exact)
         report |= calibrated
     if run.r is not None and exact.r is not None:
         report["r"] = r_report(run, r_true, exact)

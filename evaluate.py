@@ -104,7 +104,8 @@ def markdown(report):
         covered = run.get("coverage", {}).get("0.68")
         cells.append(number(covered) if covered else "–")
         failed = sum(not row["passed"] for row in run["checks"])
-        cells.append(f"{failed} of {len(run['checks'])} checks failed" if failed else "all pass")
+        told = f"{failed} of {len(run['checks'])} checks failed" if failed else "all checks pass"
+        cells.append(f"echo of the prior, {told}" if run["echo"] else told)
         lines.append("| " + " | ".join(cells) + " |")
     for name, run in report["runs"].items():
         lines += ["", f"**{name}**. {run.get('verdict', '')}", ""]

@@ -50,7 +50,7 @@ def _sharpness(ell, runs, styles):
     for axis in (left, right):
         plots._ell_axis(axis)
         axis.axhline(0, color="#BBBBBB", lw=0.8)
-        axis.legend(fontsize=8)
+    left.legend(fontsize=8)
     left.set(ylabel=r"$R^2$ of the estimate", ylim=(-1.1, 1.05))
     right.set(ylabel=r"response $\mathrm{d}E[x]/\mathrm{d}y$", ylim=(-0.2, 1.05))
     return figure

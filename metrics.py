@@ -54,6 +54,11 @@ def attained_share(corr, limit, n):
     return float(corr @ weights / norm), 1 / math.sqrt(n * norm)
 
 
+def is_echo(share, error):
+    """Whether a share of the attainable correlation is too small to be told from a prior draw's."""
+    return share < ECHO_SHARE + 3 * error
+
+
 def verdict(corr, limit, n, skill):
     """What the output knows of the truth, and whether it is a better estimate than the prior mean.
 
@@ -80,7 +85,7 @@ def verdict(corr, limit, n, skill):
     share, error = attained_share(corr, limit, n)
     unit = "correlation with the truth" if limit is None else "correlation that is attainable"
     numbers = f"{100 * share:.1f} +- {100 * error:.1f} % of the {unit}"
-    if share < ECHO_SHARE + 3 * error:
+    if is_echo(share, error):
         return f"The output reaches {numbers}: {echo}"
     if skill < 0:
         return (

@@ -1,4 +1,4 @@
-"""Exact Bayesian answers for full-sky BB spectra, and statistics that tell if draws match them.
+"""Exact Bayesian answers for full-sky BB spectra.
 
 At each ell the sky is a vector of nu = 2 ell + 1 harmonic coefficients: the observation is
 d = p + n + f with p ~ N(0, S), n ~ N(0, N) and a fixed f, |f|^2 = nu F. Only x = |p|^2 / nu and
@@ -11,7 +11,7 @@ and f, and r. Arrays of draws are of shape (n, num_draws, n_ell).
 import functools
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 
 def degrees(n_ell):
@@ -373,119 +373,3 @@ class MarginalPosterior:
     def rvs(self, num_draws, rng):
         """Draws of x, shape (n, num_draws, n_ell), uK^2: r first, then x given r."""
         return self._given(self.r_posterior.rvs(num_draws, rng)).rvs(1, rng)[..., 0, :]
-
-
-# --- calibration -----------------------------------------------------------------------------
-
-
-def ks_uniform(u):
-    """Kolmogorov distance of values from the uniform law on [0, 1].
-
-    Args:
-        u: Shape (n,) or (n, k): independent along the first axis, each column on its own.
-
-    Returns:
-        The distance, shape () or (k,), and its mean and standard deviation if u were uniform
-        (Kolmogorov's limit; its error of order 1/n is removed from the mean).
-    """
-    u = np.sort(u, axis=0)
-    n = len(u)
-    above = np.arange(1, n + 1).reshape(-1, *(1,) * (u.ndim - 1)) / n
-    distance = np.maximum(above - u, u - above + 1 / n).max(axis=0)
-    mean = np.sqrt(np.pi / 2) * np.log(2)
-    std = np.sqrt(np.pi**2 / 12 - mean**2)
-    return distance, mean / np.sqrt(n) - 1 / (6 * n), std / np.sqrt(n)
-
-
-def sbc_ranks(truth, draws, seed=0):
-    """Number of draws below the truth: uniform on 0 ... num_draws for exact posterior draws.
-
-    Simulation-based calibration, Talts et al. (2018, arXiv:1804.06788). Draws from the prior pass
-    it too, whatever the observation: see `tarp`.
-
-    Args:
-        truth: Shape (n,) or (n, k).
-        draws: Shape (n, num_draws) or (n, num_draws, k).
-        seed: Of the order into which ties are put at random.
-
-    Returns:
-        Ranks of truth's shape.
-    """
-    truth = np.expand_dims(truth, 1)
-    ties = (draws == truth).sum(axis=1)
-    return (draws < truth).sum(axis=1) + np.random.default_rng(seed).integers(ties + 1)
-
-
-def tarp(truth, draws, reference, seed=0):
-    """Number of draws closer to a reference point than the truth is: ranks, uniform if exact.
-
-    Tests of accuracy with random points, Lemos et al. (2023, arXiv:2302.03026). The point may
-    depend on the observation, and must to tell an echo of the prior from a posterior.
-
-    Args:
-        truth: Shape (n, k), in a space whose Euclidean distance means something.
-        draws: Shape (n, num_draws, k).
-        reference: Shape (n, k).
-        seed: Of the order of ties.
-
-    Returns:
-        Ranks on 0 ... num_draws, shape (n,).
-    """
-    distance = np.linalg.norm(draws - reference[:, None], axis=-1)
-    return sbc_ranks(np.linalg.norm(truth - reference, axis=-1), distance, seed)
-
-
-def rank_uniformity(ranks, num_draws):
-    """p-value of ranks, shape (n,) or (n, k), being uniform on 0 ... num_draws; shape () or (k,).
-
-    Chi-square over at most 20 bins that hold 10 ranks or more, with their exact probabilities.
-    """
-    n = len(ranks)
-    num_bins = max(2, min(20, num_draws + 1, n // 10))
-    share = np.bincount(np.arange(num_draws + 1) * num_bins // (num_draws + 1)) / (num_draws + 1)
-    bins = np.asarray(ranks) * num_bins // (num_draws + 1)
-    expected = n * share
-    terms = [((bins == b).sum(axis=0) - e) ** 2 / e for b, e in enumerate(expected)]
-    return stats.chi2.sf(sum(terms), num_bins - 1)
-
-
-def expected_coverage(ranks, num_draws):
-    """Credible levels and the fraction of ranks, shape (n,), below each: equal if calibrated."""
-    counts = np.bincount(ranks, minlength=num_draws + 1)
-    return np.arange(1, num_draws + 2) / (num_draws + 1), np.cumsum(counts) / len(ranks)
-
-
-def coverage(ranks, num_draws, level):
-    """How often the truth lies in the central interval of its draws.
-
-    Args:
-        ranks: From `sbc_ranks`, shape (n,) or (n, k).
-        num_draws: Number of draws.
-        level: Probability wanted; the nearest that symmetric ranks can have is taken.
-
-    Returns:
-        Observed fraction, shape () or (k,); expected fraction; standard error of the former.
-    """
-    cut = min(round((num_draws + 1) * (1 - level) / 2), num_draws // 2)
-    expected = (num_draws + 1 - 2 * cut) / (num_draws + 1)
-    inside = (ranks >= cut) & (ranks <= num_draws - cut)
-    return inside.mean(axis=0), expected, np.sqrt(expected * (1 - expected) / len(ranks))
-
-
-def crps(truth, draws):
-    """Continuous ranked probability score, E|X - truth| - E|X - X'| / 2, estimated without bias.
-
-    Gneiting & Raftery (2007, JASA 102, 359), eq. 21; the fair estimate of Ferro (2014, QJRMS 140,
-    1917) has the same mean for any number of draws above 1. Smaller is better.
-
-    Args:
-        truth: Shape (n,) or (n, k).
-        draws: Shape (n, num_draws) or (n, num_draws, k).
-
-    Returns:
-        Scores of truth's shape, in its unit.
-    """
-    m = draws.shape[1]
-    order = 2 * np.arange(1, m + 1) - m - 1
-    spread = np.moveaxis(np.sort(draws, axis=1), 1, -1) @ order / (m * (m - 1))
-    return np.abs(draws - np.expand_dims(truth, 1)).mean(axis=1) - spread

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
+import calibration
 import references
 import spectra
 
@@ -448,22 +449,22 @@ NUM_DRAWS = 63
 @pytest.mark.parametrize("n", [50, 1000])
 def test_expected_kolmogorov_distance(n):
     """Against SciPy's exact law of the distance, to 1 % of its spread or 2 % of its value."""
-    _, mean, std = references.ks_uniform(np.zeros(n))
+    _, mean, std = calibration.ks_uniform(np.zeros(n))
     law = stats.kstwo(n)
     distances = law.ppf((np.arange(400) + 0.5) / 400)
     assert mean == pytest.approx(distances.mean(), rel=0.01)
     assert std == pytest.approx(distances.std(), rel=0.02)
     u = np.random.default_rng(14).random((n, 3))
     expected = [stats.kstest(column, "uniform").statistic for column in u.T]
-    np.testing.assert_allclose(references.ks_uniform(u)[0], expected)
-    assert references.ks_uniform(u[:, 0])[0] == pytest.approx(expected[0])
+    np.testing.assert_allclose(calibration.ks_uniform(u)[0], expected)
+    assert calibration.ks_uniform(u[:, 0])[0] == pytest.approx(expected[0])
 
 
 @pytest.mark.parametrize(("n", "num_draws"), [(60, 3), (300, 63), (2000, 10), (25, 100)])
 def test_p_values_of_uniform_ranks_are_uniform(n, num_draws):
     ranks = np.random.default_rng(15).integers(num_draws + 1, size=(n, 2000))
-    p = references.rank_uniformity(ranks, num_draws)
-    assert references.rank_uniformity(ranks[:, 0], num_draws) == p[0]
+    p = calibration.rank_uniformity(ranks, num_draws)
+    assert calibration.rank_uniformity(ranks[:, 0], num_draws) == p[0]
     for level in (0.02, 0.1, 0.5):
         # chi-square is a limit, reached within a quarter of the level at ten counts a bin
         error = np.sqrt(level * (1 - level) / 2000)
@@ -472,10 +473,10 @@ def test_p_values_of_uniform_ranks_are_uniform(n, num_draws):
 
 def test_ranks_and_ties():
     truth, draws = np.array([0.5, -1.0, 9.0]), np.array([[0.0, 1.0]] * 3)
-    np.testing.assert_array_equal(references.sbc_ranks(truth, draws), [1, 0, 2])
-    ties = references.sbc_ranks(np.zeros(4000), np.zeros((4000, 3)))
-    assert references.rank_uniformity(ties, 3) > FALSE_ALARM
-    np.testing.assert_array_equal(ties, references.sbc_ranks(np.zeros(4000), np.zeros((4000, 3))))
+    np.testing.assert_array_equal(calibration.sbc_ranks(truth, draws), [1, 0, 2])
+    ties = calibration.sbc_ranks(np.zeros(4000), np.zeros((4000, 3)))
+    assert calibration.rank_uniformity(ties, 3) > FALSE_ALARM
+    np.testing.assert_array_equal(ties, calibration.sbc_ranks(np.zeros(4000), np.zeros((4000, 3))))
 
 
 def columns(known, kind):
@@ -500,15 +501,15 @@ KINDS = ("exact", "over-confident", "under-confident", "biased", "echo", "shuffl
 def test_what_calibration_passes_and_fails(kind, gaussian_case):
     """An echo of the prior passes SBC; a reference point that knows the observation tells it."""
     known, draws = gaussian_case, columns(gaussian_case, kind)
-    ranks = references.sbc_ranks(known.x, draws)
-    p_sbc = references.rank_uniformity(ranks, NUM_DRAWS).min() * NUM_ELL
+    ranks = calibration.sbc_ranks(known.x, draws)
+    p_sbc = calibration.rank_uniformity(ranks, NUM_DRAWS).min() * NUM_ELL
     assert (p_sbc > FALSE_ALARM) == (kind in ("exact", "echo"))
     scaled = (known.x / TILT, draws / TILT, known.y / TILT)
-    p_tarp = references.rank_uniformity(references.tarp(*scaled), NUM_DRAWS)
+    p_tarp = calibration.rank_uniformity(calibration.tarp(*scaled), NUM_DRAWS)
     # under a bias the distance to y alone may stay right: it is no more than a necessary condition
     if kind != "biased":
         assert (p_tarp > FALSE_ALARM) == (kind == "exact")
-    observed, expected, error = references.coverage(ranks, NUM_DRAWS, 0.68)
+    observed, expected, error = calibration.coverage(ranks, NUM_DRAWS, 0.68)
     deviates = (observed - expected) / error
     assert expected == pytest.approx(0.68, abs=1 / NUM_DRAWS)
     if kind in ("exact", "echo"):
@@ -523,15 +524,15 @@ def test_tarp_does_not_see_an_echo_from_a_fixed_point(gaussian_case):
     """The reason why the reference point depends on the observation."""
     known, draws = gaussian_case, columns(gaussian_case, "echo")
     fixed = np.broadcast_to(TILT, known.x.shape)
-    ranks = references.tarp(known.x, draws, fixed)
-    assert references.rank_uniformity(ranks, NUM_DRAWS) > FALSE_ALARM
+    ranks = calibration.tarp(known.x, draws, fixed)
+    assert calibration.rank_uniformity(ranks, NUM_DRAWS) > FALSE_ALARM
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_crps_prefers_the_posterior(kind, gaussian_case):
     known = gaussian_case
-    exact = references.crps(known.x, columns(known, "exact"))
-    loss = references.crps(known.x, columns(known, kind)) - exact
+    exact = calibration.crps(known.x, columns(known, "exact"))
+    loss = calibration.crps(known.x, columns(known, kind)) - exact
     assert np.all(loss.mean(axis=0) > z_limit(NUM_ELL) * loss.std(axis=0) / np.sqrt(len(loss)))
 
 
@@ -540,15 +541,15 @@ def test_crps_by_all_pairs():
     truth, draws = rng.standard_normal((4, 2)), rng.standard_normal((4, 7, 2))
     pairs = np.abs(draws[:, :, None] - draws[:, None]).sum(axis=(1, 2)) / (7 * 6)
     direct = np.abs(draws - truth[:, None]).mean(axis=1) - pairs / 2
-    np.testing.assert_allclose(references.crps(truth, draws), direct)
-    np.testing.assert_allclose(references.crps(truth[:, 0], draws[..., 0]), direct[:, 0])
+    np.testing.assert_allclose(calibration.crps(truth, draws), direct)
+    np.testing.assert_allclose(calibration.crps(truth[:, 0], draws[..., 0]), direct[:, 0])
 
 
 @pytest.mark.parametrize("num_draws", [2, 30])
 def test_crps_of_a_gaussian(num_draws):
     """Gneiting & Raftery (2007), eq. 21 onwards, whatever the number of draws."""
     n, rng = 40_000, np.random.default_rng(18)
-    scores = references.crps(np.full(n, 0.7), rng.standard_normal((n, num_draws)))
+    scores = calibration.crps(np.full(n, 0.7), rng.standard_normal((n, num_draws)))
     expected = 0.7 * (2 * stats.norm.cdf(0.7) - 1) + 2 * stats.norm.pdf(0.7) - 1 / np.sqrt(np.pi)
     assert abs(scores.mean() - expected) < z_limit(2) * scores.std() / np.sqrt(n)
 
@@ -556,7 +557,7 @@ def test_crps_of_a_gaussian(num_draws):
 def test_coverage_levels():
     ranks = np.arange(10)
     for level, expected in ((1.0, 1.0), (0.8, 0.8), (0.61, 0.6), (0.0, 0.2)):
-        observed, exact, _ = references.coverage(ranks, 9, level)
+        observed, exact, _ = calibration.coverage(ranks, 9, level)
         assert observed == exact == pytest.approx(expected)
-    levels, fractions = references.expected_coverage(ranks, 9)
+    levels, fractions = calibration.expected_coverage(ranks, 9)
     np.testing.assert_allclose(levels, fractions)
