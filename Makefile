@@ -18,20 +18,22 @@ POSTERIOR = --hidden-dim 128 --num-layers 2 --batch-size 1024 --lr 4e-3
 ONE_R = --data-file-noisy $(1)/dl_noisy_r0.001.npy --data-file-gt $(1)/dl_gt_r0.001.npy
 RANGE = $(1)_r0-0.01.npy
 
+PAIR = --data-file-noisy $(1)/$(call RANGE,dl_noisy) --data-file-gt $(1)/$(call RANGE,dl_gt)
+
 # the posterior beside the recipe, on the same observations
 demo: D = $(DEMO)/demo
 demo: $(VENV)/.installed
-	$(PYTHON) data_generation.py --r 0.001 $(CLEAN) --num-test 500 --out-dir $(D)/data
-	$(PYTHON) data_generation.py --r-range 0 0.01 $(CLEAN) --num-samples 100000 --num-test 500 --out-dir $(D)/data
-	$(PYTHON) train.py --data-file $(D)/data/dl_train_r0.001.npy --epochs 20 --out $(D)/prior.pth
+	$(PYTHON) data_generation.py --r-range 0 0.01 $(CLEAN) --num-samples 200000 --num-test 500 --out-dir $(D)/data
+	$(PYTHON) train.py $(POSTERIOR) --data-file $(D)/data/$(call RANGE,dl_train) --epochs 4 --out $(D)/prior.pth
 	$(PYTHON) train.py $(POSTERIOR) --data-file $(D)/data/$(call RANGE,dl_train) \
 	    --cond-file $(D)/data/$(call RANGE,dl_train_noisy) --param-file $(D)/data/$(call RANGE,r_train) \
-	    --epochs 15 --out $(D)/posterior.pth
-	$(PYTHON) sample.py $(call ONE_R,$(D)/data) --model-checkpoint $(D)/prior.pth --method sde --num-steps 200 \
+	    --epochs 25 --out $(D)/posterior.pth
+	$(PYTHON) sample.py $(call PAIR,$(D)/data) --model-checkpoint $(D)/prior.pth --method sde --num-steps 200 \
 	    --plot-trajectories --out-dir $(D)/recipe
-	$(PYTHON) sample.py $(call ONE_R,$(D)/data) --model-checkpoint $(D)/posterior.pth --method ode \
+	$(PYTHON) sample.py $(call PAIR,$(D)/data) --model-checkpoint $(D)/posterior.pth --method ode \
 	    --out-dir $(D)/posterior
-	$(PYTHON) evaluate.py --runs $(D)/recipe $(D)/posterior $(call ONE_R,$(D)/data) --out-dir $(D)/evaluation
+	$(PYTHON) evaluate.py --runs $(D)/recipe $(D)/posterior $(call PAIR,$(D)/data) \
+	    --param-file-gt $(D)/data/$(call RANGE,r_gt) --out-dir $(D)/evaluation
 
 # the measured posteriors of the README: about an hour on two cores
 posterior: D = $(DEMO)
@@ -44,7 +46,7 @@ posterior: $(VENV)/.installed
 	    --cond-file $(D)/data/$(call RANGE,dl_train_noisy) --param-file $(D)/data/$(call RANGE,r_train) \
 	    --epochs 36 --out $(D)/joint.pth
 	$(PYTHON) sample.py $(call ONE_R,$(D)/data) --model-checkpoint $(D)/one_r.pth --method ode --out-dir $(D)/one_r
-	$(PYTHON) sample.py --data-file-noisy $(D)/data/$(call RANGE,dl_noisy) --data-file-gt $(D)/data/$(call RANGE,dl_gt) \
+	$(PYTHON) sample.py $(call PAIR,$(D)/data) \
 	    --model-checkpoint $(D)/joint.pth --method ode --num-draws 256 --out-dir $(D)/joint
 	$(PYTHON) sample.py --data-file-noisy $(D)/data/dl_noisy_r0.npy --model-checkpoint $(D)/joint.pth --method ode \
 	    --out-dir $(D)/null
@@ -59,8 +61,8 @@ posterior: $(VENV)/.installed
 	done
 	$(PYTHON) evaluate.py $(call ONE_R,$(D)/data) --out-dir $(D)/evaluation_one_r \
 	    --runs $(D)/VE_sde $(D)/VE_ode $(D)/VE_pc $(D)/VP_sde $(D)/VP_ode $(D)/VP_pc $(D)/one_r
-	$(PYTHON) evaluate.py --runs $(D)/joint --data-file-noisy $(D)/data/$(call RANGE,dl_noisy) \
-	    --data-file-gt $(D)/data/$(call RANGE,dl_gt) --param-file-gt $(D)/data/$(call RANGE,r_gt) --out-dir $(D)/evaluation_range
+	$(PYTHON) evaluate.py --runs $(D)/joint $(call PAIR,$(D)/data) \
+	    --param-file-gt $(D)/data/$(call RANGE,r_gt) --out-dir $(D)/evaluation_range
 	$(PYTHON) evaluate.py --runs $(D)/null --data-file-noisy $(D)/data/dl_noisy_r0.npy \
 	    --data-file-gt $(D)/data/dl_gt_r0.npy --out-dir $(D)/evaluation_null
 

@@ -96,7 +96,9 @@ def sharpness(run, truth, observed, exact, scale):
     limit = None if exact.mean is None else metrics.correlation(exact.mean, truth)
     errors = squared_error(run.mean, truth, scale)
     shuffled = squared_error(np.roll(run.mean, 1, 0), truth, scale)
-    prior_mean = squared_error(truth.mean(0), truth, scale)
+    # of the prior that the run was trained on, as in sample.py
+    own_prior = np.array(run.metadata["prior"].get("mean_dl", truth.mean(0)))
+    prior_mean = squared_error(own_prior, truth, scale)
     share, share_error = metrics.attained_share(corr, limit, len(truth))
     variance = truth.var(0)
     slope, slope_error = response(run.mean, observed.values)
