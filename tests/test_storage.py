@@ -176,3 +176,51 @@ def test_claiming_outputs(tmp_path, capsys):
     for path in (target.parent, target / "b.npy"):
         with pytest.raises(InputError):
             storage.claim_outputs([str(path)])
+
+
+GOOD_PRIOR = {
+    "r_range": [0.0, 0.01],
+    "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0] * 6] * 2},
+}
+BAD_PRIORS = {
+    "no range": {"signal_template": GOOD_PRIOR["signal_template"]},
+    "reversed range": {**GOOD_PRIOR, "r_range": [0.01, 0.0]},
+    "text": {**GOOD_PRIOR, "signal_template": {"r_nodes": ["x"], "dl_per_r": [[1.0] * 6]}},
+    "ragged": {**GOOD_PRIOR, "signal_template": {"r_nodes": [1, 2], "dl_per_r": [[1.0], [1, 2]]}},
+    "too few spectra": {
+        **GOOD_PRIOR,
+        "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0] * 6]},
+    },
+    "other multipoles": {
+        **GOOD_PRIOR,
+        "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0] * 5] * 2},
+    },
+}
+
+
+@pytest.mark.parametrize("prior", BAD_PRIORS.values(), ids=BAD_PRIORS)
+def test_a_damaged_prior_is_refused(prior, tmp_path):
+    path = str(tmp_path / "dl.npy")
+    storage.write_array(path, np.ones((20, 6)), prior)
+    with pytest.raises(InputError, match=r"dl\.json"):
+        storage.load_spectra(path)
+
+
+def test_r_is_read_with_its_prior_or_not_at_all(tmp_path):
+    path = str(tmp_path / "r.npy")
+    metadata = {**GOOD_PRIOR, "quantity": "r"}
+    storage.write_array(path, np.linspace(0.001, 0.009, 20), metadata)
+    table = storage.load_r(path)
+    assert table.r_range == (0.0, 0.01)
+    np.testing.assert_allclose(table.signal(np.array([0.004])), 0.004)
+    for values, wrong in (
+        (np.linspace(0.001, 0.02, 20), metadata),
+        (np.linspace(0.0, 0.009, 20), metadata),
+        (np.linspace(0.001, 0.009, 20), {"quantity": "r"}),
+    ):
+        storage.write_array(path, values, wrong)
+        with pytest.raises(InputError, match=r"r\.npy"):
+            storage.load_r(path)
+    storage.write_array(path, np.ones((20, 6)), GOOD_PRIOR)
+    with pytest.raises(InputError, match="shape"):
+        storage.load_r(path)
