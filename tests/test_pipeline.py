@@ -180,8 +180,8 @@ def test_levels_tell_a_gaussian_network_from_a_better_one():
     assert "learnt more than a Gaussian" in train.gaussian_verdict(better)[0]
 
 
-def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
-    argv = [*TINY, "--epochs", "6", "--out"]
+def train_in_two_parts(argv, monkeypatch):
+    """Train whole.pth in one go; killed.pth is interrupted at its third save, and resumed."""
     train.main([*argv, "whole.pth"])
     monkeypatch.setattr(train, "SAVE_SECONDS", 0)
     save, calls = checkpoints.save, []
@@ -198,7 +198,11 @@ def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
     assert caught.value.code == 130
     monkeypatch.setattr(checkpoints, "save", save)
     train.main([*argv, "killed.pth", "--resume"])
-    whole, resumed = (checkpoints.load(f"{k}.pth") for k in ("whole", "killed"))
+    return checkpoints.load("whole.pth"), checkpoints.load("killed.pth")
+
+
+def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
+    whole, resumed = train_in_two_parts([*TINY, "--epochs", "6", "--out"], monkeypatch)
     assert whole["training"] == resumed["training"]
     for key in ("weights", "ema_weights"):
         for name, tensor in whole[key].items():
@@ -416,23 +420,7 @@ def test_bad_usage_of_conditional_checkpoints(pairs, capsys):
 
 
 def test_a_training_on_pairs_resumes_bit_for_bit(pairs, monkeypatch):
-    argv = [*TINY, *JOINT, "--epochs", "4", "--out"]
-    train.main([*argv, "whole.pth"])
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
-    save, calls = checkpoints.save, []
-
-    def killed(path, content):
-        save(path, content)
-        calls.append(path)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "save", killed)
-    with pytest.raises(SystemExit):
-        train.main([*argv, "killed.pth"])
-    monkeypatch.setattr(checkpoints, "save", save)
-    train.main([*argv, "killed.pth", "--resume"])
-    whole, resumed = (checkpoints.load(f"{k}.pth") for k in ("whole", "killed"))
+    whole, resumed = train_in_two_parts([*TINY, *JOINT, "--epochs", "4", "--out"], monkeypatch)
     assert all(torch.equal(whole["weights"][k], v) for k, v in resumed["weights"].items())
 
 
