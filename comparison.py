@@ -132,12 +132,10 @@ def sharpness(run, truth, observed, exact, scale):
     return report
 
 
-def pit_distances(values, num_groups):
+def pit_distances(values):
     """KS distance of PIT values, shape (n, m, n_ell), per ell: mean over ell, floor and its spread.
 
-    Args:
-        values: PIT values; for exact draws uniform, and independent of each other.
-        num_groups: Number of observations, for the report.
+    For draws of the exact posterior the values at one ell are uniform, and independent.
     """
     distance, floor, spread = calibration.ks_uniform(values.reshape(-1, values.shape[-1]))
     return {
@@ -145,7 +143,6 @@ def pit_distances(values, num_groups):
         "error": float(spread / np.sqrt(len(distance))),
         "floor": float(floor),
         "num_values": len(values) * values.shape[1],
-        "num_observations": num_groups,
         "per_ell": distance.tolist(),
     }
 
@@ -168,7 +165,7 @@ def calibration_report(run, truth, observed, exact):
     draws = run.mean[:, None] if run.draws is None else run.draws
     if exact.x is not None:
         pit = exact.x.cdf(np.asarray(draws[:, :PIT_DRAWS]))
-        report["pit_ks"], curves["pit"] = pit_distances(pit, len(truth)), pit.ravel()
+        report["pit_ks"], curves["pit"] = pit_distances(pit), pit.ravel()
     known = prior_of(observed.metadata)
     if run.draws is None or known not in (None, prior_of(run.metadata["prior"])):
         return report, curves
@@ -192,7 +189,7 @@ def calibration_report(run, truth, observed, exact):
 
 
 def coverage(ranks, m):
-    """{level: {"value", "expected", "error"}} over all multipoles, which are independent."""
+    """{level: {"value", "expected", "error"}} over all columns, taken as independent."""
     table = {}
     for level in LEVELS:
         observed, expected, error = calibration.coverage(ranks, m, level)

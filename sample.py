@@ -224,7 +224,7 @@ def check_model(parser, args, checkpoint):
 
 
 def load_observations(args, checkpoint):
-    """(observed, truth) Spectra; truth may be None. InputError where they do not fit."""
+    """(observed, truth) tables; truth may be None. InputError where they do not fit."""
     n_ell = checkpoint["network_kwargs"]["n_ell"]
     observed = storage.load_spectra(args.data_file_noisy)
     if observed.values.shape[1] != n_ell:
@@ -429,10 +429,8 @@ def main(argv=None):
     reverse = Reverse(checkpoint, make_step(args), t_start, args.num_steps, args.seed, keep)
     metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
     if conditional:
-        x, (dl, *posterior) = (
-            None,
-            write_posterior(args, checkpoint, reverse, observed, outputs, metadata),
-        )
+        x = None  # a posterior mean is one of D_ell
+        dl, *posterior = write_posterior(args, checkpoint, reverse, observed, outputs, metadata)
     else:
         x, dl = run_recipe(args, checkpoint, reverse, observed)
         own = {"quantity": f"{names[0][:-4]} BB", "unit": "uK^2", **reverse.record()}
