@@ -22,6 +22,7 @@ import cli
 import storage
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
+MIN_ROWS, MIN_DRAWS = 10, 16  # below, a standard error means nothing
 R_FIGURES = ("r.png", "posterior.png", "getdist.png")  # of the last run that holds draws of r
 
 
@@ -72,6 +73,11 @@ def load_run(folder, observed):
         if (len(table.values), table.values.shape[-1]) != shape:
             raise cli.InputError(f"{table.path}: has not the {shape[0]} rows of {observed.path}")
     draws = None if draws is None else draws.values
+    if draws is not None and draws.shape[1] < MIN_DRAWS:
+        raise cli.InputError(
+            f"{folder}: has {draws.shape[1]} draws per observation; statistics need {MIN_DRAWS}: "
+            "sample.py --num-draws"
+        )
     return Run(os.path.normpath(folder), mean.values, draws, r, mean.metadata)
 
 
@@ -157,13 +163,21 @@ def load_inputs(args):
     """(observed, truth, r_true, runs); r_true is None where it is unknown."""
     observed = storage.load_spectra(args.data_file_noisy)
     truth = storage.load_spectra(args.data_file_gt)
+    storage.check_quantity("--data-file-noisy", observed, "observed BB")
+    storage.check_quantity("--data-file-gt", truth, "primordial BB")
     storage.check_same_rows(observed, truth)
     if truth.values.shape != observed.values.shape or (observed.values <= 0).any():
         raise cli.InputError(
             f"{args.data_file_noisy}: does not fit {args.data_file_gt}, or has zeros"
         )
-    if len(observed.values) < 10:
-        raise cli.InputError(f"{args.data_file_noisy}: needs 10 rows or more for statistics")
+    if len(observed.values) < MIN_ROWS:
+        raise cli.InputError(f"{args.data_file_noisy}: has less than {MIN_ROWS} rows")
+    contaminant = observed.theory("dl_contaminant")
+    if contaminant is not None and not (contaminant > 0).all():
+        raise cli.InputError(
+            f"{args.data_file_noisy}: has multipoles without noise or lensing, where the "
+            "observation is the truth; there is nothing to evaluate"
+        )
     r_true = observed.metadata.get("r")
     if args.param_file_gt:
         parameter = storage.load_r(args.param_file_gt)

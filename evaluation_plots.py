@@ -198,7 +198,7 @@ def _getdist(run, truth, r_true, exact, row):
     from getdist import plots as getdist_plots
 
     getdist.chains.print_load_details = False
-    ell = (2, 4, 6)
+    ell = [k for k in (2, 4, 6) if k < 2 + run.draws.shape[2]]
     columns = [run.r[row], *(np.log10(run.draws[row][:, k - 2]) for k in ell)]
     low, high = exact.r.r[[0, -1]]
     names = ["r", *(f"d{k}" for k in ell)]

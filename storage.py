@@ -396,6 +396,13 @@ def load_r(path):
     return table
 
 
+def check_quantity(flag, table, quantity):
+    """InputError where a sidecar says that a file given to a flag holds something else."""
+    held = table.metadata.get("quantity", quantity)
+    if held != quantity:
+        raise InputError(f"{flag} {table.path}: holds {held}, needed is {quantity}")
+
+
 def check_same_rows(a, b):
     """InputError unless two tables of a simulation belong together, row for row."""
     if len(a.values) != len(b.values):

@@ -296,6 +296,8 @@ def load_rows(data_file, cond_file=None, param_file=None):
         )
     if cond_file:
         rows["cond"] = storage.load_spectra(cond_file)
+        storage.check_quantity("--data-file", rows["data"], "primordial BB")
+        storage.check_quantity("--cond-file", rows["cond"], "observed BB")
     if param_file:
         rows["param"] = storage.load_r(param_file)
     for table in filter(None, (rows["cond"], rows["param"])):

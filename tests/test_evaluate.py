@@ -66,8 +66,8 @@ def prepare(prior):
     """Write observations, truth and r; (truth, y, r, the arguments that name them)."""
     x, y, r = simulate(prior, ROWS, 1)
     metadata = {**prior, "seed": 1, "dl_contaminant": NOISE.tolist()}
-    storage.write_array("x.npy", x, metadata)
-    storage.write_array("y.npy", y, metadata)
+    storage.write_array("x.npy", x, {**metadata, "quantity": "primordial BB"})
+    storage.write_array("y.npy", y, {**metadata, "quantity": "observed BB"})
     words = ["--data-file-noisy", "y.npy", "--data-file-gt", "x.npy", "--out-dir", "out"]
     if "r_range" in prior:
         storage.write_array("r.npy", r, {**metadata, "quantity": "r"})
@@ -198,6 +198,9 @@ def test_bad_usage(capsys):
     draws, r = exact_draws(PRIOR, y)
     write_run("good", PRIOR, y, draws, r)
     write_run("foreign", PRIOR, y[::-1].copy(), draws, r)
+    bare = {**PRIOR, "seed": 1, "dl_contaminant": [0.0] * N_ELL}
+    storage.write_array("clean.npy", y, {**bare, "quantity": "observed BB"})
+    write_run("few", PRIOR, y, draws[:, :2], r[:, :2])
     storage.write_array("short.npy", x[:5], {})
     before = sorted(os.listdir("."))
     for part, argv in {
@@ -205,6 +208,9 @@ def test_bad_usage(capsys):
         "was not sampled from": ["--runs", "foreign", *words],
         "gone": ["--runs", "gone", *words],
         "--row": ["--runs", "good", *words, "--row", "600"],
+        "nothing to evaluate": ["--runs", "good", *words, "--data-file-noisy", "clean.npy"],
+        "has 2 draws": ["--runs", "few", *words],
+        "holds observed BB": ["--runs", "good", *words, "--data-file-gt", "y.npy"],
         "row for row": ["--runs", "good", *words, "--data-file-gt", "short.npy"],
     }.items():
         with pytest.raises(SystemExit) as caught:

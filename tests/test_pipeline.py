@@ -43,7 +43,8 @@ def folder(tmp_path, monkeypatch):
     metadata = {"quantity": "primordial BB", "unit": "uK^2", "r": 0.001, **theory}
     truth, observed = draw(400, 1)
     storage.write_array("data/dl_train_r0.001.npy", truth, metadata)
-    storage.write_array("data/dl_train_noisy_r0.001.npy", observed, metadata)
+    observation = {**metadata, "quantity": "observed BB"}
+    storage.write_array("data/dl_train_noisy_r0.001.npy", observed, observation)
     truth, observed = draw(300, 2)
     storage.write_array("data/dl_gt_r0.001.npy", truth, metadata)
     metadata["quantity"] = "observed BB"
@@ -394,7 +395,8 @@ def test_posterior_draws_depend_on_seed_and_observation_alone(pairs):
 
 BAD_JOINT = {
     "--param-file needs": [*JOINT[:2], *JOINT[4:]],
-    "match row for row": [*JOINT[:3], "data/dl_gt_r0-0.01.npy"],
+    "match row for row": [*JOINT[:3], "data/dl_noisy_r0-0.01.npy"],
+    "--cond-file data/dl_train_r0-0.01.npy: holds primordial": [*JOINT[:3], JOINT[1]],
     "not of the same skies": [*JOINT[:3], "data/dl_train_noisy_r0.001.npy"],
     "has shape": [*JOINT[:5], "data/dl_train_r0-0.01.npy"],
     "gone.npy": [*JOINT[:3], "gone.npy"],
