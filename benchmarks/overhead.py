@@ -45,7 +45,8 @@ def training(sde):
         network = model.ScoreNet1D(sde, N_ELL)
         ema = copy.deepcopy(network).requires_grad_(False)
         with cli.progress(total=EPOCHS, disable=True) as bar:
-            train.train(network, ema, sde, x, x_val, settings, {}, lambda *a, **k: None, bar)
+            rows = ((x, None), (x_val, None))
+            train.train(network, ema, sde, *rows, settings, {}, lambda *a, **k: None, bar)
 
     def bare():
         network = model.ScoreNet1D(sde, N_ELL)
@@ -65,21 +66,17 @@ def sampling(sde, method, num_steps=100):
     step = solvers.SOLVERS[method].step
     if solvers.SOLVERS[method].corrected:
         step = solvers.with_corrector(step, 1, 0.1)
-    score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde))
-    one = torch.ones(())
-    rows, device = 2 * sample.BLOCK_ROWS, torch.device("cpu")
+    checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
+    one, num_blocks = torch.ones(()), 2
+    reverse = sample.Reverse(checkpoint, step, one, num_steps, 0, None)
 
     def ours():
-        score_fn.calls = 0
-        with torch.no_grad(), cli.progress(total=1, disable=True) as bar:
-            sample.run_reverse(
-                step, score_fn, sde, N_ELL, rows, one, num_steps, 0, device, None, bar
-            )
+        list(reverse.blocks(num_blocks * sample.BLOCK_ROWS))
 
     def bare():
         x = torch.randn(sample.BLOCK_ROWS, N_ELL)
         with torch.no_grad():
-            for _ in range(score_fn.calls):
+            for _ in range(num_blocks * reverse.evaluations):
                 network(x, one)
 
     return ratios(ours, bare)
