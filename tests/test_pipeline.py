@@ -165,6 +165,46 @@ def test_linear_denoiser_is_the_optimum_for_gaussian_data(sde):
             assert (factor * linear(x, t) - z).square().mean() > error.mean()
 
 
+@pytest.mark.parametrize("sde", sde_utils.SDES)
+def test_linear_denoiser_of_pairs_is_the_optimum_for_gaussian_pairs(sde):
+    process = sde_utils.SDES[sde]()
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.eye(4) + 0.5 * torch.rand(4, 4, generator=generator)
+    rows = torch.randn(100000, 4, generator=generator) @ mixing
+    y = rows @ mixing + torch.randn(rows.shape, generator=generator)
+    linear = train.LinearDenoiser(process, rows, y)
+    blind = train.LinearDenoiser(process, rows)
+    for t in (torch.tensor(0.1), torch.tensor(0.4)):
+        z = torch.randn(rows.shape, generator=generator)
+        x = process.alpha(t) * rows + process.sigma(t) * z
+        error = (linear(x, t, y) - z).square()
+        # five standard errors of 400000 squared errors
+        bound = float(5 * error.std() / 400000**0.5)
+        assert float(error.mean()) == pytest.approx(float(linear.loss(rows, t, y)), abs=bound)
+        assert linear.loss(rows, t, y) < blind.loss(rows, t)
+        assert (linear(x, t, y.roll(1, 0)) - z).square().mean() > (blind(x, t) - z).square().mean()
+
+
+@pytest.mark.parametrize("num_draws", [1, 3, 7])
+@pytest.mark.parametrize("sde", sde_utils.SDES)
+def test_every_draw_belongs_to_its_own_observation(sde, num_draws, monkeypatch):
+    """With a posterior that is a point at y, all draws of a row come back as its y."""
+    monkeypatch.setattr(sample, "BLOCK_ROWS", 6)
+    process = sde_utils.SDES[sde]()
+
+    def point(x, t, y):
+        return (x - process.alpha(t) * y) / process.sigma(t)
+
+    kwargs = {"n_ell": 4, "n_param": 0}
+    checkpoint = {"sde": process, "network": point, "network_kwargs": kwargs}
+    y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    step = solvers.SOLVERS["ode"].step
+    reverse = sample.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0, None)
+    x = torch.cat(list(reverse.blocks(10 * num_draws, y=y, num_draws=num_draws)))
+    expected = y.repeat_interleave(num_draws, 0)
+    torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
+
+
 def test_levels_tell_a_gaussian_network_from_a_better_one():
     process = sde_utils.VESDE()
     generator = torch.Generator().manual_seed(0)

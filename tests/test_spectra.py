@@ -420,3 +420,15 @@ def test_limits():
     sky = make_sky(signal=0.0, contaminant=0.0, fixed=1.0)
     x, y = draw(sky, 100)
     np.testing.assert_allclose(y, np.broadcast_to(sky.dl_fixed_foreground, y.shape), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("r_max", "r"), [(0.01, 1e-5), (0.01, 0.0007), (0.01, 0.01), (1.0, 0.3)])
+def test_the_signal_template_is_as_good_as_camb(r_max, r):
+    """Between its nodes, and where BB is far from proportional to r."""
+    ell = spectra.multipoles(8)
+    template = spectra.signal_template(0.0, r_max, ell)
+    exact = spectra.tensor_bb(r, ell)
+    np.testing.assert_allclose(template(np.array([r]))[0], exact, rtol=1e-4)
+    if r_max == 1.0:
+        proportional = spectra.tensor_bb(0.01, ell) * r / 0.01
+        assert np.abs(proportional / exact - 1).max() > 0.01
