@@ -249,7 +249,7 @@ def sigma_table(r_true, mean, std, exact):
         n = inside.sum()
         if n < 2:
             continue
-        variance = std[inside] ** 2
+        variance, squared = std[inside] ** 2, (mean - r_true)[inside] ** 2
         sigma = np.sqrt(variance.mean())
         centre = float(r_true[inside].mean())
         rows.append(
@@ -260,7 +260,8 @@ def sigma_table(r_true, mean, std, exact):
                 "error": float(variance.std() / np.sqrt(n) / (2 * sigma)),
                 "exact": float(np.sqrt(np.mean(exact.r.std()[inside] ** 2))),
                 "fisher": float(references.fisher_sigma(exact.signal, exact.N, centre)),
-                "rms_error": float(np.sqrt(np.mean((mean - r_true)[inside] ** 2))),
+                "rms_error": float(np.sqrt(squared.mean())),
+                "rms_error_error": float(squared.std() / np.sqrt(n) / (2 * squared.mean() ** 0.5)),
             }
         )
     return rows

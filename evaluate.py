@@ -131,10 +131,10 @@ def markdown(report):
             lines += ["", "| true r | sigma(r) | exact | Fisher limit | rms error |"]
             lines += ["|---|---|---|---|---|"]
             for row in run["r"]["sigma"]:
-                cells = [row["r"], row["exact"], row["fisher"], row["rms_error"]]
-                r, *others = (f"{value:.3g}" for value in cells)
+                r, exact, fisher = (f"{row[key]:.3g}" for key in ("r", "exact", "fisher"))
                 sigma = f"{row['sigma']:.3g} ± {row['error']:.1g}"
-                lines.append("| " + " | ".join([r, sigma, *others]) + " |")
+                rms = f"{row['rms_error']:.3g} ± {row['rms_error_error']:.1g}"
+                lines.append(f"| {r} | {sigma} | {exact} | {fisher} | {rms} |")
     return "\n".join(lines) + "\n"
 
 

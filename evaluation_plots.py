@@ -146,11 +146,13 @@ def _r_all(run, r_true, report):
         ("exact", EXACT, "exact posterior"),
         ("rms_error", {"color": COLORS[1], "ls": ":"}, "rms error of the posterior mean"),
     ):
-        right.plot(r, [line[key] for line in table], **style, marker="_", label=label)
+        right.plot(r, [line[key] for line in table], **style, marker="_", ms=14, label=label)
     sigma, error = ([line[key] for line in table] for key in ("sigma", "error"))
     right.errorbar(r, sigma, error, color=color, marker="s", ms=4, mfc="white", label="learned")
     right.set(xlabel="true $r$", ylabel=r"$\sigma(r)$")
     right.set_ylim(0, None)
+    if len(r) == 1:  # no line to follow: the marks side by side with nothing around them
+        right.set(xticks=r, xlim=(r[0] - 0.5, r[0] + 0.5))
     for axis in (left, right):
         axis.legend(fontsize=8)
     return figure
