@@ -141,12 +141,15 @@ def _r_all(run, r_true, report):
         left.set(xlabel=plots.R_LABEL, ylabel="density over skies")
     table = report["sigma"]
     r = [line["r"] for line in table]
+    marker = {"marker": "_", "ms": 14} if len(r) == 1 else {}
     for key, style, label in (
         ("fisher", plots.LIMIT, "Fisher limit"),
         ("exact", EXACT, "exact posterior"),
-        ("rms_error", {"color": COLORS[1], "ls": ":"}, "rms error of the posterior mean"),
     ):
-        right.plot(r, [line[key] for line in table], **style, marker="_", ms=14, label=label)
+        right.plot(r, [line[key] for line in table], **style, **marker, label=label)
+    rms, error = ([line[key] for line in table] for key in ("rms_error", "rms_error_error"))
+    label = "rms error of the posterior mean"
+    right.errorbar(r, rms, error, color=COLORS[1], ls=":", marker="o", ms=3, label=label)
     sigma, error = ([line[key] for line in table] for key in ("sigma", "error"))
     right.errorbar(r, sigma, error, color=color, marker="s", ms=4, mfc="white", label="learned")
     right.set(xlabel="true $r$", ylabel=r"$\sigma(r)$")

@@ -22,114 +22,18 @@ Examples:
 """
 
 import contextlib
-import dataclasses
-import functools
 import os
-import time
-from collections.abc import Callable
 
 import numpy as np
 
 import cli
-import sde_utils
+import reverse
 import solvers
 import storage
 
-BLOCK_ROWS = 1024  # rows that share a generator and fit the cache together
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1
 QUANTILES = (0.16, 0.5, 0.84)
-
-
-@dataclasses.dataclass
-class Reverse:
-    """The reverse process of a checkpoint, run in blocks of rows.
-
-    The result depends on the seed, not on the machine's memory: blocks always have the same
-    rows, and each has its own random stream.
-
-    Attributes:
-        checkpoint: From checkpoints.load, its network on the device.
-        step: A solver step.
-        t_start: Largest time, scalar tensor on the device.
-        num_steps: Steps of the solver.
-        seed: Of all random draws.
-        keep: Row whose states are kept, or None.
-    """
-
-    checkpoint: dict
-    step: Callable
-    t_start: object
-    num_steps: int
-    seed: int
-    keep: int | None
-
-    def __post_init__(self):
-        self.evaluations, self.states, self.seconds = 0, [], 0.0
-
-    def blocks(self, n, start=None, y=None, num_draws=1):
-        """Integrate n rows.
-
-        Args:
-            n: Number of rows: num_draws for each observation.
-            start: Rows to start from, float32 tensor (n, n_ell); None starts from the SDE's prior.
-            y: Normalised observations, float32 tensor (n / num_draws, n_ell), or None.
-            num_draws: Draws per observation.
-
-        Yields:
-            x at time 0 of the next rows, float32 tensor (m, n_ell) on the CPU; m is a multiple of
-            num_draws.
-        """
-        import torch
-
-        sde, network = self.checkpoint["sde"], self.checkpoint["network"]
-        kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
-        block_rows = num_draws * max(1, BLOCK_ROWS // num_draws)
-        starts = range(0, n, block_rows)
-        began = time.monotonic()
-        with cli.progress(total=len(starts) * (self.num_steps + 2), unit="step") as bar:
-            for block, first in enumerate(starts):
-                rows = min(block_rows, n - first)
-                block_seed = np.random.SeedSequence((self.seed, block)).generate_state(1, np.uint32)
-                generator = torch.Generator(device).manual_seed(int(block_seed[0]))
-                y_block = None
-                if y is not None:
-                    chosen = y[first // num_draws : (first + rows) // num_draws]
-                    y_block = chosen.to(device).repeat_interleave(num_draws, 0)
-                score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde, y_block))
-                on_step = functools.partial(self._on_step, bar, first)
-                with torch.no_grad():
-                    if start is None:
-                        shape = (rows, kwargs["n_ell"] + kwargs["n_param"])
-                        z = torch.empty(shape, device=device).normal_(generator=generator)
-                        x = z * sde_utils.prior_std(sde, self.t_start)
-                        if y is not None:
-                            x = solvers.start_posterior(score_fn, sde, z, self.t_start)
-                    else:
-                        x = start[first : first + rows].to(device)
-                    run = (sde, x, self.t_start, self.num_steps, generator, on_step)
-                    x = solvers.integrate(self.step, score_fn, *run)
-                self.evaluations = score_fn.calls
-                yield x.cpu()
-        self.seconds = time.monotonic() - began
-
-    def _on_step(self, bar, first, t, x):
-        bar.update()
-        if self.keep is not None and first <= self.keep < first + len(x):
-            ratio = self.checkpoint["sde"].sigma(t) / self.checkpoint["sde"].alpha(t)
-            self.states.append(np.append(float(ratio), x[self.keep - first].double().cpu().numpy()))
-
-    def record(self):
-        """How it went, ready for JSON."""
-        sde = self.checkpoint["sde"]
-        return {
-            "sde": {"name": self.checkpoint["sde_name"], **dataclasses.asdict(sde)},
-            "t_start": float(self.t_start),
-            "num_steps": self.num_steps,
-            "network_evaluations": self.evaluations,
-            "seed": self.seed,
-            "seconds": self.seconds,
-        }
 
 
 def build_parser():
@@ -282,7 +186,7 @@ def denormalize(checkpoint, x, method):
     return dl.numpy(), None if r is None else r.numpy()
 
 
-def run_recipe(args, checkpoint, reverse, observed):
+def run_recipe(args, checkpoint, process, observed):
     """Generate, or start at the observations: (x, dl), normalised and in uK^2, (n, n_ell)."""
     import torch
 
@@ -290,7 +194,7 @@ def run_recipe(args, checkpoint, reverse, observed):
     if observed is not None:
         start = checkpoint["normalizer"].normalize(torch.tensor(observed.values))
         n = len(start)
-    x = torch.cat(list(reverse.blocks(n, start)))
+    x = torch.cat(list(process.blocks(n, start)))
     return x.double().numpy(), denormalize(checkpoint, x, args.method)[0]
 
 
@@ -303,13 +207,13 @@ POSTERIOR = {  # file: quantity
 }
 
 
-def write_posterior(args, checkpoint, reverse, observed, outputs, metadata):
+def write_posterior(args, checkpoint, process, observed, outputs, metadata):
     """Draw the posterior of each observation, and stream it to disk.
 
     Args:
         args: The command line.
         checkpoint: From checkpoints.load.
-        reverse: A `Reverse`.
+        process: A `reverse.Reverse`.
         observed: storage.Table of the observations, n rows.
         outputs: {file name: path}, those of `POSTERIOR` among them.
         metadata: For the sidecars.
@@ -331,7 +235,7 @@ def write_posterior(args, checkpoint, reverse, observed, outputs, metadata):
             own = {**metadata, "quantity": POSTERIOR[name]}
             own["unit"] = "1" if name == "r_draws.npy" else "uK^2"
             writers[name] = stack.enter_context(storage.ArrayWriter(outputs[name], shape, own))
-        for x in reverse.blocks(n * m, y=y, num_draws=m):
+        for x in process.blocks(n * m, y=y, num_draws=m):
             dl, r = denormalize(checkpoint, x, args.method)
             dl = dl.reshape(-1, m, n_ell)
             rows = {
@@ -346,7 +250,7 @@ def write_posterior(args, checkpoint, reverse, observed, outputs, metadata):
             for name in kept.keys() & writers.keys():
                 kept[name].append(rows[name])
         for writer in writers.values():
-            writer.metadata |= reverse.record()
+            writer.metadata |= process.record()
     mean, quantiles = (np.concatenate(kept[k]) for k in ("denoised.npy", "posterior_quantiles.npy"))
     return mean, quantiles, np.concatenate(kept["r_draws.npy"]) if kept["r_draws.npy"] else None
 
@@ -426,16 +330,16 @@ def main(argv=None):
     checkpoint["network"].to(device)
     keep = row * (args.num_draws if conditional else 1) if args.plot_trajectories else None
     t_start = torch.tensor(args.t_start or 1.0, device=device)
-    reverse = Reverse(checkpoint, make_step(args), t_start, args.num_steps, args.seed, keep)
+    process = reverse.Reverse(checkpoint, make_step(args), t_start, args.num_steps, args.seed, keep)
     metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
     if conditional:
         x = None  # a posterior mean is one of D_ell
-        dl, *posterior = write_posterior(args, checkpoint, reverse, observed, outputs, metadata)
+        dl, *posterior = write_posterior(args, checkpoint, process, observed, outputs, metadata)
     else:
-        x, dl = run_recipe(args, checkpoint, reverse, observed)
-        own = {"quantity": f"{names[0][:-4]} BB", "unit": "uK^2", **reverse.record()}
+        x, dl = run_recipe(args, checkpoint, process, observed)
+        own = {"quantity": f"{names[0][:-4]} BB", "unit": "uK^2", **process.record()}
         storage.write_array(outputs[names[0]], dl, metadata | own)
-    report = {"method": args.method, "num_samples": n, **reverse.record()}
+    report = {"method": args.method, "num_samples": n, **process.record()}
     if joint:
         report["r"] = {"row": row, **summarise_r(posterior[1][row])}
     if truth is not None:
@@ -447,7 +351,7 @@ def main(argv=None):
     figure = example_figure(row, checkpoint, observed, truth, dl, report, posterior)
     storage.write_figure(outputs["examples.png"], figure)
     if args.plot_trajectories:
-        states = np.array(reverse.states)
+        states = np.array(process.states)
         storage.write_npy(outputs["trajectory.npy"], states)
         ell = np.arange(2, 2 + dl.shape[1])
         figure = plots.trajectory(states[:, 0], states[:, 1 : 1 + len(ell)], ell)

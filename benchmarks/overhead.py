@@ -14,7 +14,7 @@ import torch
 
 import cli
 import model
-import sample
+import reverse
 import sde_utils
 import solvers
 import train
@@ -68,15 +68,15 @@ def sampling(sde, method, num_steps=100):
         step = solvers.with_corrector(step, 1, 0.1)
     checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
     one, num_blocks = torch.ones(()), 2
-    reverse = sample.Reverse(checkpoint, step, one, num_steps, 0, None)
+    process = reverse.Reverse(checkpoint, step, one, num_steps, 0, None)
 
     def ours():
-        list(reverse.blocks(num_blocks * sample.BLOCK_ROWS))
+        list(process.blocks(num_blocks * reverse.BLOCK_ROWS))
 
     def bare():
-        x = torch.randn(sample.BLOCK_ROWS, N_ELL)
+        x = torch.randn(reverse.BLOCK_ROWS, N_ELL)
         with torch.no_grad():
-            for _ in range(num_blocks * reverse.evaluations):
+            for _ in range(num_blocks * process.evaluations):
                 network(x, one)
 
     return ratios(ours, bare)

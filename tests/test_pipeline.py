@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import checkpoints
+import linear_denoiser
 import metrics
+import reverse
 import sample
 import sde_utils
 import solvers
@@ -153,7 +155,7 @@ def test_linear_denoiser_is_the_optimum_for_gaussian_data(sde):
     generator = torch.Generator().manual_seed(0)
     mixing = torch.eye(4) + 0.5 * torch.rand(4, 4, generator=generator)
     rows = torch.randn(100000, 4, generator=generator) @ mixing
-    linear = train.LinearDenoiser(process, rows)
+    linear = linear_denoiser.LinearDenoiser(process, rows)
     for t in (torch.tensor(0.1), torch.tensor(0.4)):
         z = torch.randn(rows.shape, generator=generator)
         x = process.alpha(t) * rows + process.sigma(t) * z
@@ -172,8 +174,8 @@ def test_linear_denoiser_of_pairs_is_the_optimum_for_gaussian_pairs(sde):
     mixing = torch.eye(4) + 0.5 * torch.rand(4, 4, generator=generator)
     rows = torch.randn(100000, 4, generator=generator) @ mixing
     y = rows @ mixing + torch.randn(rows.shape, generator=generator)
-    linear = train.LinearDenoiser(process, rows, y)
-    blind = train.LinearDenoiser(process, rows)
+    linear = linear_denoiser.LinearDenoiser(process, rows, y)
+    blind = linear_denoiser.LinearDenoiser(process, rows)
     for t in (torch.tensor(0.1), torch.tensor(0.4)):
         z = torch.randn(rows.shape, generator=generator)
         x = process.alpha(t) * rows + process.sigma(t) * z
@@ -189,7 +191,7 @@ def test_linear_denoiser_of_pairs_is_the_optimum_for_gaussian_pairs(sde):
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_every_draw_belongs_to_its_own_observation(sde, num_draws, monkeypatch):
     """With a posterior that is a point at y, all draws of a row come back as its y."""
-    monkeypatch.setattr(sample, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(reverse, "BLOCK_ROWS", 6)
     process = sde_utils.SDES[sde]()
 
     def point(x, t, y):
@@ -199,8 +201,8 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws, monkeypatch):
     checkpoint = {"sde": process, "network": point, "network_kwargs": kwargs}
     y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     step = solvers.SOLVERS["ode"].step
-    reverse = sample.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0, None)
-    x = torch.cat(list(reverse.blocks(10 * num_draws, y=y, num_draws=num_draws)))
+    draws = reverse.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0, None)
+    x = torch.cat(list(draws.blocks(10 * num_draws, y=y, num_draws=num_draws)))
     expected = y.repeat_interleave(num_draws, 0)
     torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
 
@@ -209,16 +211,16 @@ def test_levels_tell_a_gaussian_network_from_a_better_one():
     process = sde_utils.VESDE()
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(2000, 4, generator=generator).sign()  # two points: far from Gaussian
-    linear = train.LinearDenoiser(process, rows)
+    linear = linear_denoiser.LinearDenoiser(process, rows)
 
     def exact(x, t, y=None):
         return (x - torch.tanh(x / process.sigma(t) ** 2)) / process.sigma(t)
 
-    same = train.loss_by_level(linear, linear, process, (rows, None), 0)
+    same = linear_denoiser.loss_by_level(linear, linear, process, (rows, None), 0)
     assert same["network"] == same["linear"]
-    assert "no sign" in train.gaussian_verdict(same)[0]
-    better = train.loss_by_level(exact, linear, process, (rows, None), 0)
-    assert "learnt more than a Gaussian" in train.gaussian_verdict(better)[0]
+    assert "no sign" in linear_denoiser.gaussian_verdict(same)[0]
+    better = linear_denoiser.loss_by_level(exact, linear, process, (rows, None), 0)
+    assert "learnt more than a Gaussian" in linear_denoiser.gaussian_verdict(better)[0]
 
 
 def train_in_two_parts(argv, monkeypatch):
