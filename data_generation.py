@@ -2,19 +2,24 @@
 
 Each row is one full sky: realised D_ell in uK^2 at ell = 2 ... 2*nside-1. The truth is the
 primordial (tensor) BB through the beam. The observation adds lensing and foregrounds, through the
-same beam, and white noise. Rows are drawn in harmonic space, exactly and without maps.
+same beam, and white noise: in one band, or in all bands of --instrument that --clean hilc sums to
+one cleaned spectrum. Rows are drawn in harmonic space, exactly and without maps.
 
-Reads:   nothing; PySM3 presets (--foregrounds d1 s1) read their template maps.
+Reads:   nothing; PySM3 presets (--foregrounds d1 s1) read their template maps, --instrument may
+         name a file {"name": "mine", "bands": [{"freq_ghz": 40, "fwhm_arcmin": 70,
+         "noise_uk_arcmin": 30}, ...]}.
 Writes:  for each r, into --out-dir, with a .json beside every array that records how it was made:
            dl_train_r{R}.npy        truth, training rows
            dl_train_noisy_r{R}.npy  observation of the same rows
            dl_gt_r{R}.npy           truth, test rows: skies that training has not seen
            dl_noisy_r{R}.npy        observation of the same test rows
          With --r-range 0 0.01 each row has an r of its own, R is 0-0.01, and r stands in
-         r_train_r{R}.npy and r_gt_r{R}.npy, row for row.
+         r_train_r{R}.npy and r_gt_r{R}.npy, row for row. With --instrument, budget_r{R}.png
+         shows what the observation is made of.
 
-Example:
+Examples:
   python data_generation.py --r 0.001 --nside 16 --num-samples 10000 --out-dir data
+  python data_generation.py --r-range 0 0.01 --instrument litebird --clean hilc --out-dir data
 """
 
 import contextlib
@@ -24,13 +29,18 @@ import os
 
 import numpy as np
 
+import cleaning
 import cli
+import foregrounds
+import instruments
 import spectra
 import storage
 
 CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
-FREQ_RANGE_GHZ = (1, 3000)
-STANDALONE = ("none", "gaussian")  # foregrounds that go with no other
+CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
+BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
+BUDGET_ELL = (2, 10, 31)
+SINGLE_BAND = instruments.Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
 
 QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
 FILES = {
@@ -39,47 +49,104 @@ FILES = {
 }
 
 
-def output_paths(out_dir, r):
-    """Paths of one r, or of a range of r: {split: {"x", "y" and, for a range, "r"}}.
+def _digits(r):
+    """r, a tuple of one value or of the two ends of a range, without exponent."""
+    return "-".join(np.format_float_positional(value, trim="-") for value in r)
 
-    r, a tuple of one value or of the two ends, is written without exponent.
-    """
-    digits = "-".join(np.format_float_positional(value, trim="-") for value in r)
+
+def budget_path(out_dir, r):
+    """Path of the figure that shows what the observations of r are made of."""
+    return os.path.join(out_dir, f"budget_r{_digits(r)}.png")
+
+
+def output_paths(out_dir, r):
+    """Paths of one r, or of a range of r: {split: {"x", "y" and, for a range, "r"}}."""
     names = QUANTITIES if len(r) == 2 else ("x", "y")
     return {
-        split: {name: os.path.join(out_dir, files[name].format(digits)) for name in names}
+        split: {name: os.path.join(out_dir, files[name].format(_digits(r))) for name in names}
         for split, files in FILES.items()
     }
 
 
-def contaminant_powers(ell, nside, instrument, a_lens, foregrounds, foreground_scale):
-    """Expected powers of everything but the signal, as observed.
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """All that a row needs besides its primordial spectrum.
+
+    Attributes:
+        sky: A `cleaning.BandSky`.
+        weights: Of the bands, known beforehand, shape (n_ell, n_bands).
+        parts: What these weights leave, from `cleaning.residual_powers`.
+        own_bins: Edges of the bins where each sky is cleaned with weights of its own; else None.
+    """
+
+    sky: cleaning.BandSky
+    weights: np.ndarray
+    parts: dict
+    own_bins: list | None = None
+
+    @property
+    def law_known(self):
+        """Whether the observation is the signal, Gaussian noise and a fixed foreground."""
+        return self.own_bins is None and not self.sky.foregrounds.varied
+
+    @property
+    def chunk_rows(self):
+        """Rows held at a time."""
+        n_bands, n_ell = len(self.sky.dl_noise), len(self.sky.ell)
+        if self.own_bins is None:
+            return max(1, CHUNK_VALUES // n_ell)
+        return max(1, CHUNK_MODES // (n_bands * int(self.sky.nu.sum())))
+
+    def draw(self, dl_signal, n, generators):
+        """Truth and observation of n skies, each (n, n_ell), uK^2; see `spectra.draw_pairs`."""
+        if self.own_bins is not None:
+            return cleaning.draw_cleaned(self.sky, dl_signal, self.own_bins, n, generators)
+        gaussian = self.parts["dl_gaussian_foreground"]
+        if self.sky.foregrounds.varied:
+            components = self.sky.foregrounds.components(n, generators["parameters"])
+            gaussian = cleaning.gaussian_residual(*components, self.weights)
+        sky = spectra.Sky(
+            ell=self.sky.ell,
+            dl_signal=dl_signal,
+            dl_contaminant=self.parts["dl_lensing"] + self.parts["dl_noise"] + gaussian,
+            dl_fixed_foreground=self.parts["dl_fixed_foreground"],
+        )
+        return spectra.draw_pairs(sky, n, generators)
+
+
+def make_band_sky(nside, bands, fwhm_arcmin, common, a_lens, names, foreground_scale):
+    """`cleaning.BandSky` of some bands.
 
     Args:
-        ell: Multipoles, shape (n_ell,).
-        nside: NSIDE that ell belongs to.
-        instrument: Dict with fwhm_arcmin, freq_ghz and noise_uk_arcmin.
+        nside: NSIDE.
+        bands: List of `instruments.Band`.
+        fwhm_arcmin: Beam of the observation.
+        common: Whether the bands must be brought to this beam; else they have it.
         a_lens: Share of the lensing power that is left.
-        foregrounds: ["none"], ["gaussian"], or PySM3 presets.
+        names: ["none"], ["gaussian"], ["gaussian-ensemble"], or PySM3 presets.
         foreground_scale: Share of the foreground amplitude that is left.
-
-    Returns:
-        Dict of D_ell, each of shape (n_ell,), uK^2: dl_lensing, dl_noise and
-        dl_gaussian_foreground, drawn anew for each sample, and dl_fixed_foreground.
     """
-    freq_ghz = instrument["freq_ghz"]
-    beam = spectra.beam_power(instrument["fwhm_arcmin"], ell)
-    gaussian = fixed = np.zeros(len(ell))
-    if foregrounds == ["gaussian"]:
-        gaussian = spectra.gaussian_foregrounds_bb(freq_ghz, ell)
-    elif foregrounds != ["none"]:
-        fixed = spectra.preset_bb(foregrounds, freq_ghz, nside)
-    return {
-        "dl_lensing": a_lens * spectra.lensing_bb(ell) * beam,
-        "dl_noise": spectra.white_noise_bb(instrument["noise_uk_arcmin"], ell),
-        "dl_gaussian_foreground": foreground_scale**2 * gaussian * beam,
-        "dl_fixed_foreground": foreground_scale**2 * fixed * beam,
-    }
+    ell = spectra.multipoles(nside)
+    beam = instruments.beam_power(fwhm_arcmin, ell)
+    freqs = [band.freq_ghz for band in bands]
+    transfer = foreground_scale * np.sqrt(beam)
+    return cleaning.BandSky(
+        ell=ell,
+        dl_noise=instruments.noise_bb(bands, fwhm_arcmin if common else None, ell),
+        foregrounds=foregrounds.Foregrounds.make(names, freqs, nside, transfer),
+        dl_lensing=a_lens * spectra.lensing_bb(ell) * beam,
+    )
+
+
+def make_simulation(sky, bins=None, weights_from="model"):
+    """`Simulation` of one band, bins None, or of bands that are cleaned in bins."""
+    weights = np.ones((len(sky.ell), 1))
+    if bins is not None:
+        cleaning.check_bands(sky, bins, weights_from)
+        known = cleaning.ilc_weights(cleaning.model_covariance(sky, bins))
+        weights = cleaning.per_ell(known, bins)
+    parts = cleaning.residual_powers(sky, weights)
+    return Simulation(sky, weights, parts, bins if weights_from == "sky" else None)
 
 
 def make_signal(r, ell, fwhm_arcmin):
@@ -93,49 +160,67 @@ def make_signal(r, ell, fwhm_arcmin):
     Returns:
         D_ell, shape (n_ell,), uK^2, for one r; a `spectra.SignalTemplate` for a range.
     """
-    beam = spectra.beam_power(fwhm_arcmin, ell)
+    beam = instruments.beam_power(fwhm_arcmin, ell)
     if len(r) == 1:
         return spectra.tensor_bb(*r, ell) * beam
     template = spectra.signal_template(*r, ell)
     return dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
 
 
-def make_sky(ell, dl_signal, parts):
-    """`spectra.Sky` of a signal and of what contaminates it.
-
-    Args:
-        ell: Multipoles, shape (n_ell,).
-        dl_signal: D_ell, shape (n_ell,) or (n, n_ell), uK^2.
-        parts: From `contaminant_powers`.
-
-    Raises:
-        InputError: If a power overflows.
-    """
-    sky = spectra.Sky(
-        ell=ell,
-        dl_signal=dl_signal,
-        dl_contaminant=(parts["dl_lensing"] + parts["dl_noise"] + parts["dl_gaussian_foreground"]),
-        dl_fixed_foreground=parts["dl_fixed_foreground"],
-    )
-    for field in dataclasses.fields(sky):
-        if not np.isfinite(getattr(sky, field.name)).all():
+def check_finite(signal, parts):
+    """Raise InputError if a power overflowed."""
+    powers = {"dl_signal": getattr(signal, "dl_per_r", signal), **parts}
+    for name, power in powers.items():
+        if not np.isfinite(power).all():
             raise cli.InputError(
-                f"--r or --r-range: {field.name} is not finite; an argument is beyond all physics"
+                f"--r or --r-range: {name} is not finite; an argument is beyond all physics"
             )
-    return sky
 
 
-def draw_rows(r, signal, ell, parts, n, generators):
+def draw_signal(r, signal, n, generators):
+    """(r of the next n rows or None, their D_ell): see `make_signal`."""
+    if len(r) == 1:
+        return None, signal
+    values = generators["r"].uniform(*r, n)
+    return values, signal(values)
+
+
+def draw_rows(r, signal, simulation, n, generators):
     """Draw n rows: {"x", "y"}, and "r" where a range was asked for; see `make_signal`."""
-    rows = {}
-    if len(r) == 2:
-        rows["r"] = generators["r"].uniform(*r, n)
-        signal = signal(rows["r"])
-    x, y = spectra.draw_pairs(make_sky(ell, signal, parts), n, generators)
-    return {"x": x, "y": y, **rows}
+    values, dl_signal = draw_signal(r, signal, n, generators)
+    x, y = simulation.draw(dl_signal, n, generators)
+    return {"x": x, "y": y} | ({} if values is None else {"r": values})
 
 
-def write_rows(paths, draw, shape, metadata, chunk_rows=None, on_rows=lambda m: None):
+def describe_ilc(r, signal, simulation, args):
+    """Weights of the bands and the ILC bias of the rows of one r, ready for JSON.
+
+    Known weights have no bias; those of each sky, and theirs, are measured on skies that enter
+    neither the training nor the test rows.
+    """
+    ell, bins = simulation.sky.ell, args.ilc_bins
+    if simulation.own_bins is None:
+        ilc = {"ilc_weights": simulation.weights[np.subtract(bins[:-1], 2)]}
+        ilc["dl_ilc_bias"] = ilc["dl_ilc_bias_expected"] = np.zeros(len(ell))
+        return {name: value.tolist() for name, value in ilc.items()}
+    generators = spectra.make_generators(args.seed, "pilot", *r)
+    with cli.progress(total=cleaning.NUM_PILOT, desc="weighing", unit="sky") as bar:
+        ilc = cleaning.measure_sky_weights(
+            simulation.sky,
+            lambda m: draw_signal(r, signal, m, generators)[1],
+            bins,
+            generators,
+            simulation.chunk_rows,
+            bar.update,
+        )
+    middle = signal if len(r) == 1 else signal(np.array([sum(r) / 2]))[0]
+    ilc["dl_ilc_bias_expected"] = cleaning.expected_ilc_bias(
+        middle + sum(simulation.parts.values()), ell, bins, len(simulation.sky.dl_noise)
+    )
+    return {name: value.tolist() for name, value in ilc.items()}
+
+
+def write_rows(paths, draw, shape, metadata, chunk_rows, on_rows=lambda m: None):
     """Draw rows and stream them to disk.
 
     Args:
@@ -146,39 +231,68 @@ def write_rows(paths, draw, shape, metadata, chunk_rows=None, on_rows=lambda m: 
         chunk_rows: Rows held at a time; the rows do not depend on it.
         on_rows: Called with the number of rows after each chunk.
     """
-    n, n_ell = shape
-    chunk_rows = chunk_rows or max(1, CHUNK_VALUES // n_ell)
     with contextlib.ExitStack() as stack:
         writers = {}
         for name, path in paths.items():
             own = {"quantity": QUANTITIES[name], "unit": "1" if name == "r" else "uK^2"}
             writer = storage.ArrayWriter(path, shape[:1] if name == "r" else shape, own | metadata)
             writers[name] = stack.enter_context(writer)
-        for start in range(0, n, chunk_rows):
-            rows = draw(min(chunk_rows, n - start))
+        for start in range(0, shape[0], chunk_rows):
+            rows = draw(min(chunk_rows, shape[0] - start))
             for name, writer in writers.items():
                 writer.append(rows[name])
             on_rows(len(rows["x"]))
 
 
-def describe(split, r, signal, parts, recorded):
-    """Metadata of one set of files, ready for JSON: r, its powers, and what was set for the run."""
-    powers = {**parts}
-    powers["dl_contaminant"] = sum(
-        parts[name] for name in ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
-    )
+def describe(r, signal, simulation, recorded):
+    """Metadata of the files of one r, ready for JSON: its powers, and what was set for the run.
+
+    Where the exact law of the observation is known, and only there, dl_contaminant gives the part
+    of it that is Gaussian and drawn anew.
+    """
+    powers = dict(simulation.parts)
+    if simulation.law_known:
+        powers["dl_contaminant"] = sum(
+            powers[name] for name in ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
+        )
     if len(r) == 1:
         prior = {"r": r[0], "dl_signal": signal.tolist()}
     else:
         template = {name: value.tolist() for name, value in dataclasses.asdict(signal).items()}
         prior = {"r_range": list(r), "signal_template": template}
-    return {
-        "split": split,
-        **prior,
-        **{name: power.tolist() for name, power in powers.items()},
-        **recorded,
-        "cosmology": spectra.COSMOLOGY,
+    arrays = {name: value.tolist() for name, value in powers.items()}
+    return {**prior, **arrays, **recorded, "cosmology": spectra.COSMOLOGY}
+
+
+def write_budget(path, r, ell, parts, ilc, fwhm_arcmin):
+    """Print what an observation is made of, beside tensor spectra, and draw it.
+
+    Args:
+        path: Of the figure.
+        r: Tuple of one r, or of the two ends of a range.
+        ell: Multipoles, shape (n_ell,).
+        parts: From `cleaning.residual_powers`.
+        ilc: From `describe_ilc`, or {} without cleaning.
+        fwhm_arcmin: Beam of the observation.
+    """
+    import plots
+
+    beam = instruments.beam_power(fwhm_arcmin, ell)
+    tensors = {value: spectra.tensor_bb(value, ell) * beam for value in BUDGET_R}
+    left = {
+        "lensing": parts["dl_lensing"],
+        "foreground": parts["dl_gaussian_foreground"] + parts["dl_fixed_foreground"],
+        "noise": parts["dl_noise"],
     }
+    if ilc:
+        left["ILC bias"] = np.array(ilc["dl_ilc_bias"])
+        left["ILC bias, expected"] = np.array(ilc["dl_ilc_bias_expected"])
+    storage.write_figure(path, plots.budget(ell, left, tensors))
+    columns = [int(np.abs(ell - wanted).argmin()) for wanted in BUDGET_ELL]
+    title = f"D_ell in uK^2, r = {'-'.join(f'{value:g}' for value in r)}"
+    cli.say(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
+    for label, dl in {**{f"tensor, r = {k:g}": v for k, v in tensors.items()}, **left}.items():
+        cli.say(f"  {label:<26}" + "".join(f"{dl[k]:12.2e}" for k in columns))
 
 
 def build_parser():
@@ -224,27 +338,67 @@ def build_parser():
         nargs="+",
         default=["gaussian"],
         metavar="NAME",
-        help="gaussian (dust and synchrotron power laws, a new realisation for each row), none, "
-        "or PySM3 presets such as d1 s1 (one fixed sky)",
+        help="gaussian (dust and synchrotron power laws, a new realisation for each row), "
+        "gaussian-ensemble (their parameters are new for each row, too), none, or PySM3 presets "
+        "such as d1 s1 (one fixed sky)",
     )
     sky.add_argument(
         "--foreground-scale",
         type=cli.non_negative_float,
-        default=1.0,
-        help="share of the foreground amplitude that cleaning left; power has its square",
+        help="share of the foreground amplitude that a cleaning outside of this script left; "
+        "power has its square (default: 1)",
     )
-    instrument = parser.add_argument_group("instrument (default: ECHO's 45 GHz band)")
-    instrument.add_argument(
-        "--fwhm-arcmin", type=cli.non_negative_float, default=24.8, help="beam width, arcmin"
+    single = parser.add_argument_group("one band (default: ECHO's at 45 GHz)")
+    single.add_argument(
+        "--fwhm-arcmin",
+        type=cli.non_negative_float,
+        help="beam width, arcmin; with --clean hilc that to which all bands are brought "
+        f"(default: {SINGLE_BAND.fwhm_arcmin:g})",
     )
-    instrument.add_argument(
-        "--freq-ghz", type=cli.positive_float, default=45.0, help="observing frequency, GHz"
+    single.add_argument(
+        "--freq-ghz",
+        type=cli.positive_float,
+        help=f"observing frequency, GHz (default: {SINGLE_BAND.freq_ghz:g}); with --instrument "
+        "and without cleaning it names the band",
     )
-    instrument.add_argument(
+    single.add_argument(
         "--noise-uk-arcmin",
         type=cli.non_negative_float,
-        default=11.9,
-        help="white noise in polarisation, uK-arcmin; the beam does not act on it",
+        help="white noise in polarisation, uK-arcmin; the beam does not act on it "
+        f"(default: {SINGLE_BAND.noise_uk_arcmin:g})",
+    )
+    several = parser.add_argument_group("an instrument")
+    several.add_argument(
+        "--instrument",
+        metavar="NAME",
+        help=f"{', '.join(instruments.INSTRUMENTS)}, or a .json file with a table of bands",
+    )
+    several.add_argument(
+        "--bands",
+        type=cli.positive_float,
+        nargs="+",
+        metavar="GHZ",
+        help="use only the bands at these frequencies (default: all)",
+    )
+    several.add_argument(
+        "--clean",
+        choices=("none", "hilc"),
+        default="none",
+        help="hilc: the internal linear combination of all bands in harmonic space",
+    )
+    several.add_argument(
+        "--ilc-bins",
+        type=cli.positive_int,
+        nargs="+",
+        metavar="ELL",
+        help="edges of the multipole bins that have weights of their own, from 2 to 2*nside "
+        "(default: 2 5 9 15 22 32 at nside 16, in proportion elsewhere)",
+    )
+    several.add_argument(
+        "--ilc-weights",
+        choices=("sky", "model"),
+        help="from the covariance of each sky's own modes, as for real data, or from that of the "
+        "ensemble, for which the exact posterior is known (default: sky)",
     )
     cli.add_run_arguments(parser, device=False)
     return parser
@@ -267,55 +421,129 @@ def parse_arguments(argv):
         parser.error("--r: a value stands there twice")
     if len(set(args.foregrounds)) < len(args.foregrounds):
         parser.error("--foregrounds: a name stands there twice")
-    alone = [name for name in STANDALONE if name in args.foregrounds]
+    alone = [name for name in foregrounds.STANDALONE if name in args.foregrounds]
     if alone and len(args.foregrounds) > 1:
         parser.error(f"--foregrounds: {alone[0]} goes with no other name")
-    if not FREQ_RANGE_GHZ[0] <= args.freq_ghz <= FREQ_RANGE_GHZ[1]:
-        low, high = FREQ_RANGE_GHZ
-        parser.error(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
+    check_instrument(parser, args)
     return args
+
+
+def check_instrument(parser, args):
+    """Rules between the flags of one band, of an instrument and of a cleaning; sets defaults."""
+    single = ("fwhm_arcmin", "freq_ghz", "noise_uk_arcmin")
+    cleaning_only = ("bands", "ilc_bins", "ilc_weights")
+
+    def refuse(names, why):
+        for name in names:
+            if getattr(args, name) is not None:
+                parser.error(f"--{name.replace('_', '-')}: {why}")
+
+    if args.clean == "hilc":
+        if args.instrument is None:
+            parser.error("--clean hilc: sums the bands of an --instrument; name one")
+        refuse(["freq_ghz"], "--clean hilc sums bands; choose them with --bands")
+        refuse(["foreground_scale"], "stands for a cleaning, which --clean hilc does; give one")
+    else:
+        refuse(cleaning_only, "is for --clean hilc")
+    if args.instrument is not None:
+        refuse(["noise_uk_arcmin"], "an --instrument has its own; give one of the two")
+        if args.clean == "none":
+            refuse(["fwhm_arcmin"], "an --instrument has its own; give one of the two")
+            if args.freq_ghz is None:
+                parser.error("--instrument: name one band with --freq-ghz, or use --clean hilc")
+    for name in single:
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(SINGLE_BAND, name))
+    if args.foreground_scale is None:
+        args.foreground_scale = 1.0
+    low, high = instruments.FREQ_RANGE_GHZ
+    if not low <= args.freq_ghz <= high:
+        parser.error(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
+    if args.clean == "hilc":
+        args.ilc_weights = args.ilc_weights or "sky"
+        end, bins = 2 * args.nside, args.ilc_bins or cleaning.default_bins(args.nside)
+        if bins != sorted(set(bins)) or (bins[0], bins[-1]) != (2, end):
+            parser.error(f"--ilc-bins: must rise from 2 to 2*nside = {end}")
+        args.ilc_bins = bins
+
+
+def choose_bands(args):
+    """(bands, record of the instrument for the sidecar, beam of the observation)."""
+    if args.instrument is None:
+        band = instruments.Band(args.freq_ghz, args.fwhm_arcmin, args.noise_uk_arcmin)
+    else:
+        name, bands = instruments.load_instrument(args.instrument)
+        if args.clean == "hilc":
+            bands = instruments.pick_bands(bands, args.bands, "--bands") if args.bands else bands
+            record = {"name": name, "bands": [dataclasses.asdict(band) for band in bands]}
+            return bands, record, args.fwhm_arcmin
+        (band,) = instruments.pick_bands(bands, [args.freq_ghz], "--freq-ghz")
+    return [band], dataclasses.asdict(band), band.fwhm_arcmin
 
 
 @cli.script
 def main(argv=None):
     """Run the script with a list of arguments; those of the process when None."""
     args = parse_arguments(argv)
-    if args.foregrounds[0] not in STANDALONE:
-        spectra.check_presets(args.foregrounds)
+    bands, instrument, fwhm_arcmin = choose_bands(args)
+    if args.foregrounds[0] not in foregrounds.STANDALONE:
+        foregrounds.check_presets(args.foregrounds)
     paths = {r: output_paths(args.out_dir, r) for r in args.r}
+    figures = {r: budget_path(args.out_dir, r) for r in args.r} if args.instrument else {}
     storage.claim_outputs(
         [p for splits in paths.values() for files in splits.values() for p in files.values()]
+        + list(figures.values())
     )
 
-    instrument = {
-        name: getattr(args, name) for name in ("fwhm_arcmin", "freq_ghz", "noise_uk_arcmin")
-    }
-    sky_settings = {
-        name: getattr(args, name) for name in ("a_lens", "foregrounds", "foreground_scale")
-    }
-    ell = spectra.multipoles(args.nside)
-    parts = contaminant_powers(ell, args.nside, instrument, **sky_settings)
-    signals = {r: make_signal(r, ell, args.fwhm_arcmin) for r in args.r}
+    hilc = args.clean == "hilc"
+    sky = make_band_sky(
+        *(args.nside, bands, fwhm_arcmin, hilc),
+        *(args.a_lens, args.foregrounds, args.foreground_scale),
+    )
+    simulation = (
+        make_simulation(sky, args.ilc_bins, args.ilc_weights) if hilc else (make_simulation(sky))
+    )
+    ell = sky.ell
+    signals = {r: make_signal(r, ell, fwhm_arcmin) for r in args.r}
+    for signal in signals.values():
+        check_finite(signal, simulation.parts)
 
     recorded = {
         "nside": args.nside,
         "instrument": instrument,
-        **sky_settings,
+        "a_lens": args.a_lens,
+        "foregrounds": args.foregrounds,
+        "foreground_scale": args.foreground_scale,
         "seed": args.seed,
         **storage.provenance(argv),
     }
+    if hilc:
+        recorded["cleaning"] = {
+            "method": "hilc",
+            "fwhm_arcmin": fwhm_arcmin,
+            "bins": args.ilc_bins,
+            "weights_from": args.ilc_weights,
+        }
     if args.foregrounds == ["gaussian"]:
-        recorded["gaussian_foregrounds"] = spectra.GAUSSIAN_FOREGROUNDS
+        recorded["gaussian_foregrounds"] = foregrounds.GAUSSIAN_FOREGROUNDS
+    if sky.foregrounds.varied:
+        recorded["foreground_ensemble"] = foregrounds.ENSEMBLE
+
     rows = {"train": args.num_samples, "test": args.num_test}
     total = len(args.r) * sum(rows.values())
+    ilc = {r: {} for r in signals}
+    if hilc:
+        ilc = {r: describe_ilc(r, signal, simulation, args) for r, signal in signals.items()}
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, signal in signals.items():
+            metadata = describe(r, signal, simulation, {**recorded, **ilc[r]})
             for split, files in paths[r].items():
-                metadata = describe(split, r, signal, parts, recorded)
                 generators = spectra.make_generators(args.seed, split, *r)
-                draw = functools.partial(draw_rows, r, signal, ell, parts, generators=generators)
-                shape = (rows[split], len(ell))
-                write_rows(files, draw, shape, metadata, on_rows=bar.update)
+                draw = functools.partial(draw_rows, r, signal, simulation, generators=generators)
+                shape, own = (rows[split], len(ell)), {"split": split, **metadata}
+                write_rows(files, draw, shape, own, simulation.chunk_rows, bar.update)
+    for r, path in figures.items():
+        write_budget(path, r, ell, simulation.parts, ilc[r], fwhm_arcmin)
     cli.say(
         f"wrote {args.num_samples} training and {args.num_test} test pairs at ell = 2-{ell[-1]} "
         f"for r = {', '.join('-'.join(f'{v:g}' for v in r) for r in args.r)} into {args.out_dir}/"

@@ -9,6 +9,14 @@ OBSERVATION = {"color": "#D55E00", "ls": ":", "marker": "x", "ms": 4.5}
 OUTPUT = {"color": "#0072B2", "ls": "--", "marker": "s", "ms": 3.5, "mfc": "white"}
 THEORY = {"color": "#666666", "ls": "-", "lw": 1.2}
 LIMIT = {"color": "#009E73", "ls": "-.", "lw": 1.5}
+PARTS = {  # of a budget
+    "lensing": {"color": "#56B4E9", "ls": "--"},
+    "foreground": {"color": "#D55E00", "ls": "-", "marker": "^", "ms": 3.5},
+    "noise": {"color": "#009E73", "ls": "-.", "lw": 1.5},
+    "ILC bias": {"color": "#CC79A7", "ls": "", "marker": "v", "ms": 4},
+    "ILC bias, expected": {"color": "#CC79A7", "ls": ":", "lw": 1.5},
+}
+TENSORS = ({"color": "#999999", "ls": "-"}, {"color": "#444444", "ls": (0, (6, 2))})
 ELL_LABEL = r"multipole $\ell$"
 R_LABEL = "tensor-to-scalar ratio $r$"
 DL_LABEL = r"$D_\ell^{BB}\;[\mu\mathrm{K}^2]$"
@@ -47,6 +55,28 @@ def _spectrum_axis(axis):
         axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_ylim(10**low, 10 ** (high + 0.35 * (high - low)))  # room for the legend
     axis.legend(fontsize=8, loc="upper center", ncols=2)
+
+
+def budget(ell, left, tensors):
+    """What a cleaned spectrum is made of, beside primordial spectra.
+
+    Args:
+        ell: Multipoles, shape (n_ell,).
+        left: {label: D_ell in uK^2, shape (n_ell,)} of contaminants; parts that are 0 are left
+            out, negative ones are drawn by their size.
+        tensors: {r: D_ell in uK^2, shape (n_ell,)}.
+    """
+    figure, axis = _axes(1, 6.5, 4.5)
+    for (r, dl), style in zip(tensors.items(), TENSORS, strict=False):
+        axis.plot(ell, dl, **style, label=f"tensor, $r = {r:g}$")
+    for label, dl in left.items():
+        if dl.any():
+            sign = "" if (dl >= 0).all() else "$-$"
+            axis.plot(ell, np.abs(dl), **PARTS[label], label=f"{sign}{label}")
+    total = sum(dl for label, dl in left.items() if "ILC" not in label)
+    axis.plot(ell, total, color="#000000", lw=1.8, label="all but tensors, known weights")
+    _spectrum_axis(axis)
+    return figure
 
 
 def denoised_example(ell, observed, denoised, truth, dl_signal, correlations):

@@ -303,7 +303,7 @@ def read_json(path):
     return content
 
 
-def _is_number(value):
+def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -329,7 +329,7 @@ def _check_sidecar(path, metadata, values):
             require(
                 isinstance(theory, list)
                 and len(theory) == n_ell
-                and all(_is_number(v) and v >= 0 for v in theory),
+                and all(is_number(v) and v >= 0 for v in theory),
                 f"{key} is not a list of {n_ell} numbers >= 0",
             )
         require(
@@ -337,7 +337,7 @@ def _check_sidecar(path, metadata, values):
             f"signal_template has not {n_ell} multipoles",
         )
     require(
-        "r" not in metadata or _is_number(metadata["r"]) and metadata["r"] >= 0,
+        "r" not in metadata or is_number(metadata["r"]) and metadata["r"] >= 0,
         "r is not a number >= 0",
     )
     require(metadata.get("sha256") == digest(values), "its SHA-256 is not that of the array")

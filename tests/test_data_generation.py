@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import cleaning
 import data_generation
+import foregrounds
+import instruments
 import spectra
 import storage
 
@@ -120,7 +123,7 @@ def test_powers_of_the_parts(generate):
         *("--noise-uk-arcmin", 23.8),
         out="changed",
     )("dl_gt_r0.001")
-    beam = spectra.beam_power(120, base.ell)
+    beam = instruments.beam_power(120, base.ell)
     factors = {
         "dl_signal": beam,
         "dl_lensing": 0.3 * beam,
@@ -142,7 +145,9 @@ def test_no_foregrounds(generate):
 def test_presets_are_one_fixed_sky(generate, monkeypatch):
     monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
     data = generate("--foregrounds", "d1", "s1", "--foreground-scale", 0.5)("dl_noisy_r0.001")
-    expected = 0.25 * spectra.preset_bb(["d1", "s1"], 45.0, 8) * spectra.beam_power(24.8, data.ell)
+    modes = foregrounds.preset_modes(["d1", "s1"], [45.0], 8)
+    power = cleaning.realised_bb(modes[0], data.ell)
+    expected = 0.25 * power * instruments.beam_power(24.8, data.ell)
     np.testing.assert_allclose(data.theory("dl_fixed_foreground"), expected, rtol=1e-9)
     assert not data.theory("dl_gaussian_foreground").any()
     # a foreground thousands of times the rest: every row has nearly its spectrum
@@ -161,20 +166,42 @@ def test_same_seed_same_rows(generate):
         assert not np.any(alone(name).values == other(name).values)
 
 
+def make_simulation(words):
+    """The simulation of a command line, with three bands where it cleans."""
+    args = data_generation.parse_arguments(["--nside", "8", *words.split()])
+    bands, _, fwhm = data_generation.choose_bands(args)
+    hilc = args.clean == "hilc"
+    sky = data_generation.make_band_sky(8, bands, fwhm, hilc, 1.0, args.foregrounds, 1.0)
+    if not hilc:
+        return data_generation.make_simulation(sky)
+    return data_generation.make_simulation(sky, args.ilc_bins, args.ilc_weights)
+
+
+ECHO = "--instrument echo --clean hilc --bands 45 145 340"
+
+
 @pytest.mark.parametrize("r", [(0.001,), (0.0, 0.01)], ids=["one r", "a range"])
-def test_chunks_leave_no_trace(r, tmp_path):
-    ell = np.arange(2, 16)
-    names = ("dl_lensing", "dl_noise", "dl_gaussian_foreground", "dl_fixed_foreground")
-    parts = {name: np.ones(14) for name in names}
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--foregrounds none",
+        "--foregrounds gaussian-ensemble",
+        f"{ECHO} --ilc-weights model --foregrounds gaussian-ensemble",
+        f"{ECHO} --ilc-weights sky --foregrounds gaussian",
+        f"{ECHO} --ilc-weights sky --foregrounds gaussian-ensemble",
+    ],
+)
+def test_chunks_leave_no_trace(r, words, tmp_path):
     signal = np.ones(14)
     if len(r) == 2:
         signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
+    simulation = make_simulation(words)
     files = []
     for chunk_rows in (1, 33, 1000):
         paths = data_generation.output_paths(str(tmp_path), r)["train"]
         generators = spectra.make_generators(0, "train", *r)
         draw = functools.partial(
-            data_generation.draw_rows, r, signal, ell, parts, generators=generators
+            data_generation.draw_rows, r, signal, simulation, generators=generators
         )
         counted = []
         data_generation.write_rows(paths, draw, (100, 14), {}, chunk_rows, counted.append)
@@ -211,6 +238,27 @@ BAD_INPUT = {
     "unknown preset": (["--foregrounds", "d99"], "d99"),
     "the CMB": (["--foregrounds", "c1"], "c1"),
     "abbreviation": (["--noise", "3"], "--noise"),
+    "ensemble and d1": (["--foregrounds", "gaussian-ensemble", "d1"], "no other name"),
+    "noise of an instrument": (
+        ["--instrument", "echo", "--freq-ghz", "45", "--noise-uk-arcmin", "3"],
+        "--noise-uk-arcmin: an --instrument has its own",
+    ),
+    "beam of an instrument": (
+        ["--instrument", "echo", "--freq-ghz", "45", "--fwhm-arcmin", "3"],
+        "--fwhm-arcmin: an --instrument has its own",
+    ),
+    "no band": (["--instrument", "echo"], "name one band with --freq-ghz"),
+    "no such band": (["--instrument", "echo", "--freq-ghz", "46"], "--freq-ghz 46"),
+    "no such instrument": (["--instrument", "planck", "--clean", "hilc"], "--instrument planck"),
+    "no such file": (["--instrument", "no.json", "--clean", "hilc"], "no.json: cannot be read"),
+    "nothing to clean": (["--clean", "hilc"], "--clean hilc: sums the bands"),
+    "one of all": ([*ECHO.split(), "--freq-ghz", "45"], "--freq-ghz: --clean hilc sums bands"),
+    "cleaned twice": ([*ECHO.split(), "--foreground-scale", "0.1"], "--foreground-scale"),
+    "bands of none": (["--bands", "45"], "--bands: is for --clean hilc"),
+    "bins of none": (["--ilc-bins", "2", "32"], "--ilc-bins: is for --clean hilc"),
+    "bins": ([*ECHO.split(), "--ilc-bins", "2", "30"], "--ilc-bins: must rise from 2 to"),
+    "bins fall": ([*ECHO.split(), "--ilc-bins", "2", "9", "5", "32"], "--ilc-bins: must rise"),
+    "other bands": ([*ECHO.split(), "--bands", "46"], "--bands 46: the instrument has no such"),
 }
 
 
@@ -222,6 +270,23 @@ def test_bad_input_is_one_line(arguments, named, tmp_path, capsys):
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert stop.value.code == 2 and len(errors) == 1 and named in errors[0]
     assert not folder.exists()
+
+
+TOO_FEW = {
+    "two bands": ("--bands 45 145", "2 bands cannot tell 2 foregrounds from the CMB; give at"),
+    "modes": ("--ilc-bins 2 3 16 --bands 35 45 95 145 220 340", "from ell = 2 has 5 modes"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), TOO_FEW.values(), ids=TOO_FEW.keys())
+def test_too_few_bands_or_modes_is_one_line(words, told, tmp_path, capsys):
+    folder = tmp_path / "data"
+    with pytest.raises(SystemExit) as stop:
+        data_generation.main(
+            [*f"--nside 8 {ECHO} {words}".split(), "--out-dir", str(folder)],
+        )
+    assert stop.value.code == 2 and told in capsys.readouterr().err
+    assert not any(folder.iterdir())
 
 
 def test_r_beyond_physics_is_one_line(tmp_path, capsys):
@@ -262,3 +327,56 @@ def test_an_interrupted_run_leaves_no_part(generate, tmp_path, monkeypatch):
     data = storage.load_spectra(str(folder / "dl_gt_r0.001.npy"))
     np.testing.assert_array_equal(data.values, before)
     assert json.loads((folder / "dl_gt_r0.001.json").read_text())["seed"] == 0
+
+
+# --- instruments -----------------------------------------------------------------------------
+
+
+def test_one_band_of_an_instrument_is_that_band(generate):
+    alone = generate("--fwhm-arcmin", 7.7, "--freq-ghz", 145, "--noise-uk-arcmin", 2.4, out="a")
+    named = generate("--instrument", "echo", "--freq-ghz", 145, out="b")
+    for name in (name.format("0.001") for name in NAMES):
+        np.testing.assert_array_equal(alone(name).values, named(name).values)
+    meta = named("dl_noisy_r0.001").metadata
+    assert meta["instrument"] == alone("dl_noisy_r0.001").metadata["instrument"]
+    assert "cleaning" not in meta and "dl_contaminant" in meta
+
+
+@pytest.mark.parametrize("weights", ["sky", "model"])
+def test_a_cleaned_spectrum_is_described(weights, generate, tmp_path, capsys):
+    flags = [*ECHO.split(), "--ilc-weights", weights]
+    load = generate(*flags, "--r-range", 0, 0.01, rows=400)
+    assert (tmp_path / "data" / "budget_r0-0.01.png").stat().st_size > 10_000
+    data, truth = load("dl_train_noisy_r0-0.01"), load("dl_train_r0-0.01")
+    meta = data.metadata
+    bins = cleaning.default_bins(8)
+    assert meta["cleaning"] == {
+        "method": "hilc",
+        "fwhm_arcmin": 24.8,
+        "bins": bins,
+        "weights_from": weights,
+    }
+    assert meta["instrument"]["name"] == "echo"
+    assert [band["freq_ghz"] for band in meta["instrument"]["bands"]] == [45, 145, 340]
+    np.testing.assert_allclose(np.sum(meta["ilc_weights"], 1), 1)
+    assert np.shape(meta["ilc_weights"]) == (len(bins) - 1, 3)
+    assert ("dl_contaminant" in meta) == (weights == "model")
+    assert any(meta["dl_ilc_bias"]) == (weights == "sky")
+    # the budget adds up to what is observed
+    parts = ("lensing", "noise", "gaussian_foreground", "fixed_foreground", "ilc_bias")
+    r = storage.load_r(str(tmp_path / "data" / "r_train_r0-0.01.npy")).values
+    total = truth.signal(r).mean(0) + sum(data.theory(f"dl_{part}") for part in parts)
+    error = data.values.std(0) / 20
+    assert np.abs((data.values.mean(0) - total) / error).max() < 5
+    lines = capsys.readouterr().out
+    assert "D_ell in uK^2, r = 0-0.01" in lines and "ILC bias, expected" in lines
+
+
+def test_an_ensemble_has_no_law_of_its_own(generate):
+    """Every sky has another residual: wider than chi-squared, and no contaminant is claimed."""
+    data = generate("--foregrounds", "gaussian-ensemble", rows=2000)("dl_train_noisy_r0.001")
+    assert "dl_contaminant" not in data.metadata
+    assert data.metadata["foreground_ensemble"]["dust"]["beta"] == [1.45, 1.70]
+    mean = sum(data.theory(f"dl_{part}") for part in ("lensing", "noise", "gaussian_foreground"))
+    np.testing.assert_allclose(data.values.mean(0), mean, rtol=0.2)
+    assert (data.values.var(0) > 2 * mean**2 * 2 / (2 * data.ell + 1)).all()

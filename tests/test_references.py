@@ -11,6 +11,7 @@ import pytest
 from scipy import integrate, special, stats
 
 import calibration
+import instruments
 import references
 import spectra
 
@@ -431,7 +432,7 @@ def test_fisher_of_the_real_sky():
     def sigma(N, r):
         return references.fisher_sigma(lambda r: np.outer(r, template), N, r)
 
-    deep, shallow = (lensing + spectra.white_noise_bb(depth, ell) for depth in (1.0, 11.9))
+    deep, shallow = (lensing + instruments.white_noise_bb(depth, ell) for depth in (1.0, 11.9))
     for N, r, expected in (
         (np.zeros(30), 0.001, 4.4e-5),
         (deep, 0.001, 3.0e-4),

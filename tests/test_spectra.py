@@ -4,21 +4,13 @@ Every statistical check has a false-alarm rate of FALSE_ALARM by construction; s
 that it passes always or never.
 """
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 from scipy import stats
 
 import spectra
-from cli import InputError
 
 FALSE_ALARM = 1e-6
-TEMPLATES = pathlib.Path(__file__).parents[2] / "shared" / "pysm-data"
-needs_templates = pytest.mark.skipif(
-    not TEMPLATES.is_dir(), reason="no PySM3 templates in ../shared/pysm-data"
-)
 
 
 def z_limit(num_checks):
@@ -122,120 +114,6 @@ def test_lensing_is_like_white_noise_of_5_uk_arcmin(ell, lensing):
     cl = lensing * 2 * np.pi / (ell * (ell + 1))
     depth = np.degrees(np.sqrt(cl)) * 60
     assert np.all((depth > 4.5) & (depth < 5.2))
-
-
-def test_beam_and_noise(ell):
-    sigma = np.radians(24.8 / 60) / np.sqrt(8 * np.log(2))
-    spin_2 = np.exp(-(ell * (ell + 1) - 4) * sigma**2)
-    np.testing.assert_allclose(spectra.beam_power(24.8, ell), spin_2, rtol=1e-12)
-    np.testing.assert_array_equal(spectra.beam_power(0.0, ell), 1)
-    noise = spectra.white_noise_bb(10.0, ell)
-    flat = noise * 2 * np.pi / (ell * (ell + 1))
-    np.testing.assert_allclose(flat, (10 * np.pi / 10800) ** 2, rtol=1e-12)
-
-
-# --- foregrounds -----------------------------------------------------------------------------
-
-H_OVER_K_GHZ = 0.0479924307  # h/k in K/GHz
-T_CMB = 2.7255
-
-
-def planck_ratio(freq, freq_ref, temperature):
-    """B(freq, T) / B(freq_ref, T)."""
-    x, x_ref = (H_OVER_K_GHZ * f / temperature for f in (freq, freq_ref))
-    return (freq / freq_ref) ** 3 * np.expm1(x_ref) / np.expm1(x)
-
-
-def cmb_slope_ratio(freq, freq_ref):
-    """dB/dT at T_CMB: what turns brightness into CMB temperature."""
-    x, x_ref = (H_OVER_K_GHZ * f / T_CMB for f in (freq, freq_ref))
-
-    def slope(f, x):
-        return f**4 * np.exp(x) / np.expm1(x) ** 2
-
-    return slope(freq, x) / slope(freq_ref, x_ref)
-
-
-@pytest.mark.parametrize("freq", [28.0, 45.0, 145.0, 353.0, 850.0])
-def test_gaussian_foregrounds_follow_plancks_law(freq, ell):
-    dust = (freq / 353) ** 1.54 * planck_ratio(freq, 353, 20.0) / cmb_slope_ratio(freq, 353)
-    # -3 in brightness temperature is -3 + 2 in brightness
-    sync = (freq / 23) ** (-3.0 + 2) / cmb_slope_ratio(freq, 23)
-    expected = 28 * (ell / 80) ** -0.16 * dust**2 + 1.6 * (ell / 80) ** -0.93 * sync**2
-    np.testing.assert_allclose(spectra.gaussian_foregrounds_bb(freq, ell), expected, rtol=1e-5)
-
-
-@needs_templates
-@pytest.mark.parametrize("presets", [["d1", "s1"]])
-def test_presets_agree_with_pysm3_and_anafast(presets, monkeypatch):
-    import healpy
-    import pysm3
-    import pysm3.units as u
-
-    monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
-    sky = pysm3.Sky(nside=64, preset_strings=presets, output_unit="uK_CMB")
-    cl = healpy.anafast(sky.get_emission(45 * u.GHz).value, lmax=127, iter=3)[2][2:32]
-    ell = np.arange(2, 32)
-    direct = ell * (ell + 1) * cl / (2 * np.pi)
-    ours = spectra.preset_bb(presets, 45.0, 16)
-    np.testing.assert_allclose(ours, direct, rtol=1e-6)
-    np.testing.assert_allclose(ours[[0, 8, 29]], [0.40, 1.67, 1.15], rtol=0.02)  # as known
-
-
-@needs_templates
-def test_presets_cannot_be_finer_than_their_templates(monkeypatch):
-    monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
-    with pytest.raises(InputError, match="NSIDE 64.*--nside 128"):
-        spectra.preset_bb(["d1"], 45.0, 128)
-
-
-def test_presets_are_checked_by_name():
-    spectra.check_presets(["d1", "s1", "d4", "a2"])
-    with pytest.raises(InputError, match="d99: PySM3 has no such preset, only d0, d1"):
-        spectra.check_presets(["d1", "d99"])
-    with pytest.raises(InputError, match="c1: is the CMB"):
-        spectra.check_presets(["c1"])
-
-
-@pytest.mark.parametrize("preset", ["d11", "d12", "s6", "cib1", "rg2", "co1"])
-def test_presets_that_are_no_template_maps_are_refused_before_a_download(preset):
-    with pytest.raises(InputError, match=f"{preset}: is not made from maps"):
-        spectra.preset_bb([preset], 45.0, 16)
-
-
-def test_a_template_that_cannot_be_had_is_named(monkeypatch, capfd):
-    """A server that fails stands for a machine without network; nothing takes the sky's place."""
-    from urllib.error import URLError
-
-    from astropy.utils import data
-
-    def fail(*args, **kwargs):
-        raise URLError("no network")
-
-    monkeypatch.delenv("PYSM_LOCAL_DATA", raising=False)
-    monkeypatch.setattr(data, "get_pkg_data_filename", fail)
-    wanted = "pysm_2/dust_t_new.fits.*PYSM_LOCAL_DATA.*--foregrounds gaussian"
-    with pytest.raises(InputError, match=wanted):
-        spectra.preset_bb(["d1"], 45.0, 16)
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
-@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
-@pytest.mark.parametrize("size", [9, 4000, 100_000])
-@needs_templates
-def test_a_damaged_template_is_named(size, tmp_path, monkeypatch):
-    folder = tmp_path / "pysm_2"
-    folder.mkdir()
-    for source in (TEMPLATES / "pysm_2").iterdir():
-        os.symlink(source, folder / source.name)
-    victim = folder / "synch_q_new.fits"
-    content = victim.read_bytes()
-    victim.unlink()
-    victim.write_bytes(content[:size])
-    monkeypatch.setenv("PYSM_LOCAL_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="--foregrounds s1: PySM3's .* is damaged"):
-        spectra.preset_bb(["s1"], 45.0, 16)
 
 
 # --- draws against closed forms --------------------------------------------------------------
