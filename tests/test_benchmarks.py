@@ -1,7 +1,7 @@
 """The benchmarks run; what they print is not judged here."""
 
 import sde_utils
-from benchmarks import draws, overhead
+from benchmarks import cleaning, draws, overhead
 
 
 def test_overhead_runs(monkeypatch):
@@ -15,3 +15,9 @@ def test_draws_runs(monkeypatch, capsys):
     monkeypatch.setattr(draws, "NUM_PAIRS", 10)
     draws.main()
     assert capsys.readouterr().out
+
+
+def test_cleaning_runs(monkeypatch, capsys):
+    monkeypatch.setattr(cleaning, "NUM_SKIES", 10)
+    cleaning.main()
+    assert capsys.readouterr().out.count("times as long") == 2
