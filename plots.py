@@ -259,3 +259,36 @@ def training_loss(history, levels):
     )
     right.legend(fontsize=8)
     return figure
+
+
+def forecast(cases, published):
+    """sigma(r = 0) of several cases, beside the exact posterior, Fisher limits and published ones.
+
+    Args:
+        cases: From `forecast.load_case`.
+        published: {instrument: {"sigma_r0": (low, high), ...}}.
+    """
+    figure, axis = _axes(1, 7.0, 1.4 + 0.36 * len(cases))
+    heights = np.arange(len(cases))[::-1]
+    for key, style, label in (
+        ("fisher", {"marker": "|", "ms": 14, "color": LIMIT["color"]}, "Fisher limit"),
+        ("exact", {"marker": "o", "ms": 8, "mfc": "none", "color": "#000000"}, "exact posterior"),
+        ("value", {"marker": "s", "ms": 4, "color": OUTPUT["color"]}, "learned posterior"),
+    ):
+        values = [case["sigma_r0"][key] for case in cases]
+        known = [(1e3 * v, h) for v, h in zip(values, heights, strict=True) if v is not None]
+        axis.plot(*np.transpose(known or np.empty((0, 2))), ls="", **style, label=label)
+    for case, height in zip(cases, heights, strict=True):
+        if case["instrument"] in published:
+            low, high = published[case["instrument"]]["sigma_r0"]
+            axis.plot([1e3 * low, 1e3 * high], [height] * 2, color="#DDDDDD", lw=9, zorder=0)
+    axis.plot([], [], color="#DDDDDD", lw=9, label="published, other assumptions")
+    names = [
+        f"{case['instrument']}, {case['foregrounds']}, {100 * case['a_lens']:g} % lensing"
+        for case in cases
+    ]
+    axis.set(yticks=heights, yticklabels=names, xlabel=r"$10^3\,\sigma(r=0)$")
+    axis.set_xlim(0, None)
+    axis.set_ylim(-0.7, len(cases) - 0.3)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
+    return figure
