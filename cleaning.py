@@ -245,7 +245,7 @@ def expected_ilc_bias(total, ell, edges, n_bands):
     n_bands - 1 of the n_modes degrees of freedom of a bin go into the weights, which fit the
     contaminants and the CMB with them: for modes of one variance the cleaned power is 1 / (1' C^-1
     1) times a chi-squared with n_modes - n_bands + 1 of its n_modes degrees (Delabrouille et al.
-    2009, arXiv:0807.0773, section 3).
+    2009, arXiv:0807.0773; docs/theory.md, section 10).
 
     Args:
         total: D_ell that known weights would leave, shape (n_ell,), uK^2, signal included.

@@ -40,6 +40,7 @@ CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memor
 CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
+LARGE_BIAS = 0.2  # share of the power from which the ILC bias is told
 SINGLE_BAND = instruments.Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
 
 QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
@@ -203,6 +204,14 @@ def describe_ilc(r, signal, simulation, args):
         ilc = {"ilc_weights": simulation.weights[np.subtract(bins[:-1], 2)]}
         ilc["dl_ilc_bias"] = ilc["dl_ilc_bias_expected"] = np.zeros(len(ell))
         return {name: value.tolist() for name, value in ilc.items()}
+    n_bands = len(simulation.sky.dl_noise)
+    share = -cleaning.expected_ilc_bias(np.ones(len(ell)), ell, bins, n_bands)
+    if share.max() > LARGE_BIAS:
+        cli.note(
+            f"ell = {ell[share.argmax()]}: the weights of {n_bands} bands take "
+            f"{100 * share.max():.0f} % of the power with them, signal included; wider --ilc-bins, "
+            "fewer --bands or --ilc-weights model take less"
+        )
     generators = spectra.make_generators(args.seed, "pilot", *r)
     with cli.progress(total=cleaning.NUM_PILOT, desc="weighing", unit="sky") as bar:
         ilc = cleaning.measure_sky_weights(
@@ -215,7 +224,7 @@ def describe_ilc(r, signal, simulation, args):
         )
     middle = signal if len(r) == 1 else signal(np.array([sum(r) / 2]))[0]
     ilc["dl_ilc_bias_expected"] = cleaning.expected_ilc_bias(
-        middle + sum(simulation.parts.values()), ell, bins, len(simulation.sky.dl_noise)
+        middle + sum(simulation.parts.values()), ell, bins, n_bands
     )
     return {name: value.tolist() for name, value in ilc.items()}
 

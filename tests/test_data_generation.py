@@ -368,8 +368,12 @@ def test_a_cleaned_spectrum_is_described(weights, generate, tmp_path, capsys):
     total = truth.signal(r).mean(0) + sum(data.theory(f"dl_{part}") for part in parts)
     error = data.values.std(0) / 20
     assert np.abs((data.values.mean(0) - total) / error).max() < 5
-    lines = capsys.readouterr().out
-    assert "D_ell in uK^2, r = 0-0.01" in lines and "ILC bias, expected" in lines
+    told = capsys.readouterr()
+    assert "D_ell in uK^2, r = 0-0.01" in told.out and "ILC bias, expected" in told.out
+    # 3 bands, and 5 modes at ell = 2
+    assert ("ell = 2: the weights of 3 bands take 40 % of the power" in told.err) == (
+        weights == "sky"
+    )
 
 
 def test_an_ensemble_has_no_law_of_its_own(generate):
