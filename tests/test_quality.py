@@ -40,29 +40,38 @@ def test_generated_spectra_follow_the_exact_law(trained, method):
     assert metrics["skewness_error"] <= 0.06
 
 
+CLEAN = "--foregrounds none --noise-uk-arcmin 1"
+POSTERIORS = {  # r, what is observed, training rows, epochs
+    "one r": ("0.001", CLEAN, 100_000, 80),
+    "range": ("0-0.01", CLEAN, 500_000, 36),
+    "known weights": ("0-0.01", "--instrument echo --clean hilc --ilc-weights model", 200_000, 36),
+    "weights of each sky": ("0-0.01", "--instrument echo --clean hilc --ilc-weights sky", 200_000, 36),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("r", ["one", "range"])
-def test_posterior_meets_its_bars(r, tmp_path):
-    """The README's posteriors, by the README's commands: every check of evaluate.py passes."""
-    data = f"{tmp_path}/data"
-    words, label = ("--r 0.001", "0.001") if r == "one" else ("--r-range 0 0.01", "0-0.01")
-    rows, epochs = (100000, 80) if r == "one" else (500000, 36)
-    words += f" --foregrounds none --noise-uk-arcmin 1 --num-samples {rows} --num-test 1000"
+@pytest.mark.parametrize(("r", "sky", "rows", "epochs"), POSTERIORS.values(), ids=POSTERIORS.keys())
+def test_posterior_meets_its_bars(r, sky, rows, epochs, tmp_path):
+    """Every check of evaluate.py passes: the README's posteriors, and those of cleaned spectra."""
+    data, ranged = f"{tmp_path}/data", "-" in r
+    words = f"--r-range {r.replace('-', ' ')}" if ranged else f"--r {r}"
+    words += f" {sky} --num-samples {rows} --num-test 1000"
     data_generation.main([*words.split(), "--out-dir", data])
-    names = {"data-file": "dl_train", "cond-file": "dl_train_noisy", "param-file": "r_train"}
-    if r == "one":
-        del names["param-file"]
-    words = " ".join(f"--{flag} {data}/{name}_r{label}.npy" for flag, name in names.items())
+    names = {"data-file": "dl_train", "cond-file": "dl_train_noisy"}
+    names |= {"param-file": "r_train"} if ranged else {}
+    words = " ".join(f"--{flag} {data}/{name}_r{r}.npy" for flag, name in names.items())
     words += f" --hidden-dim 128 --num-layers 2 --batch-size 1024 --lr 4e-3 --epochs {epochs}"
     train.main([*words.split(), "--out", f"{tmp_path}/model.pth"])
-    pair = (
-        f"--data-file-noisy {data}/dl_noisy_r{label}.npy --data-file-gt {data}/dl_gt_r{label}.npy"
-    )
+    pair = f"--data-file-noisy {data}/dl_noisy_r{r}.npy --data-file-gt {data}/dl_gt_r{r}.npy"
     words = f"{pair} --model-checkpoint {tmp_path}/model.pth --method ode --out-dir {tmp_path}/run"
     sample.main(words.split())
     words = f"--runs {tmp_path}/run {pair} --out-dir {tmp_path}/evaluation"
-    words += f" --param-file-gt {data}/r_gt_r{label}.npy" if r == "range" else ""
+    words += f" --param-file-gt {data}/r_gt_r{r}.npy" if ranged else ""
     evaluate.main(words.split())
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
     (run,) = report["runs"].values()
     assert [row for row in run["checks"] if not row["passed"]] == []
+    assert run["tarp"]["p_value"] > 0.01 and run["sbc"]["smallest_times_ell"] > 0.01
+    assert ("r2_limit" in run) == (not sky.endswith("sky"))
+    if "r2_limit" in run:
+        assert np.subtract(run["r2_limit"], run["r2"]).max() < 0.02
