@@ -207,21 +207,43 @@ def _draw_angles(kappa, nu, rng):
 # --- p(r | y), and p(x | y) for unknown r ----------------------------------------------------
 
 
-def fisher_sigma(signal, N, r):
-    """Smallest standard deviation of an unbiased estimate of r: Fisher information, full sky.
+def fisher_sigma(signal, N, r, F=0):
+    """Smallest standard deviation of an unbiased estimate of r from y: Fisher limit, full sky.
 
-    [sum_ell nu / 2 (dS/dr)^2 / (S + N)^2]^(-1/2). A fixed foreground that is known in full changes
-    nothing; where only its power is known this is a lower bound.
+    [sum_ell J (dS/dr)^2]^(-1/2), with J the information about C = S + N in y, which is nu / (2 C^2)
+    for F = 0. A fixed foreground takes information away, for y holds its power alone, not its
+    direction.
 
     Args:
         signal: Callable, r of shape (k,) to S of shape (k, n_ell), uK^2; also slightly above r.
         N: Power of Gaussian contaminants, shape (n_ell,), uK^2.
         r: Tensor-to-scalar ratio, a number; S + N > 0 there.
+        F: Power of a fixed foreground, shape (n_ell,) or 0, uK^2.
     """
     step = 1e-6 + 0.01 * r  # one-sided: r = 0 is where it matters most
     S = np.asarray(signal(r + step * np.arange(3)), float)
     slope = (-3 * S[0] + 4 * S[1] - S[2]) / (2 * step)
-    return 1 / np.sqrt(np.sum(degrees(S.shape[-1]) / 2 * (slope / (S[0] + N)) ** 2))
+    return 1 / np.sqrt(np.sum(_power_information(S[0] + N, F) * slope**2))
+
+
+def _power_information(C, F, num=256):
+    """Fisher information about C in y ~ (C / nu) ncx2(nu, nu F / C), shape of C (n_ell,), uK^-4.
+
+    Variance of the score by Gauss-Legendre quadrature in sqrt(y): that is a length, of which no
+    law of this kind holds more than 1e-16 farther than 9 sqrt(C / nu) from sqrt(C + F).
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(num)
+    C, F, nu = (np.broadcast_to(a, C.shape)[:, None] for a in (C, F, degrees(len(C))))
+    middle, reach = np.sqrt(C + F), 9 * np.sqrt(C / nu)
+    low, high = np.maximum(middle - reach, 0), middle + reach
+    y = (low + (high - low) * (nodes + 1) / 2) ** 2
+    log_density = _log_density(y, C, F, nu) + (nu - 1) / 2 * np.log(y)
+    weights = weights * np.exp(log_density - log_density.max(axis=1, keepdims=True))
+    z = nu * np.sqrt(y * F) / C
+    # d log(I_v(z) / z^v) / dz = I_(v+1)(z) / I_v(z) (DLMF 10.29.4), here times z
+    bessel = z**2 * np.exp(_log_bessel(nu / 2, z) - _log_bessel(nu / 2 - 1, z))
+    score = (nu * (y + F) / (2 * C) - nu / 2 - bessel) / C
+    return (weights * score**2).sum(axis=1) / weights.sum(axis=1)
 
 
 def _even_grid(signal, N, r_min, r_max, num_grid):
@@ -313,19 +335,19 @@ class RPosterior:
         return self.quantile(rng.random((len(self.density), num_draws)))
 
 
+def _log_density(y, C, F, nu):
+    """log p(y | C) of y ~ (C / nu) ncx2(nu, nu F / C) but for terms without C; broadcasts."""
+    gap = nu * (np.sqrt(y) - np.sqrt(F)) ** 2 / (2 * C)
+    return _log_bessel(nu / 2 - 1, nu * np.sqrt(y * F) / C) - gap - nu / 2 * np.log(C)
+
+
 def _log_likelihood(y, C, F):
     """log p(y | r) but for a constant of each row; y (n, n_ell), C (k, n_ell), result (n, k)."""
     nu = degrees(y.shape[-1])
-    log_det = np.log(C) @ (nu / 2)
     if not F.any():
-        return -y @ (nu / (2 * C)).T - log_det
-
-    def chunk(y):
-        z = nu * np.sqrt(y * F)[:, None] / C
-        gap = (np.sqrt(y) - np.sqrt(F)) ** 2 @ (nu / (2 * C)).T
-        return _log_bessel(nu / 2 - 1, z).sum(axis=-1) - gap - log_det
-
-    return np.concatenate([chunk(y[i : i + 64]) for i in range(0, len(y), 64)])  # bounds memory
+        return -y @ (nu / (2 * C)).T - np.log(C) @ (nu / 2)
+    chunks = [y[i : i + 64, None] for i in range(0, len(y), 64)]  # bounds memory
+    return np.concatenate([_log_density(chunk, C, F, nu).sum(axis=-1) for chunk in chunks])
 
 
 class MarginalPosterior:

@@ -395,17 +395,42 @@ def test_marginal_by_brute_force(F):
 # --- Fisher information ----------------------------------------------------------------------
 
 
-def test_fisher_is_the_variance_of_the_score():
-    N, r, n, step = 0.5 / TILT, 0.8, 20_000, 1e-4
-    y = make_pairs(signal(np.full(n, r)), N, 0.0, n, 13)[1]
+@pytest.mark.parametrize("F", [0.0, 0.3, 3.0])
+def test_fisher_is_the_variance_of_the_score(F):
+    N, F, r, n, step = 0.5 / TILT, F * TILT, 0.8, 20_000, 1e-4
+    y = make_pairs(signal(np.full(n, r)), N, F, n, 13)[1]
 
     def log_likelihood(r):
         C = signal(np.array([r]))[0] + N
-        return stats.gamma.logpdf(y, NU / 2, scale=2 * C / NU).sum(axis=1)
+        if not F.any():
+            return stats.gamma.logpdf(y, NU / 2, scale=2 * C / NU).sum(axis=1)
+        return stats.ncx2.logpdf(y, NU, NU * F / C, scale=C / NU).sum(axis=1)
 
     score = (log_likelihood(r + step) - log_likelihood(r - step)) / (2 * step)
-    squares = (score * references.fisher_sigma(signal, N, r)) ** 2
+    squares = (score * references.fisher_sigma(signal, N, r, F)) ** 2
     assert abs(squares.mean() - 1) < z_limit(1) * squares.std() / np.sqrt(n)
+
+
+@pytest.mark.parametrize("n_ell", [5, 500])
+def test_information_about_power_in_its_limits(n_ell):
+    """nu / (2 C^2) without a fixed foreground; 1 / (2 C^2), one mode of nu, under a large one."""
+    C, nu = np.geomspace(1e-7, 1e-3, n_ell), references.degrees(n_ell)
+    F = np.array([0, 1e-9, 0.1, 1.0, 10.0, 1e6])
+    modes = np.array([2 * C**2 * references._power_information(C, f * C) for f in F])
+    np.testing.assert_allclose(modes[:2], [nu, nu], rtol=1e-7)
+    assert (np.diff(modes, axis=0)[1:] < 0).all()
+    # of order nu / F: how y bends with what lies across the foreground
+    np.testing.assert_allclose(modes[-1], 1, rtol=5e-3)
+
+
+def test_fisher_grows_with_a_fixed_foreground():
+    N, r = 0.5 / TILT, 0.8
+    sigmas = [references.fisher_sigma(signal, N, r, F * TILT) for F in (0, 1e-9, 0.1, 1.0, 10.0)]
+    S = signal(np.array([r, r + 1e-6]))
+    information = NU / 2 * ((S[1] - S[0]) / 1e-6 / (S[0] + N)) ** 2
+    assert sigmas[0] == pytest.approx(information.sum() ** -0.5, rel=1e-5)
+    assert sigmas[1] == pytest.approx(sigmas[0], rel=1e-7)
+    assert (np.diff(sigmas[1:]) > 0.01 * sigmas[0]).all()
 
 
 def test_narrow_posterior_has_the_fisher_width():
