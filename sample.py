@@ -27,6 +27,7 @@ import os
 import numpy as np
 
 import cli
+import mismatch
 import reverse
 import solvers
 import storage
@@ -156,7 +157,20 @@ def load_observations(args, checkpoint):
         and not model["r_range"][0] <= data["r"] <= model["r_range"][1]
     ):
         cli.note(f"r = {data['r']:g} lies outside of the prior {model['r_range']} of the model")
+    differing = mismatch.differences(trained_sky(checkpoint), storage.sky(data))
+    for key, entries in differing.items():
+        own, other = mismatch.tell(*entries)
+        biased = "r" if "r_range" in model else "the result"
+        cli.note(
+            f"the model was trained on {key} {own}, these observations have {other}; "
+            f"{biased} may be biased: evaluate.py says by how much"
+        )
     return observed, truth
+
+
+def trained_sky(checkpoint):
+    """What a model knows of the sky, see storage.sky: nothing if it has seen no observation."""
+    return storage.sky(checkpoint["data"]) if checkpoint["cond_normalizer"] else {}
 
 
 def make_step(args):
@@ -289,6 +303,7 @@ def describe(args, checkpoint, observed):
     known = ("r", "dl_signal", "r_range", "signal_template", "mean_dl")
     metadata = {"method": args.method, "model_checkpoint": args.model_checkpoint}
     metadata["prior"] = {k: checkpoint["data"][k] for k in known if k in checkpoint["data"]}
+    metadata["prior"]["sky"] = trained_sky(checkpoint)
     if observed is not None:
         metadata["observation"] = {"file": observed.path, "sha256": storage.digest(observed.values)}
     return metadata

@@ -16,6 +16,7 @@ from importlib import metadata as importlib_metadata
 
 import numpy as np
 
+import mismatch
 from cli import InputError, note
 from spectra import SignalTemplate
 
@@ -143,6 +144,14 @@ class Table:
         return None if values is None else np.asarray(values, float)
 
     @property
+    def residual(self):
+        """Mean Gaussian power on top of the signal, shape (n_ell,), uK^2; None where unknown."""
+        parts = [self.theory(key) for key in GAUSSIAN_KEYS]
+        if "dl_contaminant" in self.metadata or any(part is None for part in parts):
+            return self.theory("dl_contaminant")
+        return sum(parts)
+
+    @property
     def r_range(self):
         """(r_min, r_max) of the uniform prior of r; None where r is fixed or unknown."""
         return self.metadata.get("r_range") and tuple(self.metadata["r_range"])
@@ -176,7 +185,14 @@ def signal_template(metadata):
 
 R_QUANTITIES = ("r", "posterior r")  # arrays without multipoles
 TEMPLATE_KEYS = ("r_nodes", "dl_per_r")
-THEORY_KEYS = ("dl_signal", "dl_contaminant", "dl_fixed_foreground")
+GAUSSIAN_KEYS = ("dl_lensing", "dl_noise", "dl_gaussian_foreground")  # what lies on the signal
+THEORY_KEYS = ("dl_signal", "dl_contaminant", "dl_fixed_foreground", *GAUSSIAN_KEYS)
+SKY_KEYS = ("instrument", "cleaning", "a_lens", "foregrounds", "foreground_scale")
+
+
+def sky(metadata):
+    """What a sidecar says of instrument, cleaning and sky: those of `SKY_KEYS` that it has."""
+    return {key: metadata[key] for key in SKY_KEYS if key in metadata}
 
 
 def sidecar_path(path):
@@ -416,3 +432,8 @@ def check_same_rows(a, b):
                 f"{b.path}: has {key} = {b.metadata.get(key)}, {a.path} {a.metadata.get(key)}; "
                 "they are not of the same skies"
             )
+    for key, entries in mismatch.differences(sky(a.metadata), sky(b.metadata)).items():
+        own, other = mismatch.tell(*entries)
+        raise InputError(
+            f"{b.path}: has {key} {other}, {a.path} {own}; they are not of the same skies"
+        )

@@ -414,6 +414,30 @@ def test_joint_posterior_with_every_solver(sde, pairs, capsys):
         assert report["r"]["median"] == pytest.approx(np.median(r[3]))
 
 
+def test_a_model_of_another_sky_says_so(pairs, capsys):
+    """The sky of training travels with the model; each key that differs is told."""
+    skies = ({"a_lens": 1.0, "foregrounds": ["gaussian"]}, {"a_lens": 1.0, "foregrounds": ["d1"]})
+    for name in ("dl_train", "dl_train_noisy", "r_train"):
+        metadata = storage.read_json(f"data/{name}_r0-0.01.json")
+        storage.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    for sky, told in ((skies[1], 1), (skies[0], 0), ({}, 0)):
+        metadata = storage.read_json("data/dl_noisy_r0-0.01.json")
+        storage.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
+        if not sky:
+            os.unlink("data/dl_noisy_r0-0.01.json")
+        capsys.readouterr()
+        sample.main([*POSTERIOR, "--num-draws", "2"])
+        words = "trained on foregrounds gaussian, these observations have d1; r may be biased"
+        err = capsys.readouterr().err
+        assert err.count(words) == told and err.count("may be biased") == told
+        assert storage.read_json("denoised.json")["prior"]["sky"] == skies[0]
+    # one that has seen no observation knows no sky of theirs
+    train.main([*TINY, *JOINT[:2], "--epochs", "1"])
+    sample.main(POSTERIOR)
+    assert storage.read_json("denoised.json")["prior"]["sky"] == {}
+
+
 def test_posterior_at_one_r_and_what_it_says_of_another(capsys):
     train.main([*TINY, "--epochs", "1", "--cond-file", "data/dl_train_noisy_r0.001.npy"])
     sample.main([*DENOISE, "--num-steps", "3", "--num-draws", "5"])

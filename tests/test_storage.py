@@ -45,6 +45,30 @@ def test_spectra_round_trip(spectra_file):
     assert sorted(os.listdir(os.path.dirname(path))) == ["dl.json", "dl.npy"]
 
 
+def test_the_residual_is_the_contaminant_or_the_sum_of_its_parts():
+    values = np.ones((2, 3))
+    parts = dict(zip(storage.GAUSSIAN_KEYS, ([1.0] * 3, [2.0] * 3, [4.0] * 3), strict=True))
+    for metadata, expected in (
+        ({**parts, "dl_contaminant": [9.0] * 3}, [9.0] * 3),
+        (parts, [7.0] * 3),
+        ({"dl_lensing": [1.0] * 3}, None),
+    ):
+        residual = storage.Table("y.npy", values, metadata).residual
+        assert (None if residual is None else residual.tolist()) == expected
+
+
+def test_rows_of_two_skies_are_not_the_same(tmp_path):
+    """A truth of one folder and an observation of another may share their seed."""
+    tables = []
+    for name, foregrounds in (("a", ["none"]), ("b", ["d1", "s1"]), ("c", ["none"])):
+        path = str(tmp_path / f"{name}.npy")
+        storage.write_array(path, np.ones((2, 3)), {"seed": 0, "foregrounds": foregrounds})
+        tables.append(storage.load_spectra(path))
+    with pytest.raises(InputError, match="b.npy: has foregrounds d1 s1, .*a.npy none; they"):
+        storage.check_same_rows(*tables[:2])
+    storage.check_same_rows(tables[0], tables[2])
+
+
 def test_a_bare_file_loads_with_a_note(spectra_file, capsys):
     path, values = spectra_file
     os.unlink(storage.sidecar_path(path))
