@@ -5,8 +5,10 @@ observations, their truth and, where each row has its own r, that r. Writes into
 report.json, report.md (one table, a row per method) and figures: sharpness.png, calibration.png,
 controls.png, and where a run holds draws of r, r.png, posterior.png and getdist.png.
 
-Where the sidecar of the observations names signal and contaminants the exact posterior is known;
-elsewhere only what needs no more than the truth is computed.
+Where the sidecar of the observations gives the law of the contaminants the exact posterior is
+known; elsewhere only what needs no more than the truth is computed. A run of a model that was
+trained on another sky is a mismatch, and r is never told without it: name in --runs a run of a
+model that was trained on the sky of the observations beside it.
 
 Example:
   python evaluate.py --runs results/ve_sde results/posterior \\
@@ -19,6 +21,7 @@ import os
 import numpy as np
 
 import cli
+import mismatch
 import storage
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
@@ -45,6 +48,21 @@ class Run:
     metadata: dict
 
 
+def check_r(path, draws, prior):
+    """InputError unless draws of r vary, and come with the prior and the signal of all r."""
+    try:
+        known = storage.signal_template(prior) is not None
+    except ValueError:
+        known = False
+    if not known:
+        raise cli.InputError(
+            f"{path}: the sidecar of denoised.npy lacks its r_range or signal_template; "
+            "run sample.py again"
+        )
+    if (draws.min(1) == draws.max(1)).any():
+        raise cli.InputError(f"{path}: in some row all draws are the same; train again")
+
+
 def load_run(folder, observed):
     """A `Run`; InputError unless it was made from these observations."""
 
@@ -54,7 +72,7 @@ def load_run(folder, observed):
             return None
         table = storage.load_table(path, ndim)
         source, prior = (table.metadata.get(key) for key in ("observation", "prior"))
-        if not isinstance(prior, dict):
+        if not isinstance(prior, dict) or not isinstance(prior.get("sky", {}), dict):
             raise cli.InputError(f"{path}: its sidecar names no prior; run sample.py again")
         if not isinstance(source, dict) or source.get("sha256") != digest:
             raise cli.InputError(
@@ -68,6 +86,7 @@ def load_run(folder, observed):
     r = None
     if draws is not None and os.path.exists(os.path.join(folder, "r_draws.npy")):
         r = load("r_draws.npy", 2).values
+        check_r(os.path.join(folder, "r_draws.npy"), r, mean.metadata["prior"])
     shape = observed.values.shape
     for table in filter(None, (mean, draws)):
         if (len(table.values), table.values.shape[-1]) != shape:
@@ -122,20 +141,95 @@ def markdown(report):
             )
             passed = "pass" if row["passed"] else "FAIL"
             lines.append(f"| {row['check']} | {value} | {row['limit']} | {passed} |")
+        if "mismatch" in run:
+            lines += ["", mismatch_line(report, name)]
         if "r" in run:
-            upper = run["r"]["upper_limit_95"]
-            lines += ["", f"Mean of r̂: {number(run['r']['mean_r'])}. 95 % upper limit, median over"]
-            lines[-1] += (
-                f" skies: {upper['median']:.3g} (exact posterior: {upper['exact_median']:.3g})."
-            )
-            lines += ["", "| true r | sigma(r) | exact | Fisher limit | rms error |"]
-            lines += ["|---|---|---|---|---|"]
-            for row in run["r"]["sigma"]:
-                r, exact, fisher = (f"{row[key]:.3g}" for key in ("r", "exact", "fisher"))
-                sigma = f"{row['sigma']:.3g} ± {row['error']:.1g}"
-                rms = f"{row['rms_error']:.3g} ± {row['rms_error_error']:.1g}"
-                lines.append(f"| {r} | {sigma} | {exact} | {fisher} | {rms} |")
+            lines += ["", *r_lines(run["r"])]
+    if any("mismatch" in run for run in report["runs"].values()):
+        lines += ["", *mismatch_table(report)]
     return "\n".join(lines) + "\n"
+
+
+def r_lines(report):
+    """What a run says of r, as lines of Markdown."""
+    low, high = report["upper_limit_68"], report["upper_limit_95"]
+    told = [f"{number(report['bias_truth'])} sigma", *(f"{v['median']:.3g}" for v in (low, high))]
+    if "exact_bias_truth" in report:
+        exact = report["exact_bias_truth"]["value"], low["exact_median"], high["exact_median"]
+        told = [f"{own} (exact posterior: {v:.3g})" for own, v in zip(told, exact, strict=True)]
+    elif "sbc_p" not in report:
+        told[0] += " (an exact posterior has some, too, near an edge of its prior)"
+    lines = [
+        f"Mean of r̂: {number(report['mean_r'])}, bias against the truth {told[0]}. Medians over "
+        f"skies: 68 % upper limit {told[1]}, 95 % upper limit {told[2]}.",
+        "",
+        "| true r | sigma(r) | exact | Fisher limit | rms error | bias, sigma |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["sigma"]:
+        exact, fisher = ("–" if row[k] is None else f"{row[k]:.3g}" for k in ("exact", "fisher"))
+        sigma = f"{row['sigma']:.3g} ± {row['error']:.1g}"
+        rms = f"{row['rms_error']:.3g} ± {row['rms_error_error']:.1g}"
+        cells = [f"{row['r']:.3g}", sigma, exact, fisher, rms, number(row["bias"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def tell_mismatch(run):
+    """(what a run's model was trained on, what was observed), where they differ, in words."""
+    trained, observed = run["mismatch"]["trained_on"], run["mismatch"]["observed"]
+    words = [(key, *mismatch.tell(trained[key], observed[key])) for key in trained]
+    if len(words) == 1:
+        (key, own, other) = words[0]
+        return f"{key} {own}", other
+    return tuple(", ".join(f"{row[0]} {row[k]}" for row in words) for k in (1, 2))
+
+
+def mismatch_title(run):
+    """What a run's model was trained on, and what was observed; empty without a mismatch."""
+    return "trained on {}, observed {}".format(*tell_mismatch(run)) if "mismatch" in run else ""
+
+
+def mismatch_line(report, name):
+    """One line that stands wherever r of a run with a mismatch does, as Markdown."""
+    run = report["runs"][name]
+    line = f"**Mismatch**: {mismatch_title(run)}."
+    if "r" not in run:
+        return line
+    line += f" Bias of r: {number(run['r']['bias_truth'])} sigma; "
+    matched = {k: v for k, v in report["runs"].items() if v["trained_on_this_sky"] and "r" in v}
+    if not matched:
+        return line + (
+            "no matched run beside it: train on this sky, sample, and name its folder in --runs."
+        )
+    told = (f"matched run {k}: {number(v['r']['bias_truth'])} sigma" for k, v in matched.items())
+    return line + ", ".join(told) + "."
+
+
+def mismatch_table(report):
+    """All runs with draws of r, with and without a mismatch, as lines of Markdown."""
+    header = ["sky mismatch", "trained on", "observed", "bias of r, sigma", "68 % coverage"]
+    lines = ["| " + " | ".join([*header, "mean sigma(r)"]) + " |", "|---" * 6 + "|"]
+    for name, run in report["runs"].items():
+        if "r" not in run:
+            continue
+        own, observed = "as observed" if run["trained_on_this_sky"] else "unknown", "–"
+        if "mismatch" in run:
+            own, observed = tell_mismatch(run)
+        covered = run["r"].get("coverage", {}).get("0.68")
+        entries = (run["r"]["bias_truth"], covered, run["r"]["mean_sigma"])
+        lines.append("| " + " | ".join([name, own, observed, *map(number, entries)]) + " |")
+    return lines
+
+
+def sky_of_training(run, observed):
+    """What the report says of the sky that a run's model was trained on."""
+    trained, seen = run.metadata["prior"].get("sky", {}), storage.sky(observed.metadata)
+    differing = mismatch.differences(trained, seen)
+    if not differing:  # a sky that is unknown is no mismatch, but no match either
+        return {"trained_on_this_sky": True if trained and seen else None}
+    own, other = ({key: pair[k] for key, pair in differing.items()} for k in (0, 1))
+    return {"trained_on_this_sky": False, "mismatch": {"trained_on": own, "observed": other}}
 
 
 def write_figures(out_dir, figures):
@@ -172,8 +266,7 @@ def load_inputs(args):
         )
     if len(observed.values) < MIN_ROWS:
         raise cli.InputError(f"{args.data_file_noisy}: has less than {MIN_ROWS} rows")
-    contaminant = observed.theory("dl_contaminant")
-    if contaminant is not None and not (contaminant > 0).all():
+    if observed.residual is not None and not (observed.residual > 0).all():
         raise cli.InputError(
             f"{args.data_file_noisy}: has multipoles without noise or lensing, where the "
             "observation is the truth; there is nothing to evaluate"
@@ -213,9 +306,10 @@ def main(argv=None):
     answers = {}
 
     def exact_for(prior):
-        key = repr(comparison.prior_of(prior))
+        key = repr([prior.get(k) for k in ("r", "dl_signal", "r_range", "signal_template")])
         if key not in answers:
-            cli.note(f"exact posterior under the prior r = {key}")
+            if "dl_contaminant" in observed.metadata:
+                cli.note(f"exact posterior under the prior r = {comparison.prior_of(prior)}")
             answers[key] = comparison.Exact(y, observed, prior)
         return answers[key]
 
@@ -233,7 +327,8 @@ def main(argv=None):
     for run in cli.progress(runs, desc="evaluating", unit="run"):
         exact = exact_for(run.metadata.get("prior", {}))
         results = comparison.compare(run, x, observed, exact, r_true, scale)
-        report["runs"][run.name], curves[run.name] = results
+        curves[run.name] = results[1]
+        report["runs"][run.name] = results[0] | sky_of_training(run, observed)
 
     storage.write_json(
         os.path.join(args.out_dir, "report.json"), {**report, **storage.provenance(argv)}
@@ -242,13 +337,11 @@ def main(argv=None):
     with storage.atomic_write(os.path.join(args.out_dir, "report.md")) as file:
         file.write(text.encode())
     figures = evaluation_plots.overview(observed.ell, report, curves)
-    for run in runs:
-        if run.r is not None and "r" in report["runs"][run.name]:
-            exact = exact_for(run.metadata["prior"])
-            single = comparison.Exact(y[[args.row]], observed, run.metadata["prior"])
-            figures |= evaluation_plots.r_figures(
-                run, observed, x, r_true, exact, single, report["runs"][run.name]["r"], args.row
-            )
+    for run in [run for run in runs if run.r is not None][-1:]:
+        exact, told = exact_for(run.metadata["prior"]), report["runs"][run.name]
+        single = comparison.Exact(y[[args.row]], observed, run.metadata["prior"])
+        common = run, observed, x, r_true, exact, single, told["r"], args.row
+        figures |= evaluation_plots.r_figures(*common, mismatch_title(told))
     write_figures(args.out_dir, figures)
     cli.say(text)
     written = [*names[:2], *figures]

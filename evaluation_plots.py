@@ -1,5 +1,7 @@
 """Figures of evaluate.py: runs side by side, and one run's posterior on the exact answer."""
 
+import textwrap
+
 import numpy as np
 
 import plots
@@ -99,7 +101,7 @@ def _controls(runs, baselines):
     return figure
 
 
-def r_figures(run, observed, truth, r_true, exact, single, report, row):
+def r_figures(run, observed, truth, r_true, exact, single, report, row, title):
     """Figures of a run with r: {"r.png", "posterior.png", "getdist.png"}.
 
     Args:
@@ -107,16 +109,23 @@ def r_figures(run, observed, truth, r_true, exact, single, report, row):
         observed: storage.Table of the observations.
         truth: True D_ell, shape (n, n_ell), uK^2.
         r_true: True r, shape (n,).
-        exact: comparison.Exact of all rows.
+        exact: comparison.Exact of all rows; what it does not know is left out.
         single: comparison.Exact of the row shown.
         report: The part on r of the run's report.
         row: Observation shown.
+        title: Of the figures: the mismatch of the run, or empty.
     """
-    return {
+    figures = {
         "r.png": _r_all(run, r_true, report),
         "posterior.png": _posterior(run, observed, truth, r_true, exact, single, row),
         "getdist.png": _getdist(run, truth, r_true, exact, row),
     }
+    for name, figure in figures.items():
+        if name == "getdist.png":  # makes no room for a title, but its corner is empty
+            figure.text(0.98, 0.97, textwrap.fill(title, 55), ha="right", va="top", fontsize=9)
+        elif title:
+            figure.suptitle(title, fontsize=9, wrap=True)
+    return figures
 
 
 def _r_all(run, r_true, report):
@@ -134,11 +143,12 @@ def _r_all(run, r_true, report):
     else:
         for values, label, tone in (
             (np.median(run.r, 1), "median", color),
-            (np.quantile(run.r, 0.95, axis=1), "95 % upper limit", COLORS[4]),
+            (np.quantile(run.r, 0.95, axis=1, method="weibull"), "95 % upper limit", COLORS[4]),
         ):
             left.hist(values, bins=40, density=True, alpha=0.6, color=tone, label=label)
         left.axvline(r_true[0], color="k", lw=1, label="truth")
         left.set(xlabel=plots.R_LABEL, ylabel="density over skies")
+        left.locator_params(axis="x", nbins=5)
     table = report["sigma"]
     r = [line["r"] for line in table]
     marker = {"marker": "_", "ms": 14} if len(r) == 1 else {}
@@ -146,7 +156,8 @@ def _r_all(run, r_true, report):
         ("fisher", plots.LIMIT, "Fisher limit"),
         ("exact", EXACT, "exact posterior"),
     ):
-        right.plot(r, [line[key] for line in table], **style, **marker, label=label)
+        if table and table[0][key] is not None:
+            right.plot(r, [line[key] for line in table], **style, **marker, label=label)
     rms, error = ([line[key] for line in table] for key in ("rms_error", "rms_error_error"))
     label = "rms error of the posterior mean"
     right.errorbar(r, rms, error, color=COLORS[1], ls=":", marker="o", ms=3, label=label)
@@ -154,8 +165,8 @@ def _r_all(run, r_true, report):
     right.errorbar(r, sigma, error, color=color, marker="s", ms=4, mfc="white", label="learned")
     right.set(xlabel="true $r$", ylabel=r"$\sigma(r)$")
     right.set_ylim(0, None)
-    if len(r) == 1:  # no line to follow: the marks side by side with nothing around them
-        right.set(xticks=r, xlim=(r[0] - 0.5, r[0] + 0.5))
+    if len(r) == 1:  # no line to follow: the marks above each other, the legend beside them
+        right.set(xticks=r, xlim=(r[0] - 0.2, r[0] + 0.8))
     for axis in (left, right):
         axis.legend(fontsize=8)
     return figure
@@ -163,7 +174,7 @@ def _r_all(run, r_true, report):
 
 def _posterior(run, observed, truth, r_true, exact, single, row):
     figure, (left, right) = plots._axes()
-    order = np.argsort(exact.r.mean(), kind="stable")
+    order = np.argsort(run.r.mean(1), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
     for k, color in zip([row, *others], COLORS, strict=False):
         left.hist(
@@ -175,22 +186,25 @@ def _posterior(run, observed, truth, r_true, exact, single, row):
             alpha=0.35,
             lw=0,
         )
-        left.plot(exact.r.r, exact.r.density[k], color=color, lw=1.4)
+        if exact.r is not None:
+            left.plot(exact.r.r, exact.r.density[k], color=color, lw=1.4)
         left.axvline(r_true[k], color=color, ls=":", lw=1.2)
     left.hist([], color="#888888", alpha=0.5, label="learned")
-    left.plot([], [], color="#444444", lw=1.4, label="exact")
+    if exact.r is not None:
+        left.plot([], [], color="#444444", lw=1.4, label="exact")
     left.plot([], [], color="#444444", ls=":", label="true $r$")
     left.set(xlabel=plots.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
-    left.set_xlim(*exact.r.r[[0, -1]])
+    left.set_xlim(*run.metadata["prior"]["r_range"])
     left.legend(fontsize=8)
 
     ell = observed.ell
-    draws = single.x.rvs(4000, np.random.default_rng(0))[0]
     band = [0.16, 0.5, 0.84]
     plots.posterior_band(right, ell, np.quantile(run.draws[row], band, axis=0))
-    low, _, high = np.quantile(draws, band, axis=0)
-    right.plot(ell, low, **EXACT, label="exact, 68 %")
-    right.plot(ell, high, **EXACT)
+    if single.x is not None:
+        draws = single.x.rvs(4000, np.random.default_rng(0))[0]
+        low, _, high = np.quantile(draws, band, axis=0)
+        right.plot(ell, low, **EXACT, label="exact, 68 %")
+        right.plot(ell, high, **EXACT)
     right.plot(ell, observed.values[row], **plots.OBSERVATION, label="observation")
     if (truth[row] > 0).all():
         right.plot(ell, truth[row], **plots.TRUTH, label="truth")
@@ -205,21 +219,22 @@ def _getdist(run, truth, r_true, exact, row):
     getdist.chains.print_load_details = False
     ell = [k for k in (2, 4, 6) if k < 2 + run.draws.shape[2]]
     columns = [run.r[row], *(np.log10(run.draws[row][:, k - 2]) for k in ell)]
-    low, high = exact.r.r[[0, -1]]
     names = ["r", *(f"d{k}" for k in ell)]
     samples = getdist.MCSamples(
         samples=np.stack(columns, 1),
         names=names,
         labels=["r", *(rf"\log_{{10}} D_{{{k}}}/\mu\mathrm{{K}}^2" for k in ell)],
-        ranges={"r": [low, high]},
+        ranges={"r": run.metadata["prior"]["r_range"]},
         label="learned posterior",
+        sampler="uncorrelated",  # no chain: nothing to look for, and few draws will do
     )
     markers = {"r": float(r_true[row])}
     if (truth[row] > 0).all():
         markers |= {f"d{k}": float(np.log10(truth[row, k - 2])) for k in ell}
     plotter = getdist_plots.get_subplot_plotter(width_inch=6.5)
     plotter.triangle_plot(samples, names, filled=True, markers=markers)
-    axis, density = plotter.subplots[0, 0], exact.r.density[row]
-    axis.plot(exact.r.r, density / density.max(), **EXACT, label="exact")
-    axis.legend(fontsize=8, frameon=False)
+    if exact.r is not None:
+        axis, density = plotter.subplots[0, 0], exact.r.density[row]
+        axis.plot(exact.r.r, density / density.max(), **EXACT, label="exact")
+        axis.legend(fontsize=8, frameon=False)
     return plotter.fig

@@ -13,6 +13,7 @@ import storage
 
 N_ELL, ROWS, DRAWS = 6, 600, 40
 NOISE = np.full(N_ELL, 2e-5)
+PARTS = dict(zip(storage.GAUSSIAN_KEYS, np.outer([0.5, 0.3, 0.2], NOISE).tolist(), strict=True))
 TEMPLATE = spectra.SignalTemplate(
     np.array([0.002, 0.008]), np.array([[1e-2] * N_ELL, [1.1e-2] * N_ELL])
 )
@@ -34,21 +35,22 @@ def simulate(prior, n, seed):
     return x, y, r
 
 
-def exact_draws(prior, y, num_draws=DRAWS):
+def exact_draws(prior, y, num_draws=DRAWS, noise=NOISE):
     """(draws of D_ell, draws of r or None) of the exact posterior."""
     rng = np.random.default_rng(0)
     if "r" in prior:
-        return references.GaussianPosterior(y, prior["dl_signal"], NOISE).rvs(num_draws, rng), None
-    r = references.RPosterior(y, TEMPLATE, NOISE, 0, *prior["r_range"]).rvs(num_draws, rng)
+        return references.GaussianPosterior(y, prior["dl_signal"], noise).rvs(num_draws, rng), None
+    r = references.RPosterior(y, TEMPLATE, noise, 0, *prior["r_range"]).rvs(num_draws, rng)
     signals = TEMPLATE(r.ravel()).reshape(*r.shape, N_ELL)
     each = np.broadcast_to(y[:, None], signals.shape)
-    return references.GaussianPosterior(each, signals, NOISE).rvs(1, rng)[..., 0, :], r
+    return references.GaussianPosterior(each, signals, noise).rvs(1, rng)[..., 0, :], r
 
 
-def write_run(folder, prior, y, draws, r=None):
-    """An output folder as sample.py leaves it."""
+def write_run(folder, prior, y, draws, r=None, sky=None):
+    """An output folder as sample.py leaves it; without sky, as it once did."""
     os.makedirs(folder)
     source = {"file": "y.npy", "sha256": storage.digest(y)}
+    prior = prior if sky is None else {**prior, "sky": sky}
     metadata = {"prior": prior, "observation": source, "method": "by hand"}
     arrays = {"denoised": draws.mean(1), "posterior_draws": draws, "r_draws": r}
     for name, values in arrays.items():
@@ -62,10 +64,13 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def prepare(prior):
-    """Write observations, truth and r; (truth, y, r, the arguments that name them)."""
+def prepare(prior, **known):
+    """Write observations, truth and r; (truth, y, r, the arguments that name them).
+
+    What is known besides the prior stands in the sidecars: by default the law of the observations.
+    """
     x, y, r = simulate(prior, ROWS, 1)
-    metadata = {**prior, "seed": 1, "dl_contaminant": NOISE.tolist()}
+    metadata = {**prior, "seed": 1, **(known or {"dl_contaminant": NOISE.tolist()})}
     storage.write_array("x.npy", x, {**metadata, "quantity": "primordial BB"})
     storage.write_array("y.npy", y, {**metadata, "quantity": "observed BB"})
     words = ["--data-file-noisy", "y.npy", "--data-file-gt", "x.npy", "--out-dir", "out"]
@@ -152,6 +157,125 @@ def test_draws_of_r():
         assert os.path.getsize(f"out/{name}") > 0
 
 
+def sigma_checks(report, run):
+    return {row["check"] for row in report["runs"][run]["checks"] if "sigma(r)" in row["check"]}
+
+
+def test_r_without_an_exact_posterior():
+    """The truth and the Fisher limit of the mean residuals are left to judge r by."""
+    _, y, r_true, words = prepare(PRIOR, **PARTS)
+    draws, r = exact_draws(PRIOR, y)
+    mean, std = r.mean(1, keepdims=True), r.std(1, keepdims=True)
+    runs = {
+        "shifted": r + 0.5 * std,
+        "narrow": mean + 0.7 * (r - mean),
+        "leak": r_true[:, None] + 0.3 * (r - mean),
+        "exact": r,
+    }
+    for name, values in runs.items():
+        write_run(name, PRIOR, y, draws, np.clip(values, 1e-6, 0.01 - 1e-6))
+    evaluate.main(["--runs", *runs, *words])
+    report = storage.read_json("out/report.json")
+    assert failed(report, "exact") == set()
+    assert {"bias of r against the truth, sigma", "SBC of r, p"} <= failed(report, "shifted")
+    assert len(sigma_checks(report, "exact")) == comparison.R_BINS
+    for name in ("narrow", "leak"):
+        assert sigma_checks(report, name) <= failed(report, name)
+    entry = report["runs"]["exact"]["r"]
+    assert not {"bias", "pit_ks", "width_ratio", "rms_deviation", "exact_bias_truth"} & set(entry)
+    assert report["runs"]["shifted"]["r"]["bias_truth"]["value"] > 0.3
+    assert entry["coverage"]["0.68"]["value"] == pytest.approx(0.68, abs=0.06)  # 3 errors
+    posterior = references.RPosterior(y, TEMPLATE, NOISE, 0, *PRIOR["r_range"])
+    for level in (0.68, 0.95):
+        upper, limits = entry[f"upper_limit_{100 * level:.0f}"], posterior.quantile([level])
+        assert upper["median"] == pytest.approx(np.median(limits), rel=0.03)
+        assert upper["mean"] == pytest.approx(limits.mean(), rel=0.03)
+        assert "exact_median" not in upper
+    for row in entry["sigma"]:
+        fisher = references.fisher_sigma(TEMPLATE, NOISE, row["r"])
+        assert row["exact"] is None and row["fisher"] == pytest.approx(fisher)
+    with open("out/report.md", encoding="utf-8") as file:
+        text = file.read()
+    assert "68 % upper limit" in text and "95 % upper limit" in text and "nan" not in text
+    for name in evaluate.R_FIGURES:
+        assert os.path.getsize(f"out/{name}") > 0
+
+
+def test_without_residuals_there_is_no_limit():
+    """A sidecar that says nothing of the residuals: r is told, but against the truth alone."""
+    _, y, _, words = prepare(PRIOR, instrument={"freq_ghz": 45.0})
+    write_run("run", PRIOR, y, *exact_draws(PRIOR, y))
+    evaluate.main(["--runs", "run", *words])
+    entry = storage.read_json("out/report.json")["runs"]["run"]["r"]
+    assert {(row["fisher"], row["exact"], row["limit"]) for row in entry["sigma"]} == {(None,) * 3}
+    with open("out/report.md", encoding="utf-8") as file:
+        assert "| – | – |" in file.read()
+
+
+def test_the_limit_knows_of_a_fixed_foreground():
+    """y tells less of r where its foreground is fixed, and the Fisher limit says so."""
+    y = simulate(PRIOR, 20, 1)[1]
+    sigma = []
+    for F in (0 * NOISE, 3 * NOISE):
+        metadata = {**PARTS, "dl_fixed_foreground": F.tolist()}
+        exact = comparison.Exact(y, storage.Table("y.npy", y, metadata), PRIOR)
+        draws = np.random.default_rng(0).random((20, 30))
+        run = evaluate.Run("run", y, None, draws, {"prior": PRIOR})
+        report = comparison.r_report(run, np.full(20, 0.005), exact, False)
+        sigma.append(report["sigma"][0]["fisher"])
+        assert sigma[-1] == pytest.approx(references.fisher_sigma(TEMPLATE, NOISE, 0.005, F))
+    assert sigma[1] > 1.1 * sigma[0]
+
+
+GAUSSIAN = {"instrument": {"freq_ghz": 45.0}, "a_lens": 1.0, "foregrounds": ["gaussian"]}
+PRESETS = {**GAUSSIAN, "foregrounds": ["d1", "s1"]}
+
+
+def prepare_mismatch():
+    """Runs of a model of these skies, of one of cleaner skies, and of one that does not say."""
+    _, y, _, words = prepare(PRIOR, **PARTS, **PRESETS)
+    draws, r = exact_draws(PRIOR, y)
+    write_run("matched", PRIOR, y, draws, r, PRESETS)
+    write_run("old", PRIOR, y, draws, r)
+    write_run("cleaner", PRIOR, y, *exact_draws(PRIOR, y, noise=0.6 * NOISE), GAUSSIAN)
+    return words
+
+
+def test_a_mismatch_stands_beside_r_with_its_matched_run(capsys):
+    words = prepare_mismatch()
+    evaluate.main(["--runs", "old", "matched", "cleaner", *words])
+    runs = storage.read_json("out/report.json")["runs"]
+    expected = {"trained_on": {"foregrounds": ["gaussian"]}}
+    expected["observed"] = {"foregrounds": ["d1", "s1"]}
+    assert runs["cleaner"]["mismatch"] == expected
+    assert "mismatch" not in runs["matched"] and "mismatch" not in runs["old"]
+    bias = {name: run["r"]["bias_truth"]["value"] for name, run in runs.items()}
+    assert bias["cleaner"] > 0.3 and abs(bias["matched"]) < 0.15
+    with open("out/report.md", encoding="utf-8") as file:
+        text = file.read()
+    (line,) = (line for line in text.splitlines() if "**Mismatch**" in line)
+    assert line.startswith("**Mismatch**: trained on foregrounds gaussian, observed d1 s1. Bias")
+    assert f"{bias['cleaner']:.3g} ±" in line
+    assert f"matched run matched: {bias['matched']:.3g} ±" in line and "run old" not in line
+    part = text.split("**cleaner**")[1]
+    assert part.index("**Mismatch**") < part.index("Mean of r̂")
+    table = text.split("| sky mismatch |")[1]
+    assert "| cleaner | foregrounds gaussian | d1 s1 |" in table
+    assert "| matched | as observed |" in table and "| old | unknown |" in table
+    assert text in capsys.readouterr().out
+
+
+def test_a_mismatch_alone_says_what_is_missing():
+    words = prepare_mismatch()
+    evaluate.main(["--runs", "old", "cleaner", *words])
+    with open("out/report.md", encoding="utf-8") as file:
+        text = file.read()
+    assert "no matched run beside it: train on this sky" in text
+    evaluate.main(["--runs", "matched", "old", *words])
+    with open("out/report.md", encoding="utf-8") as file:
+        assert "ismatch" not in file.read()
+
+
 def test_the_null_test_has_its_distribution_of_r(capsys):
     """At r = 0 there is no spectrum to compare, but there is an upper limit on r."""
     null = {"r": 0.0, "dl_signal": [0.0] * N_ELL}
@@ -165,8 +289,14 @@ def test_the_null_test_has_its_distribution_of_r(capsys):
     evaluate.main([*words, "--out-dir", "out"])
     report = storage.read_json("out/report.json")
     assert failed(report, "null") == set()
-    upper = report["runs"]["null"]["r"]["upper_limit_95"]
-    assert upper["median"] == pytest.approx(upper["exact_median"], rel=0.1)
+    entry = report["runs"]["null"]["r"]
+    for name in ("upper_limit_68", "upper_limit_95"):
+        assert entry[name]["median"] == pytest.approx(entry[name]["exact_median"], rel=0.1)
+        assert entry[name]["mean"] == pytest.approx(entry[name]["exact_mean"], rel=0.1)
+    assert entry["upper_limit_68"]["median"] < entry["upper_limit_95"]["median"]
+    # at the edge of its prior an exact posterior has a bias, too
+    own, exact = (entry[name]["value"] for name in ("bias_truth", "exact_bias_truth"))
+    assert own == pytest.approx(exact, rel=0.1) and own > 1
     assert "95 % upper limit" in capsys.readouterr().out
 
 
@@ -178,6 +308,7 @@ def test_a_prior_over_r_is_not_judged_by_the_ranks_of_one_r():
     evaluate.main(["--runs", "joint", *words])
     entry = storage.read_json("out/report.json")["runs"]["joint"]
     assert "sbc" not in entry and "tarp" not in entry and "sbc_p" not in entry["r"]
+    assert "coverage" not in entry["r"]
     assert {row["check"] for row in entry["checks"] if not row["passed"]} == set()
 
 
@@ -201,6 +332,8 @@ def test_bad_usage(capsys):
     bare = {**PRIOR, "seed": 1, "dl_contaminant": [0.0] * N_ELL}
     storage.write_array("clean.npy", y, {**bare, "quantity": "observed BB"})
     write_run("few", PRIOR, y, draws[:, :2], r[:, :2])
+    write_run("blind", FIXED, y, draws, r)
+    write_run("stuck", PRIOR, y, draws, 0 * r + 0.003)
     storage.write_array("short.npy", x[:5], {})
     before = sorted(os.listdir("."))
     for part, argv in {
@@ -209,6 +342,8 @@ def test_bad_usage(capsys):
         "gone": ["--runs", "gone", *words],
         "--row": ["--runs", "good", *words, "--row", "600"],
         "nothing to evaluate": ["--runs", "good", *words, "--data-file-noisy", "clean.npy"],
+        "lacks its r_range": ["--runs", "blind", *words],
+        "all draws are the same": ["--runs", "stuck", *words],
         "has 2 draws": ["--runs", "few", *words],
         "holds observed BB": ["--runs", "good", *words, "--data-file-gt", "y.npy"],
         "row for row": ["--runs", "good", *words, "--data-file-gt", "short.npy"],
