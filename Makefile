@@ -88,13 +88,13 @@ forecast: $(VENV)/.installed
 # a case is instrument_foregrounds_lensing
 SKY = $(subst _, ,$(notdir $(@D)))
 SKY_FLAGS = --instrument $(word 1,$(SKY)) --foregrounds $(subst +, ,$(word 2,$(SKY))) --a-lens $(word 3,$(SKY)) \
-    --clean hilc --ilc-weights model --num-test 400
+    --clean hilc --ilc-weights model --num-test 300
 $(FORECAST)/%/done:
 	$(PYTHON) data_generation.py $(SKY_FLAGS) --r 0 0.001 --num-samples 1 --out-dir $(@D)
-	$(PYTHON) data_generation.py $(SKY_FLAGS) --r-range 0 0.01 --num-samples 100000 --out-dir $(@D)
-	$(PYTHON) train.py $(POSTERIOR) --data-file $(@D)/$(call RANGE,dl_train) \
+	$(PYTHON) data_generation.py $(SKY_FLAGS) --r-range 0 0.01 --num-samples 500000 --out-dir $(@D)
+	$(PYTHON) train.py $(POSTERIOR) --batch-size 512 --data-file $(@D)/$(call RANGE,dl_train) \
 	    --cond-file $(@D)/$(call RANGE,dl_train_noisy) --param-file $(@D)/$(call RANGE,r_train) \
-	    --epochs 20 --out $(@D)/posterior.pth
+	    --epochs 7 --out $(@D)/posterior.pth
 	for r in 0 0.001 0-0.01; do \
 	    files="--data-file-noisy $(@D)/dl_noisy_r$$r.npy --data-file-gt $(@D)/dl_gt_r$$r.npy" && \
 	    if [ $$r = 0-0.01 ]; then parameter="--param-file-gt $(@D)/r_gt_r$$r.npy"; fi && \

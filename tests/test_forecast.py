@@ -47,7 +47,7 @@ def test_the_table_is_what_the_reports_say(case, tmp_path, capsys):
     assert (row["instrument"], row["foregrounds"], row["a_lens"]) == ("litebird", "gaussian", 0.16)
     draws = np.load(case / "run_r0" / "r_draws.npy")
     for level, key in ((0.68, "sigma_r0"), (0.95, "upper_limit_95")):
-        median = np.median(np.quantile(draws, level, axis=1))
+        median = np.median(np.quantile(draws, level, axis=1, method="weibull"))
         assert row[key]["value"] == pytest.approx(median)
         assert row[key]["exact"] > 0
     small = np.load(case / "run_r0.001" / "r_draws.npy").var(1, ddof=1).mean() ** 0.5
