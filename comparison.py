@@ -15,6 +15,7 @@ SIGMAS = 3  # a difference counts where it is this many standard errors
 LIMITS = {  # thresholds of the verdicts
     "excess_percent": 1.0,
     "pit_ks": 0.015,
+    "r2": 0.02,
     "slope": 0.03,
     "p_value": 0.01,
     "r_width_ratio": 0.03,
@@ -354,6 +355,9 @@ def verdicts(report):
         at_most(
             "MSE above the exact optimum, %", report["excess_percent"], LIMITS["excess_percent"]
         )
+        gap = float(np.subtract(report["r2_limit"], report["r2"]).max())
+        limit = LIMITS["r2"]
+        add("R2 below its limit, worst ell", gap, None, f"<= {limit:g}", gap <= limit)
         gap = np.subtract(report["slope"], report["slope_limit"])[: LOW_ELL - 1]
         worst = int(np.abs(gap).argmax())
         entry = {"value": float(gap[worst]), "error": report["slope_error"][worst]}

@@ -33,14 +33,12 @@ import cleaning
 import cli
 import foregrounds
 import instruments
+import simulation
 import spectra
 import storage
 
-CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
-CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
-LARGE_BIAS = 0.2  # share of the power from which the ILC bias is told
 SINGLE_BAND = instruments.Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
 
 QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
@@ -69,166 +67,6 @@ def output_paths(out_dir, r):
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Simulation:
-    """All that a row needs besides its primordial spectrum.
-
-    Attributes:
-        sky: A `cleaning.BandSky`.
-        weights: Of the bands, known beforehand, shape (n_ell, n_bands).
-        parts: What these weights leave, from `cleaning.residual_powers`.
-        own_bins: Edges of the bins where each sky is cleaned with weights of its own; else None.
-    """
-
-    sky: cleaning.BandSky
-    weights: np.ndarray
-    parts: dict
-    own_bins: list | None = None
-
-    @property
-    def law_known(self):
-        """Whether the observation is the signal, Gaussian noise and a fixed foreground."""
-        return self.own_bins is None and not self.sky.foregrounds.varied
-
-    @property
-    def chunk_rows(self):
-        """Rows held at a time."""
-        n_bands, n_ell = len(self.sky.dl_noise), len(self.sky.ell)
-        if self.own_bins is None:
-            return max(1, CHUNK_VALUES // n_ell)
-        return max(1, CHUNK_MODES // (n_bands * int(self.sky.nu.sum())))
-
-    def draw(self, dl_signal, n, generators):
-        """Truth and observation of n skies, each (n, n_ell), uK^2; see `spectra.draw_pairs`."""
-        if self.own_bins is not None:
-            return cleaning.draw_cleaned(self.sky, dl_signal, self.own_bins, n, generators)
-        gaussian = self.parts["dl_gaussian_foreground"]
-        if self.sky.foregrounds.varied:
-            components = self.sky.foregrounds.components(n, generators["parameters"])
-            gaussian = cleaning.gaussian_residual(*components, self.weights)
-        sky = spectra.Sky(
-            ell=self.sky.ell,
-            dl_signal=dl_signal,
-            dl_contaminant=self.parts["dl_lensing"] + self.parts["dl_noise"] + gaussian,
-            dl_fixed_foreground=self.parts["dl_fixed_foreground"],
-        )
-        return spectra.draw_pairs(sky, n, generators)
-
-
-def make_band_sky(nside, bands, fwhm_arcmin, common, a_lens, names, foreground_scale):
-    """`cleaning.BandSky` of some bands.
-
-    Args:
-        nside: NSIDE.
-        bands: List of `instruments.Band`.
-        fwhm_arcmin: Beam of the observation.
-        common: Whether the bands must be brought to this beam; else they have it.
-        a_lens: Share of the lensing power that is left.
-        names: ["none"], ["gaussian"], ["gaussian-ensemble"], or PySM3 presets.
-        foreground_scale: Share of the foreground amplitude that is left.
-    """
-    ell = spectra.multipoles(nside)
-    beam = instruments.beam_power(fwhm_arcmin, ell)
-    freqs = [band.freq_ghz for band in bands]
-    transfer = foreground_scale * np.sqrt(beam)
-    return cleaning.BandSky(
-        ell=ell,
-        dl_noise=instruments.noise_bb(bands, fwhm_arcmin if common else None, ell),
-        foregrounds=foregrounds.Foregrounds.make(names, freqs, nside, transfer),
-        dl_lensing=a_lens * spectra.lensing_bb(ell) * beam,
-    )
-
-
-def make_simulation(sky, bins=None, weights_from="model"):
-    """`Simulation` of one band, bins None, or of bands that are cleaned in bins."""
-    weights = np.ones((len(sky.ell), 1))
-    if bins is not None:
-        cleaning.check_bands(sky, bins, weights_from)
-        known = cleaning.ilc_weights(cleaning.model_covariance(sky, bins))
-        weights = cleaning.per_ell(known, bins)
-    parts = cleaning.residual_powers(sky, weights)
-    return Simulation(sky, weights, parts, bins if weights_from == "sky" else None)
-
-
-def make_signal(r, ell, fwhm_arcmin):
-    """Primordial power through the beam, of one r or of a range.
-
-    Args:
-        r: Tuple of one r, or of the two ends of a range.
-        ell: Multipoles, shape (n_ell,).
-        fwhm_arcmin: Width of the beam.
-
-    Returns:
-        D_ell, shape (n_ell,), uK^2, for one r; a `spectra.SignalTemplate` for a range.
-    """
-    beam = instruments.beam_power(fwhm_arcmin, ell)
-    if len(r) == 1:
-        return spectra.tensor_bb(*r, ell) * beam
-    template = spectra.signal_template(*r, ell)
-    return dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
-
-
-def check_finite(signal, parts):
-    """Raise InputError if a power overflowed."""
-    powers = {"dl_signal": getattr(signal, "dl_per_r", signal), **parts}
-    for name, power in powers.items():
-        if not np.isfinite(power).all():
-            raise cli.InputError(
-                f"--r or --r-range: {name} is not finite; an argument is beyond all physics"
-            )
-
-
-def draw_signal(r, signal, n, generators):
-    """(r of the next n rows or None, their D_ell): see `make_signal`."""
-    if len(r) == 1:
-        return None, signal
-    values = generators["r"].uniform(*r, n)
-    return values, signal(values)
-
-
-def draw_rows(r, signal, simulation, n, generators):
-    """Draw n rows: {"x", "y"}, and "r" where a range was asked for; see `make_signal`."""
-    values, dl_signal = draw_signal(r, signal, n, generators)
-    x, y = simulation.draw(dl_signal, n, generators)
-    return {"x": x, "y": y} | ({} if values is None else {"r": values})
-
-
-def describe_ilc(r, signal, simulation, args):
-    """Weights of the bands and the ILC bias of the rows of one r, ready for JSON.
-
-    Known weights have no bias; those of each sky, and theirs, are measured on skies that enter
-    neither the training nor the test rows.
-    """
-    ell, bins = simulation.sky.ell, args.ilc_bins
-    if simulation.own_bins is None:
-        ilc = {"ilc_weights": simulation.weights[np.subtract(bins[:-1], 2)]}
-        ilc["dl_ilc_bias"] = ilc["dl_ilc_bias_expected"] = np.zeros(len(ell))
-        return {name: value.tolist() for name, value in ilc.items()}
-    n_bands = len(simulation.sky.dl_noise)
-    share = -cleaning.expected_ilc_bias(np.ones(len(ell)), ell, bins, n_bands)
-    if share.max() > LARGE_BIAS:
-        cli.note(
-            f"ell = {ell[share.argmax()]}: the weights of {n_bands} bands take "
-            f"{100 * share.max():.0f} % of the power with them, signal included; wider --ilc-bins, "
-            "fewer --bands or --ilc-weights model take less"
-        )
-    generators = spectra.make_generators(args.seed, "pilot", *r)
-    with cli.progress(total=cleaning.NUM_PILOT, desc="weighing", unit="sky") as bar:
-        ilc = cleaning.measure_sky_weights(
-            simulation.sky,
-            lambda m: draw_signal(r, signal, m, generators)[1],
-            bins,
-            generators,
-            simulation.chunk_rows,
-            bar.update,
-        )
-    middle = signal if len(r) == 1 else signal(np.array([sum(r) / 2]))[0]
-    ilc["dl_ilc_bias_expected"] = cleaning.expected_ilc_bias(
-        middle + sum(simulation.parts.values()), ell, bins, n_bands
-    )
-    return {name: value.tolist() for name, value in ilc.items()}
-
-
 def write_rows(paths, draw, shape, metadata, chunk_rows, on_rows=lambda m: None):
     """Draw rows and stream them to disk.
 
@@ -251,26 +89,6 @@ def write_rows(paths, draw, shape, metadata, chunk_rows, on_rows=lambda m: None)
             for name, writer in writers.items():
                 writer.append(rows[name])
             on_rows(len(rows["x"]))
-
-
-def describe(r, signal, simulation, recorded):
-    """Metadata of the files of one r, ready for JSON: its powers, and what was set for the run.
-
-    Where the exact law of the observation is known, and only there, dl_contaminant gives the part
-    of it that is Gaussian and drawn anew.
-    """
-    powers = dict(simulation.parts)
-    if simulation.law_known:
-        powers["dl_contaminant"] = sum(
-            powers[name] for name in ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
-        )
-    if len(r) == 1:
-        prior = {"r": r[0], "dl_signal": signal.tolist()}
-    else:
-        template = {name: value.tolist() for name, value in dataclasses.asdict(signal).items()}
-        prior = {"r_range": list(r), "signal_template": template}
-    arrays = {name: value.tolist() for name, value in powers.items()}
-    return {**prior, **arrays, **recorded, "cosmology": spectra.COSMOLOGY}
 
 
 def write_budget(path, r, ell, parts, ilc, fwhm_arcmin):
@@ -490,6 +308,25 @@ def choose_bands(args):
     return [band], dataclasses.asdict(band), band.fwhm_arcmin
 
 
+def describe_run(argv, args, instrument, fwhm_arcmin):
+    """What all sidecars of a run say of its flags, ready for JSON."""
+    recorded = {"nside": args.nside, "instrument": instrument}
+    for name in ("a_lens", "foregrounds", "foreground_scale", "seed"):
+        recorded[name] = getattr(args, name)
+    if args.clean == "hilc":
+        recorded["cleaning"] = {
+            "method": "hilc",
+            "fwhm_arcmin": fwhm_arcmin,
+            "bins": args.ilc_bins,
+            "weights_from": args.ilc_weights,
+        }
+    if args.foregrounds == ["gaussian"]:
+        recorded["gaussian_foregrounds"] = foregrounds.GAUSSIAN_FOREGROUNDS
+    if args.foregrounds == ["gaussian-ensemble"]:
+        recorded["foreground_ensemble"] = foregrounds.ENSEMBLE
+    return {**recorded, **storage.provenance(argv)}
+
+
 @cli.script
 def main(argv=None):
     """Run the script with a list of arguments; those of the process when None."""
@@ -505,54 +342,35 @@ def main(argv=None):
     )
 
     hilc = args.clean == "hilc"
-    sky = make_band_sky(
+    sky = simulation.make_band_sky(
         *(args.nside, bands, fwhm_arcmin, hilc),
         *(args.a_lens, args.foregrounds, args.foreground_scale),
     )
-    simulation = (
-        make_simulation(sky, args.ilc_bins, args.ilc_weights) if hilc else (make_simulation(sky))
-    )
+    skies = simulation.make_simulation(sky, *((args.ilc_bins, args.ilc_weights) if hilc else ()))
     ell = sky.ell
-    signals = {r: make_signal(r, ell, fwhm_arcmin) for r in args.r}
+    signals = {r: simulation.make_signal(r, ell, fwhm_arcmin) for r in args.r}
     for signal in signals.values():
-        check_finite(signal, simulation.parts)
-
-    recorded = {
-        "nside": args.nside,
-        "instrument": instrument,
-        "a_lens": args.a_lens,
-        "foregrounds": args.foregrounds,
-        "foreground_scale": args.foreground_scale,
-        "seed": args.seed,
-        **storage.provenance(argv),
-    }
+        simulation.check_finite(signal, skies.parts)
+    recorded = describe_run(argv, args, instrument, fwhm_arcmin)
+    ilc = {r: {} for r in args.r}
     if hilc:
-        recorded["cleaning"] = {
-            "method": "hilc",
-            "fwhm_arcmin": fwhm_arcmin,
-            "bins": args.ilc_bins,
-            "weights_from": args.ilc_weights,
-        }
-    if args.foregrounds == ["gaussian"]:
-        recorded["gaussian_foregrounds"] = foregrounds.GAUSSIAN_FOREGROUNDS
-    if sky.foregrounds.varied:
-        recorded["foreground_ensemble"] = foregrounds.ENSEMBLE
+        for r, signal in signals.items():
+            ilc[r] = simulation.describe_ilc(r, signal, skies, args.ilc_bins, args.seed)
 
     rows = {"train": args.num_samples, "test": args.num_test}
     total = len(args.r) * sum(rows.values())
-    ilc = {r: {} for r in signals}
-    if hilc:
-        ilc = {r: describe_ilc(r, signal, simulation, args) for r, signal in signals.items()}
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, signal in signals.items():
-            metadata = describe(r, signal, simulation, {**recorded, **ilc[r]})
+            metadata = simulation.describe(r, signal, skies) | ilc[r] | recorded
             for split, files in paths[r].items():
                 generators = spectra.make_generators(args.seed, split, *r)
-                draw = functools.partial(draw_rows, r, signal, simulation, generators=generators)
+                draw = functools.partial(
+                    simulation.draw_rows, r, signal, skies, generators=generators
+                )
                 shape, own = (rows[split], len(ell)), {"split": split, **metadata}
-                write_rows(files, draw, shape, own, simulation.chunk_rows, bar.update)
+                write_rows(files, draw, shape, own, skies.chunk_rows, bar.update)
     for r, path in figures.items():
-        write_budget(path, r, ell, simulation.parts, ilc[r], fwhm_arcmin)
+        write_budget(path, r, ell, skies.parts, ilc[r], fwhm_arcmin)
     cli.say(
         f"wrote {args.num_samples} training and {args.num_test} test pairs at ell = 2-{ell[-1]} "
         f"for r = {', '.join('-'.join(f'{v:g}' for v in r) for r in args.r)} into {args.out_dir}/"

@@ -11,6 +11,7 @@ import numpy as np
 
 import cli
 import data_generation
+import simulation
 import spectra
 
 NUM_SKIES, ROUNDS = 10_000, 5
@@ -18,40 +19,40 @@ FLAGS = "--instrument echo --clean hilc --ilc-weights sky --foregrounds"
 
 
 def make_simulation(name):
-    """A `data_generation.Simulation` of ECHO, and a signal of the size of its lensing."""
+    """A `simulation.Simulation` of ECHO, and a signal of the size of its lensing."""
     args = data_generation.parse_arguments([*FLAGS.split(), name])
     bands, _, fwhm = data_generation.choose_bands(args)
-    sky = data_generation.make_band_sky(args.nside, bands, fwhm, True, 1.0, args.foregrounds, 1.0)
-    return data_generation.make_simulation(sky, args.ilc_bins, args.ilc_weights), sky.dl_lensing
+    sky = simulation.make_band_sky(args.nside, bands, fwhm, True, 1.0, args.foregrounds, 1.0)
+    return simulation.make_simulation(sky, args.ilc_bins, args.ilc_weights), sky.dl_lensing
 
 
-def time_normals(n_bands, num_modes, chunk, skies):
+def time_normals(n_bands, num_modes, chunk, num):
     """Seconds that numpy needs for as many normals as skies have in all bands and modes."""
     rng = np.random.default_rng(0)
     start = time.perf_counter()
-    for first in range(0, skies, chunk):
-        rng.standard_normal((min(chunk, skies - first), n_bands, num_modes))
+    for first in range(0, num, chunk):
+        rng.standard_normal((min(chunk, num - first), n_bands, num_modes))
     return time.perf_counter() - start
 
 
-def time_skies(simulation, dl_signal, skies):
+def time_skies(simulated, dl_signal, num):
     """Seconds for the truth and the cleaned observation of as many skies."""
-    generators, chunk = spectra.make_generators(0, "train", 0.001), simulation.chunk_rows
+    generators, chunk = spectra.make_generators(0, "train", 0.001), simulated.chunk_rows
     start = time.perf_counter()
-    for first in range(0, skies, chunk):
-        simulation.draw(dl_signal, min(chunk, skies - first), generators)
+    for first in range(0, num, chunk):
+        simulated.draw(dl_signal, min(chunk, num - first), generators)
     return time.perf_counter() - start
 
 
 def main():
     """Print the times of both, taken in turn so that a busy moment meets both, and their ratio."""
     for name in ("gaussian", "gaussian-ensemble"):
-        simulation, dl_signal = make_simulation(name)
-        shape, skies = simulation.sky.foregrounds.fixed.shape, NUM_SKIES // ROUNDS
+        skies, dl_signal = make_simulation(name)
+        shape, num = skies.sky.foregrounds.fixed.shape, NUM_SKIES // ROUNDS
         times = [
             (
-                time_normals(*shape, simulation.chunk_rows, skies),
-                time_skies(simulation, dl_signal, skies),
+                time_normals(*shape, skies.chunk_rows, num),
+                time_skies(skies, dl_signal, num),
             )
             for _ in range(ROUNDS)
         ]

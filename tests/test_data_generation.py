@@ -12,6 +12,7 @@ import cleaning
 import data_generation
 import foregrounds
 import instruments
+import simulation
 import spectra
 import storage
 
@@ -171,10 +172,10 @@ def make_simulation(words):
     args = data_generation.parse_arguments(["--nside", "8", *words.split()])
     bands, _, fwhm = data_generation.choose_bands(args)
     hilc = args.clean == "hilc"
-    sky = data_generation.make_band_sky(8, bands, fwhm, hilc, 1.0, args.foregrounds, 1.0)
+    sky = simulation.make_band_sky(8, bands, fwhm, hilc, 1.0, args.foregrounds, 1.0)
     if not hilc:
-        return data_generation.make_simulation(sky)
-    return data_generation.make_simulation(sky, args.ilc_bins, args.ilc_weights)
+        return simulation.make_simulation(sky)
+    return simulation.make_simulation(sky, args.ilc_bins, args.ilc_weights)
 
 
 ECHO = "--instrument echo --clean hilc --bands 45 145 340"
@@ -195,14 +196,12 @@ def test_chunks_leave_no_trace(r, words, tmp_path):
     signal = np.ones(14)
     if len(r) == 2:
         signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
-    simulation = make_simulation(words)
+    skies = make_simulation(words)
     files = []
     for chunk_rows in (1, 33, 1000):
         paths = data_generation.output_paths(str(tmp_path), r)["train"]
         generators = spectra.make_generators(0, "train", *r)
-        draw = functools.partial(
-            data_generation.draw_rows, r, signal, simulation, generators=generators
-        )
+        draw = functools.partial(simulation.draw_rows, r, signal, skies, generators=generators)
         counted = []
         data_generation.write_rows(paths, draw, (100, 14), {}, chunk_rows, counted.append)
         assert sum(counted) == 100 and max(counted) <= chunk_rows
@@ -310,7 +309,7 @@ def test_output_that_cannot_be_written(tmp_path, capsys):
 def test_an_interrupted_run_leaves_no_part(generate, tmp_path, monkeypatch):
     """The disk fills after a few chunks: the old files stay whole, no new part stays."""
     before = generate("--foregrounds", "none")("dl_gt_r0.001").values.copy()
-    monkeypatch.setattr(data_generation, "CHUNK_VALUES", 14 * 100)
+    monkeypatch.setattr(simulation, "CHUNK_VALUES", 14 * 100)
     append = storage.ArrayWriter.append
 
     def failing_append(self, rows):

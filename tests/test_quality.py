@@ -45,7 +45,12 @@ POSTERIORS = {  # r, what is observed, training rows, epochs
     "one r": ("0.001", CLEAN, 100_000, 80),
     "range": ("0-0.01", CLEAN, 500_000, 36),
     "known weights": ("0-0.01", "--instrument echo --clean hilc --ilc-weights model", 200_000, 36),
-    "weights of each sky": ("0-0.01", "--instrument echo --clean hilc --ilc-weights sky", 200_000, 36),
+    "own weights": (
+        "0-0.01",
+        "--instrument echo --clean hilc --ilc-weights sky",
+        200_000,
+        36,
+    ),
 }
 
 
@@ -73,5 +78,3 @@ def test_posterior_meets_its_bars(r, sky, rows, epochs, tmp_path):
     assert [row for row in run["checks"] if not row["passed"]] == []
     assert run["tarp"]["p_value"] > 0.01 and run["sbc"]["smallest_times_ell"] > 0.01
     assert ("r2_limit" in run) == (not sky.endswith("sky"))
-    if "r2_limit" in run:
-        assert np.subtract(run["r2_limit"], run["r2"]).max() < 0.02
