@@ -194,7 +194,10 @@ def _posterior(run, observed, truth, r_true, exact, single, row):
         left.plot([], [], color="#444444", lw=1.4, label="exact")
     left.plot([], [], color="#444444", ls=":", label="true $r$")
     left.set(xlabel=plots.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
-    left.set_xlim(*run.metadata["prior"]["r_range"])
+    low, high = run.metadata["prior"]["r_range"]
+    shown = run.r[[row, *others]]
+    room = 0.2 * np.ptp(shown)
+    left.set_xlim(max(low, shown.min() - room), min(high, shown.max() + room))
     left.legend(fontsize=8)
 
     ell = observed.ell
