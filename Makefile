@@ -94,12 +94,12 @@ $(FORECAST)/%/done:
 	$(PYTHON) data_generation.py $(SKY_FLAGS) --r-range 0 0.01 --num-samples 500000 --out-dir $(@D)
 	$(PYTHON) train.py $(POSTERIOR) --batch-size 512 --data-file $(@D)/$(call RANGE,dl_train) \
 	    --cond-file $(@D)/$(call RANGE,dl_train_noisy) --param-file $(@D)/$(call RANGE,r_train) \
-	    --epochs 7 --out $(@D)/posterior.pth
+	    --epochs 5 --out $(@D)/posterior.pth
 	for r in 0 0.001 0-0.01; do \
 	    files="--data-file-noisy $(@D)/dl_noisy_r$$r.npy --data-file-gt $(@D)/dl_gt_r$$r.npy" && \
 	    if [ $$r = 0-0.01 ]; then parameter="--param-file-gt $(@D)/r_gt_r$$r.npy"; fi && \
 	    $(PYTHON) sample.py --data-file-noisy $(@D)/dl_noisy_r$$r.npy --model-checkpoint $(@D)/posterior.pth \
-	        --method ode --out-dir $(@D)/run_r$$r && \
+	        --method ode --num-steps 25 --out-dir $(@D)/run_r$$r && \
 	    $(PYTHON) evaluate.py --runs $(@D)/run_r$$r $$files $$parameter --out-dir $(@D)/evaluation_r$$r || exit 1; \
 	done
 	touch $@
