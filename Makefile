@@ -83,7 +83,7 @@ CASES = $(foreach i,echo litebird,$(foreach a,1 0.16,$(FORECAST)/$(i)_$(1)_$(a)/
 forecast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 $(call CASES,gaussian)
 	-OMP_NUM_THREADS=1 $(MAKE) --jobs 2 $(call CASES,d1+s1)
-	$(PYTHON) forecast.py --cases $(patsubst %/done,%,$(wildcard $(FORECAST)/*/done)) --out-dir $(FORECAST)
+	$(PYTHON) forecast.py --cases $$(dirname $(FORECAST)/*/done) --out-dir $(FORECAST)
 
 # a case is instrument_foregrounds_lensing
 SKY = $(subst _, ,$(notdir $(@D)))
@@ -116,12 +116,17 @@ mismatch: $(VENV)/.installed
 	        --cond-file "$$folder/$(call RANGE,dl_train_noisy)" --param-file "$$folder/$(call RANGE,r_train)" \
 	        --epochs 20 --out "$$folder/posterior.pth" || exit 1; \
 	done
-	for sky in gaussian gaussian-ensemble d1+s1; do \
-	    $(PYTHON) sample.py $(call PAIR,$(D)/d1+s1) --model-checkpoint $(D)/$$sky/posterior.pth --method ode \
-	        --out-dir $(D)/trained_on_$$sky || exit 1; \
+	$(PYTHON) data_generation.py --instrument echo --clean hilc --foregrounds d1 s1 --r 0 --num-samples 1 \
+	    --num-test 300 --out-dir $(D)/d1+s1
+	for r in 0 0-0.01; do \
+	    for sky in gaussian gaussian-ensemble d1+s1; do \
+	        $(PYTHON) sample.py --data-file-noisy $(D)/d1+s1/dl_noisy_r$$r.npy --method ode \
+	            --model-checkpoint $(D)/$$sky/posterior.pth --out-dir $(D)/r$$r/trained_on_$$sky || exit 1; \
+	    done; \
+	    if [ $$r = 0-0.01 ]; then parameter="--param-file-gt $(D)/d1+s1/$(call RANGE,r_gt)"; fi; \
+	    $(PYTHON) evaluate.py --runs $(D)/r$$r/trained_on_* --data-file-noisy $(D)/d1+s1/dl_noisy_r$$r.npy \
+	        --data-file-gt $(D)/d1+s1/dl_gt_r$$r.npy $$parameter --out-dir $(D)/evaluation_r$$r || exit 1; \
 	done
-	$(PYTHON) evaluate.py --runs $(D)/trained_on_gaussian $(D)/trained_on_gaussian-ensemble $(D)/trained_on_d1+s1 \
-	    $(call PAIR,$(D)/d1+s1) --param-file-gt $(D)/d1+s1/$(call RANGE,r_gt) --out-dir $(D)/evaluation
 
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
