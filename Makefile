@@ -76,7 +76,7 @@ posterior-foreground: $(VENV)/.installed
 	$(PYTHON) sample.py $(call ONE_R,$(D)) --model-checkpoint $(D)/posterior.pth --method ode --out-dir $(D)/posterior
 	$(PYTHON) evaluate.py --runs $(D)/posterior $(call ONE_R,$(D)) --out-dir $(D)/evaluation
 
-# sigma(r) of two instruments, cleaned, with all lensing and with 84 % delensing: about fifteen
+# sigma(r) of two instruments, cleaned, with all lensing and with 84 % delensing: about twenty
 # minutes on two cores, of which each case takes one; d1 s1 only where PySM3's templates can be had
 FORECAST = $(DEMO)/forecast
 CASES = $(foreach i,echo litebird,$(foreach a,1 0.16,$(FORECAST)/$(i)_$(1)_$(a)/done))

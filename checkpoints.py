@@ -45,6 +45,9 @@ def _read_archive(path):
                 raise InputError(f"{path}: is a compressed archive, which torch.save never writes")
             if sum(entry.file_size for entry in entries) > os.path.getsize(path):
                 raise InputError(f"{path}: claims more content than the file holds")
+            if any(entry.external_attr for entry in entries):
+                # torch would take a tensor for a folder, and leave its memory as it was
+                raise InputError(f"{path}: has entries that are no plain files")
             damaged = archive.testzip()
         if damaged is not None:
             raise InputError(f"{path}: is damaged at {damaged}; use a backup or train again")
