@@ -23,7 +23,7 @@ class Reverse:
 
     Attributes:
         checkpoint: From checkpoints.load, its network on the device.
-        step: A solver step.
+        make_step: Callable that makes a new solver step, as those of solvers.SOLVERS.
         t_start: Largest time, scalar tensor on the device.
         num_steps: Steps of the solver.
         seed: Of all random draws.
@@ -31,7 +31,7 @@ class Reverse:
     """
 
     checkpoint: dict
-    step: Callable
+    make_step: Callable
     t_start: object
     num_steps: int
     seed: int
@@ -81,7 +81,7 @@ class Reverse:
                     else:
                         x = start[first : first + rows].to(device)
                     run = (sde, x, self.t_start, self.num_steps, generator, on_step)
-                    x = solvers.integrate(self.step, score_fn, *run)
+                    x = solvers.integrate(self.make_step(), score_fn, *run)
                 self.evaluations = score_fn.calls
                 yield x.cpu()
         self.seconds = time.monotonic() - began

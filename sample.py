@@ -22,6 +22,7 @@ Examples:
 """
 
 import contextlib
+import functools
 import os
 
 import numpy as np
@@ -62,10 +63,16 @@ def build_parser():
     group = parser.add_argument_group("reverse process")
     about = "; ".join(f"{k}: {v.about}, {v.num_steps} steps" for k, v in solvers.SOLVERS.items())
     group.add_argument("--method", choices=solvers.SOLVERS, default="sde", help=about)
+    about = "; ".join(f"{k}: {v.about}, {v.num_steps}" for k, v in solvers.ODE_SOLVERS.items())
+    group.add_argument(
+        "--ode-solver",
+        choices=solvers.ODE_SOLVERS,
+        help=f"ode: {about} steps (default: heun)",
+    )
     group.add_argument(
         "--num-steps",
         type=cli.positive_int,
-        help="steps of the solver (default: as listed for --method)",
+        help="steps of the solver (default: as listed for --method and --ode-solver)",
     )
     group.add_argument(
         "--t-start",
@@ -101,7 +108,9 @@ def check_arguments(parser, args):
         parser.error("--num-samples is for generating; leave out --data-file-noisy")
     if args.t_start and not args.data_file_noisy:
         parser.error("--t-start is for observations; the prior starts at 1")
-    solver = solvers.SOLVERS[args.method]
+    if args.ode_solver and args.method != "ode":
+        parser.error(f"--ode-solver does not go with --method {args.method}")
+    solver = solver_of(args)
     if not solver.corrected and (args.corrector_steps or args.corrector_step_size):
         parser.error(f"--corrector-steps and --corrector-step-size do not go with {args.method}")
     args.num_steps = args.num_steps or solver.num_steps
@@ -173,13 +182,20 @@ def trained_sky(checkpoint):
     return storage.sky(checkpoint["data"]) if checkpoint["cond_normalizer"] else {}
 
 
+def solver_of(args):
+    """The line of the registry that the flags name."""
+    if args.method == "ode" and args.ode_solver:
+        return solvers.ODE_SOLVERS[args.ode_solver]
+    return solvers.SOLVERS[args.method]
+
+
 def make_step(args):
-    """The solver's step, wrapped by the corrector where the method has one."""
-    solver = solvers.SOLVERS[args.method]
+    """A new step of the solver, wrapped by the corrector where the method has one."""
+    solver = solver_of(args)
     if not solver.corrected:
-        return solver.step
+        return solver.make()
     steps, size = args.corrector_steps or CORRECTOR_STEPS, args.corrector_step_size
-    return solvers.with_corrector(solver.step, steps, size or CORRECTOR_STEP_SIZE)
+    return solvers.with_corrector(solver.make(), steps, size or CORRECTOR_STEP_SIZE)
 
 
 def denormalize(checkpoint, x, method):
@@ -345,7 +361,8 @@ def main(argv=None):
     checkpoint["network"].to(device)
     keep = row * (args.num_draws if conditional else 1) if args.plot_trajectories else None
     t_start = torch.tensor(args.t_start or 1.0, device=device)
-    process = reverse.Reverse(checkpoint, make_step(args), t_start, args.num_steps, args.seed, keep)
+    step = functools.partial(make_step, args)
+    process = reverse.Reverse(checkpoint, step, t_start, args.num_steps, args.seed, keep)
     metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
     if conditional:
         x = None  # a posterior mean is one of D_ell

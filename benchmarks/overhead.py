@@ -63,12 +63,12 @@ def training(sde):
 
 def sampling(sde, method, num_steps=100):
     network = model.ScoreNet1D(sde, N_ELL).requires_grad_(False)
-    step = solvers.SOLVERS[method].step
+    step = solvers.SOLVERS[method].make()
     if solvers.SOLVERS[method].corrected:
         step = solvers.with_corrector(step, 1, 0.1)
     checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
     one, num_blocks = torch.ones(()), 2
-    process = reverse.Reverse(checkpoint, step, one, num_steps, 0, None)
+    process = reverse.Reverse(checkpoint, lambda: step, one, num_steps, 0, None)
 
     def ours():
         list(process.blocks(num_blocks * reverse.BLOCK_ROWS))

@@ -200,7 +200,7 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws, monkeypatch):
     kwargs = {"n_ell": 4, "n_param": 0}
     checkpoint = {"sde": process, "network": point, "network_kwargs": kwargs}
     y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    step = solvers.SOLVERS["ode"].step
+    step = solvers.SOLVERS["ode"].make
     draws = reverse.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0, None)
     x = torch.cat(list(draws.blocks(10 * num_draws, y=y, num_draws=num_draws)))
     expected = y.repeat_interleave(num_draws, 0)
@@ -393,8 +393,10 @@ def pairs(folder):
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_joint_posterior_with_every_solver(sde, pairs, capsys):
     train.main([*TINY, *JOINT, "--sde-type", sde, "--epochs", "2"])
-    for method in solvers.SOLVERS:
-        extra = ["--method", method, "--out-dir", method, "--num-draws", "7"]
+    methods = {method: ["--method", method] for method in solvers.SOLVERS}
+    methods |= {name: ["--method", "ode", "--ode-solver", name] for name in solvers.ODE_SOLVERS}
+    for method, flags in methods.items():
+        extra = [*flags, "--out-dir", method, "--num-draws", "7"]
         sample.main([*POSTERIOR, *extra, "--plot-trajectories", "--trajectory-index", "3"])
         draws = storage.load_table(f"{method}/posterior_draws.npy", 3).values
         r = storage.load_table(f"{method}/r_draws.npy", 2).values

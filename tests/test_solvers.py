@@ -4,7 +4,11 @@ With x = gain * x_t + offset + noise, mean and variance go through a step exactl
 mean MEAN and standard deviation STD, and the exact score is that of the noised Gaussian.
 """
 
+import functools
+
+import numpy as np
 import pytest
+import scipy.integrate
 import torch
 
 import sde_utils
@@ -80,7 +84,7 @@ def test_order_of_the_ode_solvers(sde, step, order, monkeypatch):
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 def test_recommended_settings_are_accurate(sde, name, monkeypatch):
     solver = solvers.SOLVERS[name]
-    step = solvers.with_corrector(solver.step, 1, 0.1) if solver.corrected else solver.step
+    step = solvers.with_corrector(solver.make(), 1, 0.1) if solver.corrected else solver.make()
     corrector = int(solver.corrected)
     score = gaussian_score(sde)
     mean, variance = propagate(step, sde, solver.num_steps, score, monkeypatch, corrector)
@@ -96,7 +100,7 @@ def test_a_small_bias_of_the_network_does_not_pile_up(sde, monkeypatch):
     shifts = {}
     for name, corrector in (("sde", 0), ("pc", 1)):
         solver = solvers.SOLVERS[name]
-        step = solvers.with_corrector(solver.step, 1, 0.1) if corrector else solver.step
+        step = solvers.with_corrector(solver.make(), 1, 0.1) if corrector else solver.make()
         ends = [
             propagate(step, sde, 500, gaussian_score(sde, bias=b), monkeypatch, corrector)[0]
             for b in (0.0, bias)
@@ -115,11 +119,79 @@ def test_a_wrong_sign_is_seen(sde, step, monkeypatch):
     assert not (abs(mean - MEAN) < 0.02 and abs(variance**0.5 / STD - 1) < 0.015)
 
 
+def flow(make, sde, num_steps):
+    """Mean and standard deviation at time 0 of an ODE solver, whose every step is affine."""
+    one = torch.ones((), dtype=torch.float64)
+    x = sde.alpha(one) * MEAN + torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    x = solvers.integrate(make(), gaussian_score(sde), sde, x, one, num_steps, None)
+    return float(x[0]), float(x[1] - x[0]) * float(sde_utils.prior_std(sde, one))
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_adams_bashforth_converges_faster_with_each_order(sde):
+    _, exact = flow(lambda: solvers.heun, sde, 4000)
+    errors = {}
+    for order in (1, 2, 3):
+        make = functools.partial(solvers.AdamsBashforth, order)
+        errors[order] = [abs(flow(make, sde, n)[1] - exact) for n in (20, 40)]
+    assert errors[1][0] / errors[1][1] == pytest.approx(2, rel=0.1)
+    assert errors[2][0] / errors[2][1] == pytest.approx(4, rel=0.2)
+    assert errors[3][0] < 0.2 * errors[2][0] and errors[3][1] < 0.1 * errors[2][1]
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_adams_bashforth_is_exact_where_the_denoiser_is_a_polynomial(sde, order):
+    """Of degree order - 1 in lambda: a wrong coefficient anywhere would show."""
+    times = sde_utils.noise_levels(sde, torch.ones((), dtype=torch.float64), 12)[4:10]
+    coefficients = np.array([0.7, -0.4, 0.3])[:order]
+
+    def log_snr(t):
+        return -(sde.sigma(t) / sde.alpha(t)).log()
+
+    def score(x, t):
+        denoised = sum(c * log_snr(t) ** k for k, c in enumerate(coefficients))
+        return (sde.alpha(t) * denoised - x) / sde.sigma(t) ** 2
+
+    step = solvers.AdamsBashforth(order)
+    x = torch.tensor([[0.5], [-2.0]], dtype=torch.float64)
+    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        end = step(score, sde, x, t, s, None)
+        if k >= order - 1:  # enough values
+            low, high = float(log_snr(t)), float(log_snr(s))
+            integral, _ = scipy.integrate.quad(
+                lambda v, high=high: np.exp(v - high) * np.polyval(coefficients[::-1], v), low, high
+            )
+            expected = sde.alpha(s) * (np.exp(low - high) * x / sde.alpha(t) + integral)
+            torch.testing.assert_close(end, expected, rtol=1e-10, atol=1e-12)
+        x = end
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("name", solvers.ODE_SOLVERS)
+def test_recommended_steps_of_ode_solvers_are_enough(sde, name):
+    solver = solvers.ODE_SOLVERS[name]
+    mean, std = flow(solver.make, sde, solver.num_steps)
+    assert mean == pytest.approx(MEAN, abs=1e-6)
+    assert std == pytest.approx(STD, rel=0.01)
+
+
+def test_a_new_step_remembers_nothing():
+    """Blocks of rows must not see each other's denoiser, nor must float32 become float64."""
+    sde, one = sde_utils.VESDE(), torch.ones(())
+    ends = []
+    make = solvers.ODE_SOLVERS["ab3"].make
+    for rows in (3, 5):
+        x = torch.linspace(-1, 1, rows)[:, None]
+        ends.append(solvers.integrate(make(), gaussian_score(sde), sde, x, one, 5, None))
+    assert ends[0].dtype == torch.float32 and torch.equal(ends[0][[0, 2]], ends[1][[0, 4]])
+
+
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 def test_samples_agree_with_the_exact_moments(sde, name):
     solver = solvers.SOLVERS[name]
-    step = solvers.with_corrector(solver.step, 1, 0.1) if solver.corrected else solver.step
+    step = solvers.with_corrector(solver.make(), 1, 0.1) if solver.corrected else solver.make()
     generator = torch.Generator().manual_seed(3)
     one, n = torch.ones((), dtype=torch.float64), 20000
     x = torch.randn(n, 1, generator=generator, dtype=torch.float64) * sde_utils.prior_std(sde, one)
