@@ -139,6 +139,7 @@ benchmarks: $(VENV)/.installed
 	$(PYTHON) -m benchmarks.draws
 	$(PYTHON) -m benchmarks.cleaning
 	$(PYTHON) -m benchmarks.overhead
+	$(PYTHON) -m benchmarks.quality
 
 clean:
 	rm -rf $(VENV) $(DEMO)
