@@ -1,16 +1,22 @@
 """What the command lines share: errors, argument types, help, seed, device, progress."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import math
 import os
+import signal
 import sys
+import threading
 
+import parallel
 from sde_utils import SDES
 
 EXIT_INPUT = 2  # usage or input, as argparse has it
 EXIT_DIVERGED = 3  # a loss or a sample stopped being finite
+STOP_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}  # their exit codes
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 class InputError(ValueError):
@@ -19,6 +25,62 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """A computation stopped being finite."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the script to stop.
+
+    Args:
+        code: Exit code, a value of `STOP_SIGNALS`.
+    """
+
+    def __init__(self, code):
+        super().__init__("interrupted")
+        self.code = code
+
+
+@contextlib.contextmanager
+def _handle_signals(handler):
+    """Within the block STOP_SIGNALS call handler(exit code), where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number, frame):
+        handler(STOP_SIGNALS[number])
+
+    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _interrupt(code):
+    raise Interrupted(code)
+
+
+class StopRequest:
+    """What a signal asked for: `code` is an exit code, or 0 while there was none."""
+
+    def __init__(self):
+        self.code = 0
+
+    def on_signal(self, code):
+        """The first signal is a request; the second stops at once."""
+        if self.code:
+            raise Interrupted(code)
+        self.code = code
+        note("stopping at the next step; once more stops at once")
+
+
+@contextlib.contextmanager
+def stop_request():
+    """A `StopRequest` for work that saves before it stops: it asks for `code` at each step."""
+    request = StopRequest()
+    with _handle_signals(request.on_signal):
+        yield request
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -43,13 +105,16 @@ def script(main):
     @functools.wraps(main)
     def wrapper(argv=None):
         try:
-            main(argv)
+            with _handle_signals(_interrupt):
+                main(argv)
         except (InputError, OSError) as error:
             message, code = str(error), EXIT_INPUT
         except DivergedError as error:
             message, code = str(error), EXIT_DIVERGED
+        except Interrupted as stop:
+            message, code = str(stop), stop.code
         except KeyboardInterrupt:
-            message, code = "interrupted", 130
+            message, code = "interrupted", STOP_SIGNALS[signal.SIGINT]
         else:
             return
         name = os.path.basename(sys.modules[main.__module__].__file__)
@@ -103,9 +168,39 @@ def add_run_arguments(parser, device=True):
         group.add_argument(
             "--device",
             default="auto",
-            help="cpu, cuda, cuda:N or mps; auto takes a GPU where there is one",
+            help="cpu, cuda, cuda:N or mps; auto takes a GPU where there is one, each process of "
+            "torchrun its own",
+        )
+        group.add_argument(
+            "--threads",
+            type=positive_int,
+            help="CPU threads of each process (default: the cores, shared among the processes)",
+        )
+        group.add_argument(
+            "--precision",
+            choices=PRECISIONS,
+            default="float32",
+            help="of matrix products: tf32 (GPU) and bf16 are faster and less exact",
         )
     return group
+
+
+def set_threads(threads):
+    """Use this number of CPU threads; where None, all cores, shared among local processes."""
+    import torch
+
+    if threads is None and parallel.local_world_size() == 1:
+        return  # torch's own choice, which follows OMP_NUM_THREADS
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or max(1, cores // parallel.local_world_size()))
+
+
+def autocast(device, precision):
+    """Context in which the network's matrix products have a precision out of `PRECISIONS`."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def get_device(name):
@@ -113,7 +208,9 @@ def get_device(name):
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and parallel.world_size() > 1:
+        name = f"cuda:{parallel.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -127,19 +224,22 @@ def progress(iterable=None, **kwargs):
     """A tqdm bar on stderr, slow enough for a log file."""
     import tqdm
 
+    kwargs = {"disable": parallel.rank() > 0, **kwargs}
     return tqdm.tqdm(
         iterable, mininterval=0.2 if sys.stderr.isatty() else 10, dynamic_ncols=True, **kwargs
     )
 
 
 def say(message):
-    """One line of results on stdout."""
-    print(message, flush=True)
+    """One line of results on stdout, from the first of several processes."""
+    if parallel.rank() == 0:
+        print(message, flush=True)
 
 
 def note(message):
-    """One line about the run on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line about the run on stderr, from the first of several processes."""
+    if parallel.rank() == 0:
+        print(message, file=sys.stderr, flush=True)
 
 
 def add_sde_arguments(parser):

@@ -1,0 +1,51 @@
+"""The processes that torchrun started: which one this is, and what they do together."""
+
+import contextlib
+import os
+
+
+def rank():
+    """Number of this process among all; 0 is the one that speaks and writes what all share."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size():
+    """Number of processes; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank():
+    """Number of this process on its machine: its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world_size():
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def process_group(device):
+    """Join the other processes for the block: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        device: torch.device on which this process computes.
+    """
+    if world_size() == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier():
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
