@@ -1,0 +1,99 @@
+"""Samplers that are broken on purpose: the suite must fail for every one (pytest -m mutants).
+
+A mutant is a copy of the project with one expression changed. The test that guards the expression
+is run on the copy, and must fail; on the project as it is, it passes with the rest of the suite.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
+    "sign of the drift": (
+        "solvers.py",
+        "drift = sde.f(t) * x - sde.g(t) ** 2 * score_fn(x, t)",
+        "drift = sde.f(t) * x + sde.g(t) ** 2 * score_fn(x, t)",
+        "test_solvers.py",
+    ),
+    "g for g squared": (
+        "solvers.py",
+        "- sde.g(t) ** 2 * score_fn(x, t)",
+        "- sde.g(t) * score_fn(x, t)",
+        "test_solvers.py",
+    ),
+    "missing sqrt(dt)": ("solvers.py", "sde.g(t) * (-dt).sqrt()", "sde.g(t)", "test_solvers.py"),
+    "Langevin noise of an ODE": ("solvers.py", "(2 * eps).sqrt()", "eps.sqrt()", "test_solvers.py"),
+    "posterior from the bare prior": (
+        "solvers.py",
+        "    return x + (x + sde.sigma(t) ** 2 * score_fn(x, t))",
+        "    return x",
+        "test_solvers.py",
+    ),
+    "score without sigma": (
+        "sde_utils.py",
+        "return -predict(x, t) / sde.sigma(t)[..., None]",
+        "return -predict(x, t)",
+        "test_sde_utils.py",
+    ),
+    "score with a wrong sign": (
+        "sde_utils.py",
+        "return -predict(x, t)",
+        "return predict(x, t)",
+        "test_sde_utils.py",
+    ),
+    "VE variance that does not vanish": (
+        "sde_utils.py",
+        "(2 * self._log_ratio * t).expm1().sqrt()",
+        "(2 * self._log_ratio * t).exp().sqrt()",
+        "test_sde_utils.py",
+    ),
+    "VP alpha without its half": (
+        "sde_utils.py",
+        "return (-self._beta_integral(t) / 2).exp()",
+        "return (-self._beta_integral(t)).exp()",
+        "test_sde_utils.py",
+    ),
+    "unconditional net sold as a posterior": (
+        "sde_utils.py",
+        "functools.partial(model, y=y)",
+        "functools.partial(model, y=0 * y)",
+        "test_pipeline.py",
+    ),
+    "draws of another row": (
+        "reverse.py",
+        ".repeat_interleave(num_draws, 0)",
+        ".repeat(num_draws, 1)",
+        "test_pipeline.py",
+    ),
+    "EMA off by one": (
+        "train.py",
+        "            optimizer.step()\n",
+        "",
+        "test_pipeline.py",
+    ),
+    "probit without its range": (
+        "model.py",
+        "self.r_min + (self.r_max - self.r_min) * torch.special.ndtr",
+        "self.r_min + self.r_max * 0.5 * torch.special.ndtr",
+        "test_model.py",
+    ),
+}
+
+
+@pytest.mark.mutants
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mutant_fails_the_suite(mutant, tmp_path):
+    name, expression, replacement, guard = mutant
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "results", "data"))
+    path = tmp_path / "copy" / name
+    source = path.read_text()
+    assert source.count(expression) == 1, "the mutant no longer fits the source"
+    path.write_text(source.replace(expression, replacement))
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{guard}"]
+    run = subprocess.run(command, cwd=tmp_path / "copy", capture_output=True, text=True)
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout[-2000:]
+    assert "AssertionError" in run.stdout or "assert" in run.stdout, run.stdout[-2000:]
