@@ -1,0 +1,99 @@
+"""How time, memory and disk space grow with NSIDE and rows: the three scripts, as a person runs them.
+
+Each script runs as a process of its own, of which peak memory is read from the operating system.
+Writes the table into benchmarks/RESULTS.md. Sizes are those of the largest runs divided by
+--shrink; 1 takes hours and 60 GB.
+
+Example:
+  python -m benchmarks.scale --shrink 10
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import cli
+from benchmarks import report
+
+FOLDER = "results/scale"
+R = "0-0.01"
+NETWORK = "--hidden-dim 128 --num-layers 2 --batch-size 4096 --lr 4e-3 --epochs 1"
+DRAWS = 64
+CASES = [  # NSIDE, training rows, observations
+    (16, 100_000, 10_000),
+    (16, 1_000_000, 100_000),
+    (16, 10_000_000, 1_000_000),
+    (64, 100_000, 10_000),
+    (512, 10_000, 1_000),
+    (512, 100_000, 10_000),
+]
+
+
+def run(words):
+    """(seconds, peak memory in bytes) of a command line of this project; its errors end all."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *words.split()], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {words}")
+    return time.monotonic() - began, usage.ru_maxrss * 1024
+
+
+def disk(names):
+    """Bytes of the files of FOLDER whose names begin so."""
+    with os.scandir(FOLDER) as entries:
+        return sum(e.stat().st_size for e in entries if e.name.startswith(names))
+
+
+def measure(nside, rows, observations):
+    """Lines of the table for one size."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    data = f"--foregrounds none --noise-uk-arcmin 1 --r-range 0 0.01 --nside {nside}"
+    data += f" --num-samples {rows} --num-test {observations} --out-dir {FOLDER}"
+    pair = f"--data-file {FOLDER}/dl_train_r{R}.npy --cond-file {FOLDER}/dl_train_noisy_r{R}.npy"
+    pair += f" --param-file {FOLDER}/r_train_r{R}.npy"
+    files = f"--data-file-noisy {FOLDER}/dl_noisy_r{R}.npy --model-checkpoint {FOLDER}/model.pth"
+    commands = {
+        "data_generation.py": (data, rows + observations, ("dl_", "r_train", "r_gt")),
+        "train.py": (f"{pair} {NETWORK} --out {FOLDER}/model.pth", rows, ("model", "training")),
+        "sample.py": (
+            f"{files} --method ode --num-draws {DRAWS} --out-dir {FOLDER}",
+            DRAWS * observations,
+            ("posterior", "denoised", "r_draws"),
+        ),
+    }
+    lines = []
+    for script, (words, count, names) in commands.items():
+        cli.note(f"nside {nside}: {script} {words}")
+        seconds, memory = run(f"{script} {words}")
+        cells = [f"{nside}", script, f"{count:,}", f"{seconds:.0f}", f"{count / seconds:,.0f}"]
+        cells += [f"{memory / 2**20:,.0f}", f"{disk(names) / 1e9:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+        cli.say(lines[-1])
+    shutil.rmtree(FOLDER)
+    return lines
+
+
+def main(argv=None):
+    """Measure all sizes and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=cli.HelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--shrink", type=cli.positive_int, default=10, help="divides rows and observations"
+    )
+    args = parser.parse_args(argv)
+    header = ["NSIDE", "script", "rows", "s", "rows / s", "peak memory, MiB", "disk, GB"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for nside, rows, observations in CASES:
+        lines += measure(nside, rows // args.shrink, observations // args.shrink)
+    report.write_section(
+        "scale", "\n".join(lines), f"python -m benchmarks.scale --shrink {args.shrink}"
+    )
+
+
+if __name__ == "__main__":
+    main()
