@@ -31,6 +31,7 @@ import numpy as np
 
 import cleaning
 import cli
+import files
 import foregrounds
 import instruments
 import simulation
@@ -62,8 +63,8 @@ def output_paths(out_dir, r):
     """Paths of one r, or of a range of r: {split: {"x", "y" and, for a range, "r"}}."""
     names = QUANTITIES if len(r) == 2 else ("x", "y")
     return {
-        split: {name: os.path.join(out_dir, files[name].format(_digits(r))) for name in names}
-        for split, files in FILES.items()
+        split: {name: os.path.join(out_dir, file[name].format(_digits(r))) for name in names}
+        for split, file in FILES.items()
     }
 
 
@@ -114,7 +115,7 @@ def write_budget(path, r, ell, parts, ilc, fwhm_arcmin):
     if ilc:
         left["ILC bias"] = np.array(ilc["dl_ilc_bias"])
         left["ILC bias, expected"] = np.array(ilc["dl_ilc_bias_expected"])
-    storage.write_figure(path, plots.budget(ell, left, tensors))
+    files.write_figure(path, plots.budget(ell, left, tensors))
     columns = [int(np.abs(ell - wanted).argmin()) for wanted in BUDGET_ELL]
     title = f"D_ell in uK^2, r = {'-'.join(f'{value:g}' for value in r)}"
     cli.say(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
@@ -336,8 +337,8 @@ def main(argv=None):
         foregrounds.check_presets(args.foregrounds)
     paths = {r: output_paths(args.out_dir, r) for r in args.r}
     figures = {r: budget_path(args.out_dir, r) for r in args.r} if args.instrument else {}
-    storage.claim_outputs(
-        [p for splits in paths.values() for files in splits.values() for p in files.values()]
+    files.claim_outputs(
+        [p for splits in paths.values() for names in splits.values() for p in names.values()]
         + list(figures.values())
     )
 
@@ -362,13 +363,13 @@ def main(argv=None):
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, signal in signals.items():
             metadata = simulation.describe(r, signal, skies) | ilc[r] | recorded
-            for split, files in paths[r].items():
+            for split, targets in paths[r].items():
                 generators = spectra.make_generators(args.seed, split, *r)
                 draw = functools.partial(
                     simulation.draw_rows, r, signal, skies, generators=generators
                 )
                 shape, own = (rows[split], len(ell)), {"split": split, **metadata}
-                write_rows(files, draw, shape, own, skies.chunk_rows, bar.update)
+                write_rows(targets, draw, shape, own, skies.chunk_rows, bar.update)
     for r, path in figures.items():
         write_budget(path, r, ell, skies.parts, ilc[r], fwhm_arcmin)
     cli.say(

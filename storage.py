@@ -1,8 +1,4 @@
-"""Read and write spectra (.npy + .json), and put every file in its place whole.
-
-Whatever comes from disk is checked before it is believed; whatever goes there is written to a
-temporary file in the same folder, flushed, and moved into place.
-"""
+"""Read and write spectra (.npy + .json): what comes from disk is checked before it is believed."""
 
 import contextlib
 import dataclasses
@@ -18,80 +14,16 @@ import numpy as np
 
 import mismatch
 from cli import InputError, note
+from files import (  # noqa: F401  train.py and sample.py still look for them here
+    claim_outputs,
+    open_npy,
+    write_figure,
+    write_json,
+    write_npy,
+)
 from spectra import SignalTemplate
 
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
-
-
-@contextlib.contextmanager
-def atomic_write(path):
-    """Binary file object whose content appears at path whole, or not at all.
-
-    Args:
-        path: Target file; the temporary file stands in the same folder.
-
-    Yields:
-        A file object opened for writing.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def claim_outputs(paths):
-    """Before long work: make the folders, check that they take files, name what is replaced.
-
-    Args:
-        paths: Files that the caller is going to write.
-
-    Raises:
-        InputError: If a folder cannot be made or written to, or a target is a folder.
-    """
-    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
-        probe = os.path.join(folder, f".probe.{os.getpid()}.tmp")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with open(probe, "wb"):
-                pass
-            os.unlink(probe)
-        except OSError as error:
-            raise InputError(
-                f"cannot write into {folder} ({error.strerror}); name another output folder"
-            ) from None
-    for path in paths:
-        if os.path.isdir(path):
-            raise InputError(f"{path} is a folder, not a file; name another output")
-    replaced = [path for path in paths if os.path.exists(path)]
-    if replaced:
-        note(f"replacing {', '.join(replaced)}")
-
-
-def write_json(path, content):
-    """Write a JSON object; NaN and infinity are refused, for JSON has no such numbers."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    with atomic_write(path) as file:
-        file.write(text.encode())
-
-
-def write_npy(path, array):
-    """Write an array without a sidecar, as float64 in C order."""
-    with atomic_write(path) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array, "<f8"), allow_pickle=False)
-
-
-def write_figure(path, figure):
-    """Write a matplotlib figure; the format follows the suffix."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format=os.path.splitext(path)[1][1:], dpi=200)
 
 
 def provenance(argv=None):
@@ -214,9 +146,7 @@ class ArrayWriter:
 
     def __enter__(self):
         self._stack = contextlib.ExitStack()
-        self._file = self._stack.enter_context(atomic_write(self.path))
-        header = {"descr": "<f8", "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file = self._stack.enter_context(open_npy(self.path, self.shape))
         self._hash, self._rows = hashlib.sha256(), 0
         return self
 
