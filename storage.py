@@ -23,6 +23,8 @@ from files import (  # noqa: F401  train.py and sample.py still look for them he
 )
 from spectra import SignalTemplate
 
+CHUNK_BYTES = 2**20  # of an array checked at a time: small, so that it stays in the cache
+MAX_JSON_BYTES = 2**24  # far above use; Python's objects are many times larger than their text
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
 
 
@@ -59,11 +61,13 @@ class Table:
         values: D_ell, shape (n, n_ell) or (n, num_draws, n_ell), uK^2, finite and >= 0; or r,
             shape (n,) or (n, num_draws).
         metadata: The sidecar, checked; empty for a bare file.
+        sha256: Of the values' bytes, as `digest` gives it.
     """
 
     path: str
     values: np.ndarray
     metadata: dict
+    sha256: str | None = None
 
     @property
     def ell(self):
@@ -115,6 +119,7 @@ def signal_template(metadata):
     return SignalTemplate(**template)
 
 
+SEAL = "sidecar_sha256"
 R_QUANTITIES = ("r", "posterior r")  # arrays without multipoles
 TEMPLATE_KEYS = ("r_nodes", "dl_per_r")
 GAUSSIAN_KEYS = ("dl_lensing", "dl_noise", "dl_gaussian_foreground")  # what lies on the signal
@@ -138,7 +143,8 @@ class ArrayWriter:
     Args:
         path: The .npy file.
         shape: (n, ..., n_ell), or (n,) for a parameter.
-        metadata: JSON-ready dict for the sidecar; ell and a SHA-256 of the rows are added.
+        metadata: JSON-ready dict for the sidecar; ell, a SHA-256 of the rows and one
+            of the sidecar's entries are added.
     """
 
     def __init__(self, path, shape, metadata):
@@ -166,7 +172,8 @@ class ArrayWriter:
         own = {"num_samples": self.shape[0], "sha256": self._hash.hexdigest()}
         if len(self.shape) > 1:
             own["ell"] = list(range(2, 2 + self.shape[-1]))
-        write_json(sidecar_path(self.path), {**self.metadata, **own})
+        metadata = {**self.metadata, **own}
+        write_json(sidecar_path(self.path), {**metadata, SEAL: seal(metadata)})
 
 
 def write_array(path, values, metadata):
@@ -178,6 +185,20 @@ def write_array(path, values, metadata):
 def digest(values):
     """SHA-256 of an array's bytes, as hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+
+
+def _scan(values):
+    """(minimum, maximum, `digest`) of an array in C order, read once; NaN is both where it occurs.
+
+    The array may be larger than the memory: nothing of its size is made.
+    """
+    sha256, lowest, highest = hashlib.sha256(), np.inf, -np.inf
+    rows = max(1, CHUNK_BYTES // values[0].nbytes)
+    for start in range(0, len(values), rows):
+        chunk = values[start : start + rows]
+        sha256.update(chunk)
+        lowest, highest = np.minimum(lowest, chunk.min()), np.maximum(highest, chunk.max())
+    return lowest, highest, sha256.hexdigest()
 
 
 def read_npy(path, ndim=2):
@@ -193,6 +214,11 @@ def read_npy(path, ndim=2):
     Raises:
         InputError: If the file is missing, damaged, of another type or shape, or not finite.
     """
+    return _read_npy(path, ndim)[0]
+
+
+def _read_npy(path, ndim):
+    """(array, its minimum, its digest); see `read_npy`."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -211,7 +237,7 @@ def read_npy(path, ndim=2):
         raise InputError(f"{path}: holds Python objects; save it with dtype float64")
     if dtype.str not in ("<f8", "<f4"):
         raise InputError(f"{path}: has dtype {dtype.str}; save it with .astype('<f8')")
-    if fortran and len(shape) > 1 or len(shape) != ndim or 0 in shape:
+    if fortran and len(shape) > 1 or len(shape) != ndim or min(shape) < 1:
         raise InputError(
             f"{path}: has shape {shape}{' in Fortran order' if fortran else ''}; "
             f"needed is a non-empty array with {ndim} axes in C order"
@@ -222,38 +248,62 @@ def read_npy(path, ndim=2):
             f"{path}: has {file_size} bytes where its header promises {expected}; write it again"
         )
     values = np.memmap(path, dtype, "r", offset, shape)
-    if not np.isfinite(values).all():
+    lowest, highest, sha256 = _scan(values)
+    if not np.isfinite([lowest, highest]).all():
         raise InputError(f"{path}: holds NaN or infinity; every value must be finite")
-    return values
+    return values, lowest, sha256
 
 
-def _refuse_constant(text):
-    raise ValueError(f"{text} is no JSON number")
+def _finite_number(text):
+    number = float(text) if set(text) & set(".eENI") else int(text)
+    if not math.isfinite(number):  # OverflowError, where an integer is beyond every float
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _unique_keys(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return content
 
 
 def read_json(path):
     """Read a JSON object.
 
     Raises:
-        InputError: If the file is missing or is no JSON object.
+        InputError: If the file is missing or is no JSON object; if it holds a number that no
+            float can be, or a key twice.
     """
+    hooks = dict.fromkeys(("parse_constant", "parse_float", "parse_int"), _finite_number)
     try:
         with open(path, "rb") as file:
-            content = json.loads(file.read().decode(), parse_constant=_refuse_constant)
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise InputError(f"{path}: is larger than any file of its kind")
+        content = json.loads(text.decode(), object_pairs_hook=_unique_keys, **hooks)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object")
     return content
 
 
+def seal(metadata):
+    """SHA-256 of a sidecar's entries, that of the seal itself left out."""
+    entries = {key: value for key, value in metadata.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
 def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_sidecar(path, metadata, values):
+def _check_sidecar(path, metadata, values, sha256):
     def require(condition, what):
         if not condition:
             raise InputError(f"{path}: {what}; generate the pair again")
@@ -286,7 +336,12 @@ def _check_sidecar(path, metadata, values):
         "r" not in metadata or is_number(metadata["r"]) and metadata["r"] >= 0,
         "r is not a number >= 0",
     )
-    require(metadata.get("sha256") == digest(values), "its SHA-256 is not that of the array")
+    require(metadata.get("sha256") == sha256, "its SHA-256 is not that of the array")
+    if metadata.get(SEAL, seal(metadata)) != seal(metadata):  # files of older versions have none
+        raise InputError(
+            f"{path}: was changed after it was written; generate the pair again, or delete {SEAL} "
+            "from it if the change is meant"
+        )
 
 
 def load_table(path, ndim):
@@ -302,15 +357,16 @@ def load_table(path, ndim):
     Raises:
         InputError: If either file is damaged, or the two do not belong together.
     """
-    values = read_npy(path, ndim)
-    if values.min() < 0:
+    values, lowest, sha256 = _read_npy(path, ndim)
+    if lowest < 0:
         raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
-        return Table(path, values, {})
+        return Table(path, values, {}, sha256)
     metadata = read_json(sidecar)
-    _check_sidecar(sidecar, metadata, values)
-    return Table(path, values, metadata)
+    _check_sidecar(sidecar, metadata, values, sha256)
+    metadata.pop(SEAL, None)
+    return Table(path, values, metadata, sha256)
 
 
 def load_spectra(path):
