@@ -42,6 +42,10 @@ BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
 SINGLE_BAND = instruments.Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
 
+BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB, measured
+CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time, likewise
+MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds, likewise
+
 QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
 FILES = {
     "train": {"x": "dl_train_r{}.npy", "y": "dl_train_noisy_r{}.npy", "r": "r_train_r{}.npy"},
@@ -66,6 +70,26 @@ def output_paths(out_dir, r):
         split: {name: os.path.join(out_dir, file[name].format(_digits(r))) for name in names}
         for split, file in FILES.items()
     }
+
+
+def size_on_disk(splits, args):
+    """Bytes of the arrays of `output_paths`; what stands beside them is small."""
+    rows = {"train": args.num_samples, "test": args.num_test}
+    n_ell = len(spectra.multipoles(args.nside))
+    return sum(
+        files.npy_bytes((rows[split],) if name == "r" else (rows[split], n_ell))
+        for split, names in splits.items()
+        for name in names
+    )
+
+
+def peak_memory(args, n_bands):
+    """Bound on the memory of a run in bytes, whatever the number of rows."""
+    values = max(simulation.CHUNK_VALUES, 2 * args.nside)
+    if args.ilc_weights == "sky":
+        values = max(simulation.CHUNK_MODES, n_bands * (2 * args.nside) ** 2)
+    maps = 0 if args.foregrounds[0] in foregrounds.STANDALONE else 12 * args.nside**2
+    return BASE_MEMORY + 8 * (CHUNK_ARRAYS * values + MAP_ARRAYS * maps)
 
 
 def write_rows(paths, draw, shape, metadata, chunk_rows, on_rows=lambda m: None):
@@ -337,10 +361,10 @@ def main(argv=None):
         foregrounds.check_presets(args.foregrounds)
     paths = {r: output_paths(args.out_dir, r) for r in args.r}
     figures = {r: budget_path(args.out_dir, r) for r in args.r} if args.instrument else {}
-    files.claim_outputs(
-        [p for splits in paths.values() for names in splits.values() for p in names.values()]
-        + list(figures.values())
-    )
+    targets = [p for splits in paths.values() for names in splits.values() for p in names.values()]
+    disk_bytes = sum(size_on_disk(splits, args) for splits in paths.values())
+    files.claim_outputs([*targets, *figures.values()], disk_bytes)
+    files.announce(peak_memory(args, len(bands)), disk_bytes, args.out_dir)
 
     hilc = args.clean == "hilc"
     sky = simulation.make_band_sky(
