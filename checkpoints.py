@@ -1,9 +1,15 @@
 """Read and write checkpoints (.pth): all that sample.py needs, and all that a resumed run needs.
 
-A checkpoint is one dict of tensors and plain Python. It is unpickled with weights_only=True, after
-the archive's own checksums have been verified, and checked in full before a network is built.
+A checkpoint is one dict of tensors and plain Python, in the format of torch.save, with a SHA-256 of
+the whole file at its end. It is not read with torch.load: for that, 400 bytes can ask for 10 GB.
+The reader below knows tensors and plain Python, calls nothing else, and takes no more memory than
+the file deserves. All is checked before a network is built.
 """
 
+import collections
+import hashlib
+import io
+import math
 import os
 import pickle
 import zipfile
@@ -11,21 +17,35 @@ import zipfile
 import torch
 
 from cli import InputError, note
+from files import write_bytes
 from model import JointNormalizer, Normalizer, ScoreNet1D
 from sde_utils import SDES
-from storage import atomic_write, signal_template
+from storage import signal_template
 
 FORMAT = "bmode-score-checkpoint"
 VERSION = 2
 MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
+MAX_LAYERS = 1024  # likewise
+MAX_PICKLE = 2**24  # bytes of all but the tensors; Python's objects are larger than their pickles
+DIGEST_LENGTH = 64  # of the SHA-256 that is the archive's comment
+DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 OPTIONAL = ("n_cond", "n_param")  # layer widths that may be 0
 
 
 def save(path, checkpoint):
     """Write a checkpoint (a dict of tensors and plain Python) atomically."""
-    header = {"format": FORMAT, "version": VERSION}
-    with atomic_write(path) as file:
-        torch.save({**header, **checkpoint}, file)
+    file = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, file)
+    # the last two bytes of an archive are the length of the comment that follows
+    content = file.getvalue()[:-2] + DIGEST_LENGTH.to_bytes(2, "little")
+    write_bytes(path, content + hashlib.sha256(content).hexdigest().encode())
 
 
 def keep_previous(path):
@@ -36,32 +56,103 @@ def keep_previous(path):
         note(f"kept the checkpoint that was there as {previous}")
 
 
+def _rebuild_tensor(storage, offset, size, stride, *_):
+    if math.prod(size) > storage.numel():
+        raise pickle.UnpicklingError("a tensor repeats its values")
+    return storage.as_strided(size, stride, offset)
+
+
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a length claims
+    """Reads what torch.save writes of tensors and plain Python.
+
+    Args:
+        pickled: Bytes of the pickle.
+        read_storage: Callable key -> bytes of a tensor's values.
+    """
+
+    GLOBALS = {
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    }
+    OPCODES = (
+        *("PROTO", "STOP", "MARK", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+        *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+        *("GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
+    )
+    dispatch = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+        for name in OPCODES
+    }
+
+    def __init__(self, pickled, read_storage):
+        super().__init__(io.BytesIO(pickled))
+        self.read_storage, self.storages = read_storage, {}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.GLOBALS:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return self.GLOBALS[module, name]
+
+    def persistent_load(self, saved_id):
+        kind, dtype, key, _, numel = saved_id
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError("no storage")
+        if key not in self.storages:
+            values = bytearray(self.read_storage(key))
+            empty = torch.empty(0, dtype=dtype)
+            self.storages[key] = torch.frombuffer(values, dtype=dtype) if values else empty
+        storage = self.storages[key]
+        if storage.dtype != dtype or storage.numel() != numel:
+            raise pickle.UnpicklingError("a storage of another size")
+        return storage
+
+    def load_build(self):
+        self.stack.pop()  # attributes, which torch gives the OrderedDict of a network's weights
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
 def _read_archive(path):
-    """Unpickled content of a torch archive whose CRCs hold; InputError otherwise."""
+    """(content, size in bytes) of a file written by `save`; InputError otherwise."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        with open(path, "rb") as file:
+            saved = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    damaged = InputError(f"{path}: is not a checkpoint, or is truncated or damaged")
+    try:
+        with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+            entries, comment = archive.infolist(), archive.comment
+            names = [entry.filename for entry in entries]
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise InputError(f"{path}: is a compressed archive, which torch.save never writes")
-            if sum(entry.file_size for entry in entries) > os.path.getsize(path):
+            if sum(entry.file_size for entry in entries) > len(saved):
                 raise InputError(f"{path}: claims more content than the file holds")
-            if any(entry.external_attr for entry in entries):
-                # torch would take a tensor for a folder, and leave its memory as it was
-                raise InputError(f"{path}: has entries that are no plain files")
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise InputError(f"{path}: is damaged at {damaged}; use a backup or train again")
-        return torch.load(path, map_location="cpu", weights_only=True)
+            # older files have no comment, and nothing may follow
+            digest = hashlib.sha256(saved[: len(saved) - len(comment)]).hexdigest()
+            if len(set(names)) < len(names) or comment not in (b"", digest.encode()):
+                raise damaged
+            if saved[-22 - len(comment) :][:4] != b"PK\5\6" or archive.testzip() is not None:
+                raise damaged
+            (root,) = {name.partition("/")[0] for name in names}
+            if archive.read(f"{root}/byteorder") != b"little":
+                raise damaged
+            pickled = archive.read(f"{root}/data.pkl")
+            if len(pickled) > MAX_PICKLE:
+                raise InputError(f"{path}: describes more than any checkpoint does")
+            reader = _Unpickler(pickled, lambda key: archive.read(f"{root}/data/{key}"))
+            return reader.load(), len(saved)
     except InputError:
         raise
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: holds more than tensors and plain Python; it is refused unread"
         ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception:  # zipfile and torch raise many types on damaged bytes
-        raise InputError(f"{path}: is not a checkpoint, or is truncated or damaged") from None
+    except Exception:  # zipfile and pickle raise many types on damaged bytes
+        raise damaged from None
 
 
 def _check_tensors(path, name, tensors, shapes):
@@ -109,7 +200,7 @@ def load(path):
     Raises:
         InputError: If the file is missing, damaged, foreign, or of another version.
     """
-    content = _read_archive(path)
+    content, file_size = _read_archive(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: was not written by train.py")
     if content.get("version") != VERSION:
@@ -120,13 +211,18 @@ def load(path):
     try:
         sde = SDES[content["sde"]["name"]](**content["sde"]["parameters"])
         kwargs = dict.fromkeys(OPTIONAL, 0) | content["network_kwargs"]
-        if any(
-            type(v) is not int or not (k not in OPTIONAL) <= v <= MAX_LAYER_WIDTH
-            for k, v in kwargs.items()
+        if (
+            any(
+                type(v) is not int or not (k not in OPTIONAL) <= v <= MAX_LAYER_WIDTH
+                for k, v in kwargs.items()
+            )
+            or kwargs.get("num_layers", 0) > MAX_LAYERS
         ):
             raise InputError(f"{path}: describes an impossible network; train again")
         with torch.device("meta"):
             shapes = {k: v.shape for k, v in ScoreNet1D(sde, **kwargs).state_dict().items()}
+        if 4 * sum(math.prod(shape) for shape in shapes.values()) > file_size:
+            raise InputError(f"{path}: describes a larger network than it holds; train again")
     except InputError:
         raise
     except Exception:  # wrong keys or types anywhere in a foreign description

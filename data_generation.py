@@ -31,6 +31,7 @@ import numpy as np
 
 import cleaning
 import cli
+import files
 import foregrounds
 import instruments
 import simulation
@@ -40,6 +41,10 @@ import storage
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
 SINGLE_BAND = instruments.Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
+
+BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB, measured
+CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time, likewise
+MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds, likewise
 
 QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
 FILES = {
@@ -62,9 +67,29 @@ def output_paths(out_dir, r):
     """Paths of one r, or of a range of r: {split: {"x", "y" and, for a range, "r"}}."""
     names = QUANTITIES if len(r) == 2 else ("x", "y")
     return {
-        split: {name: os.path.join(out_dir, files[name].format(_digits(r))) for name in names}
-        for split, files in FILES.items()
+        split: {name: os.path.join(out_dir, file[name].format(_digits(r))) for name in names}
+        for split, file in FILES.items()
     }
+
+
+def size_on_disk(splits, args):
+    """Bytes of the arrays of `output_paths`; what stands beside them is small."""
+    rows = {"train": args.num_samples, "test": args.num_test}
+    n_ell = len(spectra.multipoles(args.nside))
+    return sum(
+        files.npy_bytes((rows[split],) if name == "r" else (rows[split], n_ell))
+        for split, names in splits.items()
+        for name in names
+    )
+
+
+def peak_memory(args, n_bands):
+    """Bound on the memory of a run in bytes, whatever the number of rows."""
+    values = max(simulation.CHUNK_VALUES, 2 * args.nside)
+    if args.ilc_weights == "sky":
+        values = max(simulation.CHUNK_MODES, n_bands * (2 * args.nside) ** 2)
+    maps = 0 if args.foregrounds[0] in foregrounds.STANDALONE else 12 * args.nside**2
+    return BASE_MEMORY + 8 * (CHUNK_ARRAYS * values + MAP_ARRAYS * maps)
 
 
 def write_rows(paths, draw, shape, metadata, chunk_rows, on_rows=lambda m: None):
@@ -114,7 +139,7 @@ def write_budget(path, r, ell, parts, ilc, fwhm_arcmin):
     if ilc:
         left["ILC bias"] = np.array(ilc["dl_ilc_bias"])
         left["ILC bias, expected"] = np.array(ilc["dl_ilc_bias_expected"])
-    storage.write_figure(path, plots.budget(ell, left, tensors))
+    files.write_figure(path, plots.budget(ell, left, tensors))
     columns = [int(np.abs(ell - wanted).argmin()) for wanted in BUDGET_ELL]
     title = f"D_ell in uK^2, r = {'-'.join(f'{value:g}' for value in r)}"
     cli.say(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
@@ -336,10 +361,10 @@ def main(argv=None):
         foregrounds.check_presets(args.foregrounds)
     paths = {r: output_paths(args.out_dir, r) for r in args.r}
     figures = {r: budget_path(args.out_dir, r) for r in args.r} if args.instrument else {}
-    storage.claim_outputs(
-        [p for splits in paths.values() for files in splits.values() for p in files.values()]
-        + list(figures.values())
-    )
+    targets = [p for splits in paths.values() for names in splits.values() for p in names.values()]
+    disk_bytes = sum(size_on_disk(splits, args) for splits in paths.values())
+    files.claim_outputs([*targets, *figures.values()], disk_bytes)
+    files.announce(peak_memory(args, len(bands)), disk_bytes, args.out_dir)
 
     hilc = args.clean == "hilc"
     sky = simulation.make_band_sky(
@@ -362,13 +387,13 @@ def main(argv=None):
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, signal in signals.items():
             metadata = simulation.describe(r, signal, skies) | ilc[r] | recorded
-            for split, files in paths[r].items():
+            for split, targets in paths[r].items():
                 generators = spectra.make_generators(args.seed, split, *r)
                 draw = functools.partial(
                     simulation.draw_rows, r, signal, skies, generators=generators
                 )
                 shape, own = (rows[split], len(ell)), {"split": split, **metadata}
-                write_rows(files, draw, shape, own, skies.chunk_rows, bar.update)
+                write_rows(targets, draw, shape, own, skies.chunk_rows, bar.update)
     for r, path in figures.items():
         write_budget(path, r, ell, skies.parts, ilc[r], fwhm_arcmin)
     cli.say(

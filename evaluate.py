@@ -21,6 +21,7 @@ import os
 import numpy as np
 
 import cli
+import files
 import mismatch
 import storage
 
@@ -235,7 +236,7 @@ def sky_of_training(run, observed):
 def write_figures(out_dir, figures):
     """Write {name: matplotlib figure} into out_dir."""
     for name, figure in figures.items():
-        storage.write_figure(os.path.join(out_dir, name), figure)
+        files.write_figure(os.path.join(out_dir, name), figure)
 
 
 def build_parser():
@@ -294,7 +295,7 @@ def main(argv=None):
         parser.error(f"--row {args.row}: there are {n} rows")
     names = ["report.json", "report.md", *FIGURES]
     names += R_FIGURES if any(run.r is not None for run in runs) else ()
-    storage.claim_outputs([os.path.join(args.out_dir, name) for name in names])
+    files.claim_outputs([os.path.join(args.out_dir, name) for name in names])
 
     import comparison
     import evaluation_plots
@@ -330,12 +331,11 @@ def main(argv=None):
         curves[run.name] = results[1]
         report["runs"][run.name] = results[0] | sky_of_training(run, observed)
 
-    storage.write_json(
+    files.write_json(
         os.path.join(args.out_dir, "report.json"), {**report, **storage.provenance(argv)}
     )
     text = markdown(report)
-    with storage.atomic_write(os.path.join(args.out_dir, "report.md")) as file:
-        file.write(text.encode())
+    files.write_bytes(os.path.join(args.out_dir, "report.md"), text)
     figures = evaluation_plots.overview(observed.ell, report, curves)
     for run in [run for run in runs if run.r is not None][-1:]:
         exact, told = exact_for(run.metadata["prior"]), report["runs"][run.name]

@@ -14,6 +14,7 @@ Example:
 import os
 
 import cli
+import files
 import storage
 
 RANGE, NULL, SMALL = "r0-0.01", "r0", "r0.001"
@@ -135,16 +136,15 @@ def main(argv=None):
     outputs = {
         name: os.path.join(args.out_dir, f"forecast.{name}") for name in ("json", "md", "png")
     }
-    storage.claim_outputs(outputs.values())
+    files.claim_outputs(outputs.values())
 
     import plots
 
     content = {"cases": cases, "published": PUBLISHED, **storage.provenance(argv)}
-    storage.write_json(outputs["json"], content)
+    files.write_json(outputs["json"], content)
     text = markdown(cases)
-    with storage.atomic_write(outputs["md"]) as file:
-        file.write(text.encode())
-    storage.write_figure(outputs["png"], plots.forecast(cases, PUBLISHED))
+    files.write_bytes(outputs["md"], text)
+    files.write_figure(outputs["png"], plots.forecast(cases, PUBLISHED))
     cli.say(text)
     cli.say(f"wrote {', '.join(outputs.values())}")
 

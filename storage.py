@@ -1,8 +1,4 @@
-"""Read and write spectra (.npy + .json), and put every file in its place whole.
-
-Whatever comes from disk is checked before it is believed; whatever goes there is written to a
-temporary file in the same folder, flushed, and moved into place.
-"""
+"""Read and write spectra (.npy + .json): what comes from disk is checked before it is believed."""
 
 import contextlib
 import dataclasses
@@ -18,80 +14,18 @@ import numpy as np
 
 import mismatch
 from cli import InputError, note
+from files import (  # noqa: F401  train.py and sample.py still look for them here
+    claim_outputs,
+    open_npy,
+    write_figure,
+    write_json,
+    write_npy,
+)
 from spectra import SignalTemplate
 
+CHUNK_BYTES = 2**20  # of an array checked at a time: small, so that it stays in the cache
+MAX_JSON_BYTES = 2**24  # far above use; Python's objects are many times larger than their text
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
-
-
-@contextlib.contextmanager
-def atomic_write(path):
-    """Binary file object whose content appears at path whole, or not at all.
-
-    Args:
-        path: Target file; the temporary file stands in the same folder.
-
-    Yields:
-        A file object opened for writing.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def claim_outputs(paths):
-    """Before long work: make the folders, check that they take files, name what is replaced.
-
-    Args:
-        paths: Files that the caller is going to write.
-
-    Raises:
-        InputError: If a folder cannot be made or written to, or a target is a folder.
-    """
-    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
-        probe = os.path.join(folder, f".probe.{os.getpid()}.tmp")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with open(probe, "wb"):
-                pass
-            os.unlink(probe)
-        except OSError as error:
-            raise InputError(
-                f"cannot write into {folder} ({error.strerror}); name another output folder"
-            ) from None
-    for path in paths:
-        if os.path.isdir(path):
-            raise InputError(f"{path} is a folder, not a file; name another output")
-    replaced = [path for path in paths if os.path.exists(path)]
-    if replaced:
-        note(f"replacing {', '.join(replaced)}")
-
-
-def write_json(path, content):
-    """Write a JSON object; NaN and infinity are refused, for JSON has no such numbers."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    with atomic_write(path) as file:
-        file.write(text.encode())
-
-
-def write_npy(path, array):
-    """Write an array without a sidecar, as float64 in C order."""
-    with atomic_write(path) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array, "<f8"), allow_pickle=False)
-
-
-def write_figure(path, figure):
-    """Write a matplotlib figure; the format follows the suffix."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format=os.path.splitext(path)[1][1:], dpi=200)
 
 
 def provenance(argv=None):
@@ -127,11 +61,13 @@ class Table:
         values: D_ell, shape (n, n_ell) or (n, num_draws, n_ell), uK^2, finite and >= 0; or r,
             shape (n,) or (n, num_draws).
         metadata: The sidecar, checked; empty for a bare file.
+        sha256: Of the values' bytes, as `digest` gives it.
     """
 
     path: str
     values: np.ndarray
     metadata: dict
+    sha256: str | None = None
 
     @property
     def ell(self):
@@ -183,6 +119,7 @@ def signal_template(metadata):
     return SignalTemplate(**template)
 
 
+SEAL = "sidecar_sha256"
 R_QUANTITIES = ("r", "posterior r")  # arrays without multipoles
 TEMPLATE_KEYS = ("r_nodes", "dl_per_r")
 GAUSSIAN_KEYS = ("dl_lensing", "dl_noise", "dl_gaussian_foreground")  # what lies on the signal
@@ -206,7 +143,8 @@ class ArrayWriter:
     Args:
         path: The .npy file.
         shape: (n, ..., n_ell), or (n,) for a parameter.
-        metadata: JSON-ready dict for the sidecar; ell and a SHA-256 of the rows are added.
+        metadata: JSON-ready dict for the sidecar; ell, a SHA-256 of the rows and one
+            of the sidecar's entries are added.
     """
 
     def __init__(self, path, shape, metadata):
@@ -214,9 +152,7 @@ class ArrayWriter:
 
     def __enter__(self):
         self._stack = contextlib.ExitStack()
-        self._file = self._stack.enter_context(atomic_write(self.path))
-        header = {"descr": "<f8", "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file = self._stack.enter_context(open_npy(self.path, self.shape))
         self._hash, self._rows = hashlib.sha256(), 0
         return self
 
@@ -236,7 +172,8 @@ class ArrayWriter:
         own = {"num_samples": self.shape[0], "sha256": self._hash.hexdigest()}
         if len(self.shape) > 1:
             own["ell"] = list(range(2, 2 + self.shape[-1]))
-        write_json(sidecar_path(self.path), {**self.metadata, **own})
+        metadata = {**self.metadata, **own}
+        write_json(sidecar_path(self.path), {**metadata, SEAL: seal(metadata)})
 
 
 def write_array(path, values, metadata):
@@ -248,6 +185,20 @@ def write_array(path, values, metadata):
 def digest(values):
     """SHA-256 of an array's bytes, as hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+
+
+def _scan(values):
+    """(minimum, maximum, `digest`) of an array in C order, read once; NaN is both where it occurs.
+
+    The array may be larger than the memory: nothing of its size is made.
+    """
+    sha256, lowest, highest = hashlib.sha256(), np.inf, -np.inf
+    rows = max(1, CHUNK_BYTES // values[0].nbytes)
+    for start in range(0, len(values), rows):
+        chunk = values[start : start + rows]
+        sha256.update(chunk)
+        lowest, highest = np.minimum(lowest, chunk.min()), np.maximum(highest, chunk.max())
+    return lowest, highest, sha256.hexdigest()
 
 
 def read_npy(path, ndim=2):
@@ -263,6 +214,11 @@ def read_npy(path, ndim=2):
     Raises:
         InputError: If the file is missing, damaged, of another type or shape, or not finite.
     """
+    return _read_npy(path, ndim)[0]
+
+
+def _read_npy(path, ndim):
+    """(array, its minimum, its digest); see `read_npy`."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -281,7 +237,7 @@ def read_npy(path, ndim=2):
         raise InputError(f"{path}: holds Python objects; save it with dtype float64")
     if dtype.str not in ("<f8", "<f4"):
         raise InputError(f"{path}: has dtype {dtype.str}; save it with .astype('<f8')")
-    if fortran and len(shape) > 1 or len(shape) != ndim or 0 in shape:
+    if fortran and len(shape) > 1 or len(shape) != ndim or min(shape) < 1:
         raise InputError(
             f"{path}: has shape {shape}{' in Fortran order' if fortran else ''}; "
             f"needed is a non-empty array with {ndim} axes in C order"
@@ -292,38 +248,62 @@ def read_npy(path, ndim=2):
             f"{path}: has {file_size} bytes where its header promises {expected}; write it again"
         )
     values = np.memmap(path, dtype, "r", offset, shape)
-    if not np.isfinite(values).all():
+    lowest, highest, sha256 = _scan(values)
+    if not np.isfinite([lowest, highest]).all():
         raise InputError(f"{path}: holds NaN or infinity; every value must be finite")
-    return values
+    return values, lowest, sha256
 
 
-def _refuse_constant(text):
-    raise ValueError(f"{text} is no JSON number")
+def _finite_number(text):
+    number = float(text) if set(text) & set(".eENI") else int(text)
+    if not math.isfinite(number):  # OverflowError, where an integer is beyond every float
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _unique_keys(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return content
 
 
 def read_json(path):
     """Read a JSON object.
 
     Raises:
-        InputError: If the file is missing or is no JSON object.
+        InputError: If the file is missing or is no JSON object; if it holds a number that no
+            float can be, or a key twice.
     """
+    hooks = dict.fromkeys(("parse_constant", "parse_float", "parse_int"), _finite_number)
     try:
         with open(path, "rb") as file:
-            content = json.loads(file.read().decode(), parse_constant=_refuse_constant)
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise InputError(f"{path}: is larger than any file of its kind")
+        content = json.loads(text.decode(), object_pairs_hook=_unique_keys, **hooks)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object")
     return content
 
 
+def seal(metadata):
+    """SHA-256 of a sidecar's entries, that of the seal itself left out."""
+    entries = {key: value for key, value in metadata.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
 def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_sidecar(path, metadata, values):
+def _check_sidecar(path, metadata, values, sha256):
     def require(condition, what):
         if not condition:
             raise InputError(f"{path}: {what}; generate the pair again")
@@ -356,7 +336,12 @@ def _check_sidecar(path, metadata, values):
         "r" not in metadata or is_number(metadata["r"]) and metadata["r"] >= 0,
         "r is not a number >= 0",
     )
-    require(metadata.get("sha256") == digest(values), "its SHA-256 is not that of the array")
+    require(metadata.get("sha256") == sha256, "its SHA-256 is not that of the array")
+    if metadata.get(SEAL, seal(metadata)) != seal(metadata):  # files of older versions have none
+        raise InputError(
+            f"{path}: was changed after it was written; generate the pair again, or delete {SEAL} "
+            "from it if the change is meant"
+        )
 
 
 def load_table(path, ndim):
@@ -372,15 +357,16 @@ def load_table(path, ndim):
     Raises:
         InputError: If either file is damaged, or the two do not belong together.
     """
-    values = read_npy(path, ndim)
-    if values.min() < 0:
+    values, lowest, sha256 = _read_npy(path, ndim)
+    if lowest < 0:
         raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
-        return Table(path, values, {})
+        return Table(path, values, {}, sha256)
     metadata = read_json(sidecar)
-    _check_sidecar(sidecar, metadata, values)
-    return Table(path, values, metadata)
+    _check_sidecar(sidecar, metadata, values, sha256)
+    metadata.pop(SEAL, None)
+    return Table(path, values, metadata, sha256)
 
 
 def load_spectra(path):

@@ -15,10 +15,10 @@ import torch
 from scipy import stats
 
 import cli
+import files
 import plots
 import sde_utils
 import solvers
-import storage
 
 ELL = (2, 5, 10)
 NUM_ROWS, EVALUATIONS = 50_000, (10, 20, 50, 100, 200, 1000)
@@ -93,8 +93,8 @@ def main():
         axis.axhline(floor, color="#BBBBBB", lw=0.8, label="Monte-Carlo floor")
         axis.set(xlabel="network evaluations", ylabel="mean KS distance", title=name)
         axis.legend(fontsize=8)
-    storage.claim_outputs(["results/solvers.png"])
-    storage.write_figure("results/solvers.png", figure)
+    files.claim_outputs(["results/solvers.png"])
+    files.write_figure("results/solvers.png", figure)
     cli.say(f"floor of {NUM_ROWS} rows {floor:.4f}; wrote results/solvers.png")
 
 

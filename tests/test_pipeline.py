@@ -421,10 +421,12 @@ def test_a_model_of_another_sky_says_so(pairs, capsys):
     skies = ({"a_lens": 1.0, "foregrounds": ["gaussian"]}, {"a_lens": 1.0, "foregrounds": ["d1"]})
     for name in ("dl_train", "dl_train_noisy", "r_train"):
         metadata = storage.read_json(f"data/{name}_r0-0.01.json")
+        del metadata[storage.SEAL]
         storage.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
     train.main([*TINY, *JOINT, "--epochs", "1"])
     for sky, told in ((skies[1], 1), (skies[0], 0), ({}, 0)):
         metadata = storage.read_json("data/dl_noisy_r0-0.01.json")
+        metadata.pop(storage.SEAL, None)
         storage.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
         if not sky:
             os.unlink("data/dl_noisy_r0-0.01.json")

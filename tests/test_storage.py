@@ -174,32 +174,11 @@ def test_a_sidecar_that_does_not_fit_is_refused(spectra_file, change):
         storage.load_spectra(spectra_file[0])
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), storage.atomic_write(str(path)) as file:
-        file.write(b"new")
-        raise ZeroDivisionError
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
-
-
 def test_a_writer_that_stops_early_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="2 rows written of 3"):  # noqa: SIM117
         with storage.ArrayWriter(str(tmp_path / "dl.npy"), (3, 4), {}) as writer:
             writer.append(np.ones((2, 4)))
     assert os.listdir(tmp_path) == []
-
-
-def test_claiming_outputs(tmp_path, capsys):
-    target = tmp_path / "new" / "a.npy"
-    storage.claim_outputs([str(target)])
-    assert target.parent.is_dir() and not list(target.parent.iterdir())
-    target.write_text("old")
-    storage.claim_outputs([str(target)])
-    assert "replacing" in capsys.readouterr().err
-    for path in (target.parent, target / "b.npy"):
-        with pytest.raises(InputError):
-            storage.claim_outputs([str(path)])
 
 
 GOOD_PRIOR = {
