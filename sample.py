@@ -67,7 +67,13 @@ def build_parser():
     group.add_argument(
         "--ode-solver",
         choices=solvers.ODE_SOLVERS,
-        help=f"ode: {about} steps (default: heun)",
+        help=f"ode: {about} steps (default: {solvers.ODE_SOLVER})",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=cli.positive_float,
+        help="--ode-solver adaptive: error of a step, in standard deviations of the data "
+        f"(default: {solvers.TOLERANCE:g})",
     )
     group.add_argument(
         "--num-steps",
@@ -113,6 +119,8 @@ def check_arguments(parser, args):
     solver = solver_of(args)
     if not solver.corrected and (args.corrector_steps or args.corrector_step_size):
         parser.error(f"--corrector-steps and --corrector-step-size do not go with {args.method}")
+    if args.tolerance and not solver.adaptive:
+        parser.error("--tolerance goes with --ode-solver adaptive")
     args.num_steps = args.num_steps or solver.num_steps
 
 
@@ -192,6 +200,8 @@ def solver_of(args):
 def make_step(args):
     """A new step of the solver, wrapped by the corrector where the method has one."""
     solver = solver_of(args)
+    if solver.adaptive:
+        return solver.make(args.tolerance or solvers.TOLERANCE)
     if not solver.corrected:
         return solver.make()
     steps, size = args.corrector_steps or CORRECTOR_STEPS, args.corrector_step_size

@@ -118,7 +118,7 @@ def prior_std(sde, t):
 
 
 def noise_levels(sde, t_start, num_steps):
-    """Times from t_start down to sigma/alpha = U_MIN, evenly spaced in log-SNR.
+    """Times from t_start down to sigma/alpha = U_MIN, evenly spaced in log-SNR as the loss is.
 
     Args:
         sde: An instance of a class in `SDES`.
@@ -131,6 +131,46 @@ def noise_levels(sde, t_start, num_steps):
     ratio = U_MIN * sde.alpha(t_start) / sde.sigma(t_start)
     exponent = t_start.new_tensor(range(num_steps + 1)) / num_steps
     times = sde.time(U_MIN * ratio ** (exponent - 1))
+    times[0] = t_start
+    return times
+
+
+def cpu_time(t):
+    """A scalar time, tensor or number, as a float64 tensor on the CPU.
+
+    What a step computes from times then costs neither a kernel nor a synchronisation on a GPU, and
+    scales float32 states without promoting them.
+    """
+    import torch
+
+    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
+
+
+def angle(sde, t):
+    """theta = atan(sigma/alpha): 0 for data, pi/2 for noise alone; shape of t."""
+    return sde.sigma(t).atan2(sde.alpha(t))
+
+
+def reverse_times(sde, t_start, num_steps):
+    """Times at which solvers step, from t_start down to sigma/alpha = U_MIN.
+
+    Evenly spaced in the root of theta = atan(sigma/alpha): eq. 5 of Karras et al. 2022
+    (arXiv:2206.00364) for theta in the place of sigma/alpha, rho = 2. Most steps then lie where
+    structure of the data forms, sigma/alpha from 0.1 to 1, and few where noise drowns it all, of
+    which VP and VE have a different share.
+
+    Args:
+        sde: An instance of a class in `SDES`.
+        t_start: The largest time, scalar tensor or number.
+        num_steps: Number of intervals.
+
+    Returns:
+        Decreasing times, float64 on the CPU (see `cpu_time`), shape (num_steps + 1,).
+    """
+    t_start = cpu_time(t_start)
+    fraction = t_start.new_tensor(range(num_steps + 1)) / num_steps
+    first, last = angle(sde, t_start).sqrt(), math.sqrt(math.atan(U_MIN))
+    times = sde.time(((first + fraction * (last - first)) ** 2).tan())
     times[0] = t_start
     return times
 
@@ -153,12 +193,13 @@ def make_score_fn(model, sde, y=None):
         y: Normalised observations, one row per row of x; None for an unconditional network.
 
     Returns:
-        Callable (x, t) -> score, shape of x (n, n_ell); t a scalar tensor or shape (n,).
+        Callable (x, t) -> score, shape of x (n, n_ell); t a scalar tensor, see `cpu_time`.
     """
     predict = _given(model, y)
 
     def score_fn(x, t):
-        return -predict(x, t) / sde.sigma(t)[..., None]
+        # a fill, not a copy from the CPU, for which a GPU would have to be waited for
+        return -predict(x, x.new_full((), float(t))) / sde.sigma(t)
 
     return score_fn
 

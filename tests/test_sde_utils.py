@@ -43,6 +43,17 @@ def test_limits_and_inverse(sde):
     assert ratio.log().diff().std() < 1e-3 * ratio.log().diff().abs().mean()
 
 
+@pytest.mark.parametrize("t_start", [1, torch.tensor(0.3)])
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_solvers_step_evenly_in_the_root_of_the_angle(sde, t_start):
+    times = sde_utils.reverse_times(sde, t_start, 10)
+    assert times.dtype == torch.float64 and times.device.type == "cpu"
+    assert len(times) == 11 and times[0] == t_start and (times.diff() < 0).all()
+    root = (sde.sigma(times) / sde.alpha(times)).atan().sqrt()
+    torch.testing.assert_close(root.diff(), root.diff().mean().expand(10), rtol=1e-6, atol=0)
+    assert root[-1] ** 2 == pytest.approx(sde_utils.U_MIN, rel=1e-4)
+
+
 def test_known_values():
     one = torch.ones((), dtype=torch.float64)
     ve, vp = sde_utils.VESDE(0.1, 10.0), sde_utils.VPSDE(0.1, 20.0)
