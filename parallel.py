@@ -59,7 +59,7 @@ def replicate(network, device):
 
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(
-        network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        network, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
 
 

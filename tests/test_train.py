@@ -292,8 +292,8 @@ def assert_close(one, other, steps):
     one, other = checkpoints.load(one), checkpoints.load(other)
     for key, losses in one["training"]["history"].items():
         assert other["training"]["history"][key] == pytest.approx(losses, rel=1e-5)
-    # Adam divides a gradient by its size, and rounding with it: a share of the steps' length
-    bound = 1e-2 * steps * train.build_parser().get_default("lr")
+    # Adam divides a gradient by its size: float32 rounding of what nearly cancels, over all steps
+    bound = 1e-3 * steps * train.build_parser().get_default("lr")
     for name, tensor in one["ema_weights"].items():
         torch.testing.assert_close(other["ema_weights"][name], tensor, rtol=0, atol=bound)
 
@@ -308,15 +308,17 @@ def test_two_processes_train_as_one():
 
 
 def test_processes_stop_together_and_one_goes_on():
-    argv = [*TINY, *JOINT, "--epochs", "2000", "--out", "two.pth"]
-    with torchrun(argv) as run:
+    argv = [*TINY, *JOINT, "--epochs", "200", "--out"]
+    train.main([*argv, "one.pth"])
+    with torchrun([*argv, "two.pth"]) as run:
         for line in run.stderr:
             if " parameters, on cpu" in line:
                 break
-        time.sleep(1)
+        time.sleep(0.6)  # the loop has begun, and is far from its end
         run.send_signal(signal.SIGTERM)
         err = run.stderr.read()
-    step = checkpoints.load("two.pth")["resume"]["step"]
-    assert 0 < step < 2000 * BATCHES
+    assert 0 < checkpoints.load("two.pth")["resume"]["step"] < 200 * BATCHES
     assert err.count("train.py: error: interrupted; go on with --resume") == 1
     assert "RuntimeError" not in err, err
+    train.main([*argv, "two.pth", "--resume"])
+    assert_close("one.pth", "two.pth", 200 * BATCHES)
