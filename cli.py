@@ -32,10 +32,11 @@ class Interrupted(BaseException):
 
     Args:
         code: Exit code, a value of `STOP_SIGNALS`.
+        message: What the user is told.
     """
 
-    def __init__(self, code):
-        super().__init__("interrupted")
+    def __init__(self, code, message="interrupted"):
+        super().__init__(message)
         self.code = code
 
 
@@ -68,7 +69,14 @@ class StopRequest:
         self.code = 0
 
     def on_signal(self, code):
-        """The first signal is a request; the second stops at once."""
+        """The first signal is a request; the second stops at once.
+
+        Not so for the processes of torchrun, which passes on a signal that they may have had
+        already: it ends them itself after half a minute.
+        """
+        if parallel.world_size() > 1:
+            self.code = self.code or code
+            return
         if self.code:
             raise Interrupted(code)
         self.code = code
@@ -118,7 +126,8 @@ def script(main):
         else:
             return
         name = os.path.basename(sys.modules[main.__module__].__file__)
-        print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+        if parallel.rank() == 0 or code < 128:  # stopped together, they say so once
+            print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(code)
 
     return wrapper

@@ -7,7 +7,26 @@ import numpy as np
 import sde_utils
 
 NUM_LEVELS = 12  # noise levels at which network and linear denoiser are compared
-LEVEL_REPEATS = 16  # noise draws per row and level
+LEVEL_REPEATS = 16  # noise draws per row and level, fewer where rows are many
+LEVEL_DRAWS = 100_000  # noise draws per level at most, but one per row
+
+
+def second_moments(blocks):
+    """Mean products of the columns of normalised rows, which come in blocks.
+
+    Args:
+        blocks: Iterable of (x, y): shapes (n, n_dim), (n, n_cond); y None without observations.
+
+    Returns:
+        float64 tensor (n_dim + n_cond, n_dim + n_cond) on the CPU.
+    """
+    import torch
+
+    count, total = 0, 0
+    for x, y in blocks:
+        rows = (x if y is None else torch.cat([x, y], 1)).cpu().double()
+        count, total = count + len(rows), total + rows.T @ rows
+    return total / count
 
 
 class LinearDenoiser:
@@ -20,21 +39,29 @@ class LinearDenoiser:
 
     Args:
         sde: An instance of a class in sde_utils.SDES.
-        x_train: Normalised training rows, shape (n, n_ell).
-        y_train: Their normalised observations, or None.
+        moments: `second_moments` of the training rows.
+        n_dim: Columns of x among theirs.
+        device: Where it denoises.
     """
 
-    def __init__(self, sde, x_train, y_train=None):
+    def __init__(self, sde, moments, n_dim, device="cpu"):
         import torch
 
-        self.sde, self.regression = sde, None
-        if y_train is not None:
-            self.regression = torch.linalg.lstsq(y_train, x_train).solution
-        rest = self._rest(x_train, y_train)
-        self.variances, self.modes = torch.linalg.eigh(rest.T @ rest / len(rest))
+        self.sde = sde
+        x, y = slice(n_dim), slice(n_dim, None)
+        # the pseudo-inverse lets observations be collinear, or more than the rows
+        self._regression = torch.linalg.pinv(moments[y, y], hermitian=True) @ moments[y, x]
+        self._variances, self._modes = torch.linalg.eigh(self._rest_moments(moments))
+        self.regression = self._regression.float().to(device)
+        self.variances = self._variances.clamp_min(0).float().to(device)
+        self.modes = self._modes.float().to(device)
 
-    def _rest(self, x, y, alpha=1):
-        return x if y is None else x - alpha * (y @ self.regression)
+    def _rest_moments(self, moments):
+        """Second moments of x - B y, float64 (n_dim, n_dim), from those of the columns."""
+        y, x = self._regression.shape
+        regression = moments.new_zeros((x + y, x)).fill_diagonal_(1)
+        regression[x:] = -self._regression
+        return regression.T @ moments @ regression
 
     def _gain(self, t):
         alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
@@ -42,21 +69,27 @@ class LinearDenoiser:
 
     def __call__(self, x, t, y=None):
         """Predicted noise, shape of x (n, n_ell); t is a scalar tensor or has shape (n,)."""
-        rest = self._rest(x, y, self.sde.alpha(t)[..., None])
+        rest = x if y is None else x - self.sde.alpha(t)[..., None] * (y @ self.regression)
         return (rest @ self.modes * self._gain(t)) @ self.modes.T
 
-    def loss(self, x0, t, y=None):
-        """Expected squared error per component on rows x0, over all noise, at time t.
+    def loss(self, moments, t):
+        """Expected squared error per component, shape of t, over all noise, at time t.
 
         With M the second moments of x0 - B y in the modes of C and k the gains, the mean over
         modes of k^2 alpha^2 M + (sigma k - 1)^2.
+
+        Args:
+            moments: `second_moments` of the rows.
+            t: Times, a tensor of any shape.
         """
-        alpha, sigma, gain = self.sde.alpha(t), self.sde.sigma(t), self._gain(t)
-        second_moments = (self._rest(x0, y) @ self.modes).square().mean(0)
-        return (gain**2 * alpha**2 * second_moments + (sigma * gain - 1) ** 2).mean()
+        alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
+        gain = self._gain(t)
+        in_modes = (self._modes.T @ self._rest_moments(moments) @ self._modes).diagonal()
+        in_modes = in_modes.to(gain)
+        return (gain**2 * alpha**2 * in_modes + (sigma * gain - 1) ** 2).mean(-1)
 
 
-def loss_by_level(network, linear, sde, rows, seed):
+def loss_by_level(network, linear, blocks, seed):
     """Held-out loss of network and linear denoiser at each noise level.
 
     The linear loss is exact over the noise; the network's is that plus the mean difference of
@@ -65,8 +98,7 @@ def loss_by_level(network, linear, sde, rows, seed):
     Args:
         network: Callable (x, t, y) -> predicted noise.
         linear: A `LinearDenoiser`.
-        sde: An instance of a class in sde_utils.SDES.
-        rows: (x0, y): held-out rows and their observations, or None.
+        blocks: List of (x0, y): held-out rows and their observations, or None.
         seed: Of the noise.
 
     Returns:
@@ -75,26 +107,31 @@ def loss_by_level(network, linear, sde, rows, seed):
     """
     import torch
 
-    x0, y = rows
-    generator = torch.Generator(x0.device).manual_seed(seed)
-    times = sde_utils.noise_levels(sde, x0.new_ones(()), NUM_LEVELS - 1)
-    table = {"noise_to_signal": [], "network": [], "network_error": [], "linear": []}
+    sde, n = linear.sde, sum(len(x0) for x0, _ in blocks)
+    one = blocks[0][0].new_ones(())
+    repeats = min(LEVEL_REPEATS, max(1, LEVEL_DRAWS // n))
+    generator = torch.Generator(one.device).manual_seed(seed)
+    times = sde_utils.noise_levels(sde, one, NUM_LEVELS - 1)
+    exact = linear.loss(second_moments(blocks), times)
+    differences = [[] for _ in times]
     with torch.no_grad():
-        for t in times:
-            alpha, sigma = sde.alpha(t), sde.sigma(t)
-            difference = 0
-            for _ in range(LEVEL_REPEATS):
-                z = torch.empty_like(x0).normal_(generator=generator)
-                x = alpha * x0 + sigma * z
-                errors = [(f(x, t, y) - z).square().mean(1) for f in (network, linear)]
-                difference = difference + (errors[0] - errors[1]) / LEVEL_REPEATS
-            exact = linear.loss(x0, t, y)
-            table["noise_to_signal"].append(float(sigma / alpha))
-            table["linear"].append(float(exact))
-            table["network"].append(float(exact + difference.mean()))
-            error = difference.std(correction=0) / math.sqrt(max(1, len(x0) - 1))
-            table["network_error"].append(float(error))
-    return table
+        for x0, y in blocks:
+            for t, ours in zip(times, differences, strict=True):
+                difference = 0
+                for _ in range(repeats):
+                    z = torch.empty_like(x0).normal_(generator=generator)
+                    x = sde.alpha(t) * x0 + sde.sigma(t) * z
+                    errors = [(f(x, t, y) - z).square().mean(1) for f in (network, linear)]
+                    difference = difference + (errors[0] - errors[1]) / repeats
+                ours.append(difference)
+    difference = torch.stack([torch.cat(ours) for ours in differences])
+    error = difference.std(1, correction=0) / math.sqrt(max(1, n - 1))
+    return {
+        "noise_to_signal": (sde.sigma(times) / sde.alpha(times)).tolist(),
+        "network": (exact + difference.mean(1)).tolist(),
+        "network_error": error.tolist(),
+        "linear": exact.tolist(),
+    }
 
 
 def gaussian_verdict(levels):

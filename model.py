@@ -147,6 +147,26 @@ class ScoreNet1D(nn.Module):
         return (sigma * x + alpha * correction) / scale
 
 
+def log_moments(chunks):
+    """Mean and standard deviation of log D_ell, float64 tensors (n_ell,).
+
+    Sums are of distances from the first row, which cancel little, and are exactly zero where a
+    multipole never varies.
+
+    Args:
+        chunks: Iterable of float64 tensors (n, n_ell), uK^2, all > 0.
+    """
+    count, total, squares, origin = 0, 0, 0, None
+    for dl in chunks:
+        log_dl = dl.log()
+        origin = log_dl[0].clone() if origin is None else origin
+        log_dl -= origin
+        count, total = count + len(log_dl), total + log_dl.sum(0)
+        squares = squares + log_dl.square_().sum(0)
+    mean = total / count
+    return origin + mean, (squares / count - mean**2).clamp_min(0).sqrt()
+
+
 class Normalizer:
     """log D_ell, shifted and scaled to zero mean and unit variance per multipole.
 
@@ -159,10 +179,10 @@ class Normalizer:
         self.mean, self.std = mean, std
 
     @classmethod
-    def fit(cls, dl):
-        """Fit to training rows dl, float64 tensor (n, n_ell), uK^2, all > 0."""
-        log_dl = dl.log()
-        return cls(log_dl.mean(0).float(), log_dl.std(0, correction=0).float())
+    def fit(cls, chunks):
+        """Fit to training rows, which come in chunks as in `log_moments`."""
+        mean, std = log_moments(chunks)
+        return cls(mean.float(), std.float())
 
     def state_dict(self):
         """The two tensors, for a checkpoint."""
@@ -195,9 +215,9 @@ class JointNormalizer:
         self.r_min, self.r_max = r_range
 
     @classmethod
-    def fit(cls, dl, r, r_range, signal):
-        """Fit to training rows: dl as in `Normalizer.fit`, r float64 tensor (n,)."""
-        normalizer = Normalizer.fit(dl / torch.from_numpy(signal(r.numpy())))
+    def fit(cls, chunks, r_range, signal):
+        """Fit to training rows in chunks (dl, r): as in `log_moments`, r float64 tensors (n,)."""
+        normalizer = Normalizer.fit(dl / torch.from_numpy(signal(r.numpy())) for dl, r in chunks)
         return cls(normalizer, r_range, signal)
 
     def state_dict(self):

@@ -49,3 +49,24 @@ def barrier():
         import torch.distributed as dist
 
         dist.barrier()
+
+
+def replicate(network, device):
+    """The network, with gradients that are means over all processes; itself where there is one."""
+    if world_size() == 1:
+        return network
+    from torch.nn.parallel import DistributedDataParallel
+
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        network, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def add_up(tensor):
+    """Sum of a tensor over all processes, in place."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(tensor)
+    return tensor

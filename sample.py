@@ -28,6 +28,7 @@ import os
 import numpy as np
 
 import cli
+import files
 import mismatch
 import reverse
 import solvers
@@ -366,7 +367,7 @@ def main(argv=None):
     names += ["trajectory.npy", "trajectory.png"] if args.plot_trajectories else []
     outputs = {name: os.path.join(args.out_dir, name) for name in names}
     device = cli.get_device(args.device)
-    storage.claim_outputs(outputs.values())
+    files.claim_outputs(outputs.values())
 
     checkpoint["network"].to(device)
     keep = row * (args.num_draws if conditional else 1) if args.plot_trajectories else None
@@ -389,15 +390,15 @@ def main(argv=None):
     elif observed is None:
         report |= metrics.compare_with_law(dl, checkpoint["data"])
 
-    storage.write_json(outputs["metrics.json"], report)
+    files.write_json(outputs["metrics.json"], report)
     figure = example_figure(row, checkpoint, observed, truth, dl, report, posterior)
-    storage.write_figure(outputs["examples.png"], figure)
+    files.write_figure(outputs["examples.png"], figure)
     if args.plot_trajectories:
         states = np.array(process.states)
-        storage.write_npy(outputs["trajectory.npy"], states)
+        files.write_npy(outputs["trajectory.npy"], states)
         ell = np.arange(2, 2 + dl.shape[1])
         figure = plots.trajectory(states[:, 0], states[:, 1 : 1 + len(ell)], ell)
-        storage.write_figure(outputs["trajectory.png"], figure)
+        files.write_figure(outputs["trajectory.png"], figure)
     metrics.print_report(report)
     cli.say(f"wrote {', '.join(outputs.values())}")
 

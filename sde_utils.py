@@ -204,7 +204,7 @@ def make_score_fn(model, sde, y=None):
     return score_fn
 
 
-def denoising_loss(model, sde, x0, generator, y=None):
+def denoising_loss(model, sde, x0, generator, y=None, batch=None):
     """Denoising score matching: mean squared error of the predicted noise.
 
     This is the loss of Vincent 2011 and Song et al. 2021 (arXiv:2011.13456, eq. 7) with weight
@@ -217,18 +217,21 @@ def denoising_loss(model, sde, x0, generator, y=None):
         x0: Normalised data, shape (n, n_ell).
         generator: torch.Generator on the device of x0.
         y: Normalised observations of the same rows; None for an unconditional network.
+        batch: (first, n) where x0 is the rows from `first` on of a batch of n; the noise is then
+            theirs in the batch, so that the mean loss of its parts is that of the whole.
 
     Returns:
         Scalar tensor.
     """
     import torch
 
-    n = len(x0)
+    first, n = batch or (0, len(x0))
+    part = slice(first, first + len(x0))
     one = x0.new_ones(())
     u_max = sde.sigma(one) / sde.alpha(one)
     strata = torch.arange(n, device=x0.device)
     uniform = torch.rand(n, device=x0.device, generator=generator)
-    t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / n))
-    z = torch.randn(x0.shape, device=x0.device, generator=generator)
+    t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / n))[part]
+    z = torch.randn((n, *x0.shape[1:]), device=x0.device, generator=generator)[part]
     x = sde.alpha(t)[:, None] * x0 + sde.sigma(t)[:, None] * z
     return (_given(model, y)(x, t) - z).square().mean()

@@ -14,13 +14,7 @@ import numpy as np
 
 import mismatch
 from cli import InputError, note
-from files import (  # noqa: F401  train.py and sample.py still look for them here
-    claim_outputs,
-    open_npy,
-    write_figure,
-    write_json,
-    write_npy,
-)
+from files import open_npy, write_json
 from spectra import SignalTemplate
 
 CHUNK_BYTES = 2**20  # of an array checked at a time: small, so that it stays in the cache

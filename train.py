@@ -6,6 +6,10 @@ joint posterior p(x, r | y). Reads the training rows of data_generation.py. Writ
 (--out) and beside it training_loss.npy (columns: training, validation, best linear denoiser; a
 row per epoch) and training_loss.png. A checkpoint that is replaced stays as NAME.previous.pth.
 
+SIGTERM, SIGUSR1 and Ctrl-C save and stop (exit codes 143, 143, 130); --resume goes on from there,
+bit for bit. A job that may be stopped passes --resume always: docs/slurm.sbatch. On several
+processes each takes an equal share of every batch: torchrun --nproc-per-node=2 train.py ...
+
 Examples:
   python train.py --data-file data/dl_train_r0.001.npy --sde-type VE --epochs 150 --device cpu
   python train.py --data-file data/dl_train_r0-0.01.npy --out posterior.pth \\
@@ -14,118 +18,20 @@ Examples:
 
 import copy
 import dataclasses
-import functools
-import math
+import datetime
 import os
 import time
 
 import numpy as np
 
 import cli
+import files
 import linear_denoiser
+import parallel
 import sde_utils
 import storage
-
-SAVE_SECONDS = 15  # between checkpoints of a running training
-WARMUP_STEPS = 200
-
-
-def split_rows(n, val_fraction, seed):
-    """Row numbers of the training and the validation rows."""
-    order = np.random.default_rng(seed).permutation(n)
-    n_val = max(1, round(val_fraction * n))
-    if n - n_val < 2:
-        raise cli.InputError(f"--data-file: {n} rows are too few to train and validate on")
-    return order[n_val:], order[:n_val]
-
-
-def learning_rate(step, num_steps, peak):
-    """Linear warm-up, then a cosine to zero."""
-    warmup = min(1.0, (step + 1) / min(WARMUP_STEPS, max(1, num_steps // 10)))
-    return peak * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-
-
-def train(network, ema, sde, rows_train, rows_val, settings, state, save, bar):
-    """Run the epochs that are left; `ema` and `network` change in place.
-
-    Args:
-        network: ScoreNet1D in training.
-        ema: Its copy that follows with exponential averaging.
-        sde: An instance of a class in sde_utils.SDES.
-        rows_train: (x, y): normalised training rows, shape (n, n_ell), on the device, and their
-            observations, or None.
-        rows_val: Validation rows, likewise.
-        settings: {"batch_size", "epochs", "lr", "ema_decay", "seed"}.
-        state: {"history", "generator", "optimizer"} where training stands; empty at the start.
-        save: Called with the new state every SAVE_SECONDS, and at the end.
-        bar: Progress bar over epochs.
-
-    Raises:
-        DivergedError: If the loss stops being finite; nothing is saved then.
-    """
-    import torch
-
-    (x_train, y_train), (x_val, y_val) = rows_train, rows_val
-    parameters, averages = list(network.parameters()), list(ema.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
-    generator = torch.Generator(x_train.device).manual_seed(settings["seed"])
-    history = {"train": [], "validation": [], "linear": []}
-    if state:
-        try:
-            optimizer.load_state_dict(state["optimizer"])
-            generator.set_state(state["generator"])
-            history = {key: list(state["history"][key]) for key in history}
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-            raise cli.InputError(
-                "--resume: the checkpoint's training state is damaged; train anew without --resume"
-            ) from None
-    batch_size = min(settings["batch_size"], len(x_train))
-    batches = len(x_train) // batch_size
-    num_steps = settings["epochs"] * batches
-    linear = linear_denoiser.LinearDenoiser(sde, x_train, y_train)
-    times = sde_utils.noise_levels(sde, x_train.new_ones(()), 64)
-    linear_loss = float(torch.stack([linear.loss(x_val, t, y_val) for t in times]).mean())
-
-    @torch.no_grad()
-    def probe_loss(denoiser):
-        probe = torch.Generator(x_val.device).manual_seed(settings["seed"] + 1)
-        return sde_utils.denoising_loss(denoiser, sde, x_val, probe, y_val)
-
-    saved = time.monotonic()
-    for epoch in range(len(history["train"]), settings["epochs"]):
-        order = torch.randperm(len(x_train), device=x_train.device, generator=generator)
-        total = x_train.new_zeros(())
-        for batch in range(batches):
-            step = epoch * batches + batch
-            rows = order[batch * batch_size : (batch + 1) * batch_size]
-            y = None if y_train is None else y_train[rows]
-            loss = sde_utils.denoising_loss(network, sde, x_train[rows], generator, y)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, settings["lr"])
-            optimizer.step()
-            # the average forgets the initial weights at the start of a training
-            decay = min(settings["ema_decay"], (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(averages, parameters, 1 - decay)
-            total += loss.detach()
-        mean_loss = float(total) / batches
-        # on the same noise as the linear denoiser, whose exact loss is known: less Monte Carlo
-        val_loss = linear_loss + float(probe_loss(ema) - probe_loss(linear))
-        if not math.isfinite(mean_loss + val_loss):
-            raise cli.DivergedError(
-                f"the loss is not finite in epoch {epoch + 1}; the last good checkpoint stays; "
-                "try a smaller --lr"
-            )
-        for key, value in zip(history, (mean_loss, val_loss, linear_loss), strict=True):
-            history[key].append(value)
-        bar.set_postfix(loss=f"{mean_loss:.4f}", val=f"{val_loss:.4f}", refresh=False)
-        bar.update()
-        last = epoch + 1 == settings["epochs"]
-        if last or time.monotonic() - saved > SAVE_SECONDS:
-            state = {"generator": generator.get_state(), "optimizer": optimizer.state_dict()}
-            save({**state, "history": history}, finished=last)
-            saved = time.monotonic()
+import training
+import training_data
 
 
 def build_parser():
@@ -150,7 +56,7 @@ def build_parser():
     group.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the unfinished training in --out; other settings must be as they were",
+        help="go on with the training in --out, if there is one; settings must be as they were",
     )
     cli.add_sde_arguments(parser)
     group = parser.add_argument_group("network")
@@ -162,7 +68,9 @@ def build_parser():
         "--num-layers", type=cli.positive_int, default=5, help="number of residual blocks"
     )
     group = parser.add_argument_group("training")
-    group.add_argument("--batch-size", type=cli.positive_int, default=128, help="rows per step")
+    group.add_argument(
+        "--batch-size", type=cli.positive_int, default=128, help="rows per step, of all processes"
+    )
     group.add_argument(
         "--epochs", type=cli.positive_int, default=150, help="passes over the training rows"
     )
@@ -179,90 +87,28 @@ def build_parser():
     return parser
 
 
-def load_rows(data_file, cond_file=None, param_file=None):
-    """Training rows from disk.
-
-    Returns:
-        {"data", "cond", "param"}: `storage.Table` of truth, observation and r, the last two None
-        where no file is given.
-
-    Raises:
-        InputError: Where rows do not match, or have no logarithm.
-    """
-    rows = {"data": storage.load_spectra(data_file), "cond": None, "param": None}
-    if rows["data"].metadata.get("r") == 0:
-        raise cli.InputError(
-            f"{data_file}: is the null test, r = 0: it has no primordial spectrum to learn; "
-            "train on r > 0"
-        )
-    if cond_file:
-        rows["cond"] = storage.load_spectra(cond_file)
-        storage.check_quantity("--data-file", rows["data"], "primordial BB")
-        storage.check_quantity("--cond-file", rows["cond"], "observed BB")
-    if param_file:
-        rows["param"] = storage.load_r(param_file)
-    for table in filter(None, (rows["cond"], rows["param"])):
-        storage.check_same_rows(rows["data"], table)
-    for table in filter(None, (rows["data"], rows["cond"])):
-        if (table.values <= 0).any():
-            raise cli.InputError(
-                f"{table.path}: holds zeros, which have no logarithm; train on D_ell > 0"
-            )
-    return rows
-
-
-def resume_state(path, checkpoint, settings):
-    """State of the unfinished training in a checkpoint; InputError where settings differ."""
+def check_settings(path, checkpoint, settings):
+    """InputError where a checkpoint was trained with other settings."""
     before = checkpoint["training"].get("settings")
+    before = {"precision": "float32", **before} if isinstance(before, dict) else {}
     if before != settings:
-        before = before if isinstance(before, dict) else {}
-        key = next(k for k in settings if before.get(k) != settings[k])
+        key = next((k for k in settings if before.get(k) != settings[k]), "setting")
         raise cli.InputError(f"{path}: was trained with another {key}; --resume cannot change it")
-    if not checkpoint["resume"]:
-        raise cli.InputError(f"{path}: its training is finished; leave --resume out to train anew")
-    return checkpoint["resume"]
 
 
-def prepare_rows(rows, val_fraction, seed):
-    """Split, fit the normalisers on the training rows alone, and normalise.
-
-    Args:
-        rows: From `load_rows`.
-        val_fraction: Share of the rows held out.
-        seed: Of the split.
-
-    Returns:
-        (record, train, val): the normalisers and the mean D_ell of the training rows (uK^2), for
-        the checkpoint; and twice (x, y), float32 tensors (n, n_ell), y None without observations.
-    """
+def build_networks(sde, kwargs, seed, checkpoint, device):
+    """(network, EMA) with the weights of a checkpoint, or as they start where it is None."""
     import torch
 
     import model
 
-    def fit(normalizer, path, *values):
-        fitted = normalizer(*(torch.from_numpy(np.asarray(v[train], float)) for v in values))
-        if not (fitted.state_dict()["std"] > 0).all():
-            raise cli.InputError(f"{path}: a multipole has the same value in each row")
-        both = []
-        for split in (train, val):
-            chosen = (torch.from_numpy(np.asarray(v[split], float)) for v in values)
-            both.append(fitted.normalize(*chosen))
-        return fitted.state_dict(), both
-
-    data, cond, param = rows["data"], rows["cond"], rows["param"]
-    train, val = split_rows(len(data.values), val_fraction, seed)
-    record = {"mean_dl": data.values[train].mean(0).tolist(), "cond_normalizer": None}
-    if param is None:
-        record["normalizer"], x = fit(model.Normalizer.fit, data.path, data.values)
-    else:
-        joint = functools.partial(
-            model.JointNormalizer.fit, r_range=param.r_range, signal=param.signal
-        )
-        record["normalizer"], x = fit(joint, data.path, data.values, param.values)
-    y = (None, None)
-    if cond is not None:
-        record["cond_normalizer"], y = fit(model.Normalizer.fit, cond.path, cond.values)
-    return record, (x[0], y[0]), (x[1], y[1])
+    torch.manual_seed(seed)
+    network = model.ScoreNet1D(sde, **kwargs)
+    ema = copy.deepcopy(network)
+    if checkpoint:
+        network.load_state_dict(checkpoint["weights"])
+        ema.load_state_dict(checkpoint["ema_weights"])
+    return network.to(device), ema.to(device).requires_grad_(False)
 
 
 def write_checkpoint(path, loss_file, record, network, ema, training, state):
@@ -272,7 +118,45 @@ def write_checkpoint(path, loss_file, record, network, ema, training, state):
     weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
     weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
     checkpoints.save(path, {**record, **weights, "training": training, "resume": state})
-    storage.write_npy(loss_file, np.array(list(training["history"].values())).T)
+    files.write_npy(loss_file, np.array(list(training["history"].values())).T)
+
+
+def announce(rows, steps, seconds, settings, network, num_bytes):
+    """Say beforehand how long and how large the work is."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    duration = datetime.timedelta(seconds=round(steps * seconds))
+    cli.note(
+        f"{len(rows)} rows, {steps} steps of {min(settings['batch_size'], len(rows))}, "
+        f"{parameters} parameters, on {rows.device}: about {duration}, "
+        f"{training.peak_memory(rows.device)}, {num_bytes / 2**30:.2f} GiB of disk"
+    )
+
+
+def write_report(outputs, trained):
+    """Write loss history and figure of a finished training, and say what it came to."""
+    import plots
+
+    _, loss_file, figure_file = outputs
+    files.write_npy(loss_file, np.array(list(trained["history"].values())).T)
+    files.write_figure(figure_file, plots.training_loss(trained["history"], trained["levels"]))
+    cli.say(linear_denoiser.gaussian_verdict(trained["levels"])[0])
+    sizes = (f"{path} ({os.path.getsize(path) / 1e6:.2f} MB)" for path in outputs)
+    cli.say(f"wrote {', '.join(sizes)}")
+
+
+def describe(args, tables, sde_record):
+    """(arguments of the network, settings that a resumed training must share)."""
+    n_ell = tables["data"].values.shape[1]
+    kwargs = {"n_ell": n_ell, "n_cond": n_ell if args.cond_file else 0}
+    kwargs |= {"n_param": int(bool(args.param_file))}
+    kwargs |= {key: getattr(args, key) for key in ("hidden_dim", "embed_dim", "num_layers")}
+    keys = ("batch_size", "epochs", "lr", "ema_decay", "val_fraction", "seed", "precision")
+    settings = {key: getattr(args, key) for key in keys} | {"network": kwargs, "sde": sde_record}
+    for name, table in tables.items():
+        if table:
+            digest = table.metadata.get("sha256") or storage.digest(table.values)
+            settings[f"{name}_sha256"] = digest
+    return kwargs, settings
 
 
 def parse_arguments(argv):
@@ -294,72 +178,63 @@ def parse_arguments(argv):
 def main(argv=None):
     args, sde, sde_record = parse_arguments(argv)
 
-    import torch
-
     import checkpoints
-    import model
-    import plots
 
-    folder = os.path.dirname(args.out)
-    loss_file, figure_file = (os.path.join(folder, f"training_loss.{k}") for k in ("npy", "png"))
-    rows = load_rows(args.data_file, args.cond_file, args.param_file)
+    cli.set_threads(args.threads)
     device = cli.get_device(args.device)
-    learnt, *prepared = prepare_rows(rows, args.val_fraction, args.seed)
-    rows_train, rows_val = (
-        tuple(None if values is None else values.to(device) for values in pair) for pair in prepared
-    )
-    kwargs = {"n_ell": rows["data"].values.shape[1]}
-    kwargs |= {
-        "n_cond": kwargs["n_ell"] if args.cond_file else 0,
-        "n_param": int(bool(args.param_file)),
-    }
-    kwargs |= {key: getattr(args, key) for key in ("hidden_dim", "embed_dim", "num_layers")}
-    keys = ("batch_size", "epochs", "lr", "ema_decay", "val_fraction", "seed")
-    settings = {key: getattr(args, key) for key in keys}
-    digests = {f"{name}_sha256": storage.digest(t.values) for name, t in rows.items() if t}
-    settings |= {"network": kwargs, "sde": sde_record, **digests}
-
-    torch.manual_seed(args.seed)
-    network = model.ScoreNet1D(sde, **kwargs)
-    ema, state = copy.deepcopy(network), {}
-    if args.resume:
+    folder = os.path.dirname(args.out)
+    outputs = args.out, *(os.path.join(folder, f"training_loss.{k}") for k in ("npy", "png"))
+    tables = training_data.load(args.data_file, args.cond_file, args.param_file)
+    kwargs, settings = describe(args, tables, sde_record)
+    checkpoint, state = None, {}
+    if args.resume and os.path.exists(args.out):
         checkpoint = checkpoints.load(args.out)
-        state = resume_state(args.out, checkpoint, settings)
-        network.load_state_dict(checkpoint["weights"])
-        ema.load_state_dict(checkpoint["ema_weights"])
-        storage.claim_outputs([loss_file, figure_file])
-    else:
-        storage.claim_outputs([args.out, loss_file, figure_file])
-        checkpoints.keep_previous(args.out)
-    network, ema = network.to(device), ema.to(device).requires_grad_(False)
-    record = {
-        "network_kwargs": kwargs,
-        "sde": sde_record,
-        "normalizer": learnt["normalizer"],
-        "cond_normalizer": learnt["cond_normalizer"],
-        "data": {**rows["data"].metadata, "mean_dl": learnt["mean_dl"]},
-        **storage.provenance(argv),
-    }
+        check_settings(args.out, checkpoint, settings)
+        state = checkpoint["resume"]
+        if not state:
+            cli.note(f"{args.out}: its training is finished; leave --resume out to train anew")
+            if parallel.rank() == 0:
+                write_report(outputs, checkpoint["training"])
+            return
+    elif args.resume:
+        cli.note(f"--resume: there is no {args.out} yet; the training starts anew")
+    network, ema = build_networks(sde, kwargs, args.seed, checkpoint, device)
+    # the checkpoint that is there and its successor, and rows that do not fit into memory
+    num_bytes = 2 * training.checkpoint_bytes(network)
+    num_bytes += parallel.local_world_size() * training_data.file_bytes(tables, device)
+    if parallel.rank() == 0:
+        files.claim_outputs(outputs[1:] if state else outputs, num_bytes)
+    learnt, rows, rows_held_out = training_data.prepare(
+        tables, args.val_fraction, args.seed, device, os.path.abspath(folder)
+    )
+    moments = linear_denoiser.second_moments(rows.blocks())
+    linear = linear_denoiser.LinearDenoiser(sde, moments, rows.n_dim, device)
+    record = {"network_kwargs": kwargs, "sde": sde_record, **storage.provenance(argv)}
+    record |= {key: learnt[key] for key in ("normalizer", "cond_normalizer")}
+    record["data"] = {**tables["data"].metadata, "mean_dl": learnt["mean_dl"]}
 
-    def save(state, finished):
-        training = {"settings": settings, "history": state["history"]}
-        if finished:
-            linear = linear_denoiser.LinearDenoiser(sde, *rows_train)
-            training["levels"] = linear_denoiser.loss_by_level(
-                ema, linear, sde, rows_val, args.seed
-            )
-            state = {}
-        write_checkpoint(args.out, loss_file, record, network, ema, training, state)
+    def save(state, **levels):
+        trained = {"settings": settings, "history": state["history"], **levels}
+        state = {} if levels else state
+        write_checkpoint(*outputs[:2], record, network, ema, trained, state)
+        return trained
 
-    done = len(checkpoint["training"]["history"]["train"]) if args.resume else 0
-    counts = f"{len(rows_train[0])} rows, {len(rows_val[0])} held out"
-    cli.note(f"training on {counts}, on {device}")
-    with cli.progress(total=args.epochs, initial=done, unit="epoch") as bar:
-        train(network, ema, sde, rows_train, rows_val, settings, state, save, bar)
-    training = checkpoints.load(args.out)["training"]
-    storage.write_figure(figure_file, plots.training_loss(training["history"], training["levels"]))
-    cli.say(linear_denoiser.gaussian_verdict(training["levels"])[0])
-    cli.say(f"wrote {args.out}, {loss_file}, {figure_file}")
+    with parallel.process_group(device):
+        held_out = training.HeldOutLoss(linear, rows_held_out, args.seed)
+        work = (network, ema, sde, rows)
+        seconds = training.seconds_per_step(*work, settings)
+        steps, done = training.num_steps(rows, settings), training.steps_done(state)
+        announce(rows, steps - done, seconds, settings, network, num_bytes)
+        if not state and parallel.rank() == 0:
+            checkpoints.keep_previous(args.out)
+        began = time.monotonic()
+        with cli.progress(total=steps, unit="step") as bar:
+            history = training.train(*work, held_out, settings, state, save, bar)
+        rate = (steps - done) * settings["batch_size"] / (time.monotonic() - began)
+        cli.note(f"trained on {rate:,.0f} rows per second")
+    if parallel.rank() == 0:
+        levels = linear_denoiser.loss_by_level(ema, linear, held_out.blocks, args.seed)
+        write_report(outputs, save({"history": history}, levels=levels))
 
 
 if __name__ == "__main__":

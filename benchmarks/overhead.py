@@ -13,11 +13,13 @@ import time
 import torch
 
 import cli
+import linear_denoiser
 import model
 import reverse
 import sde_utils
 import solvers
-import train
+import training
+import training_data
 
 REPEATS = 5
 ROWS, N_ELL, BATCH, EPOCHS = 10000, 30, 128, 2
@@ -36,17 +38,20 @@ def ratios(ours, bare):
     return statistics.median(result[1:])
 
 
-def training(sde):
+def train(sde):
     x = torch.randn(ROWS, N_ELL)
-    x_val = x[:500]
     settings = {"batch_size": BATCH, "epochs": EPOCHS, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
+    settings["precision"] = "float32"
+    rows, rows_val = (training_data.Rows(v, N_ELL, torch.device("cpu")) for v in (x, x[:500]))
+    moments = linear_denoiser.second_moments(rows.blocks())
+    linear = linear_denoiser.LinearDenoiser(sde, moments, N_ELL)
 
     def ours():
         network = model.ScoreNet1D(sde, N_ELL)
         ema = copy.deepcopy(network).requires_grad_(False)
-        with cli.progress(total=EPOCHS, disable=True) as bar:
-            rows = ((x, None), (x_val, None))
-            train.train(network, ema, sde, *rows, settings, {}, lambda *a, **k: None, bar)
+        with cli.progress(disable=True) as bar:
+            held_out = training.HeldOutLoss(linear, rows_val, 0)
+            training.train(network, ema, sde, rows, held_out, settings, {}, lambda _: None, bar)
 
     def bare():
         network = model.ScoreNet1D(sde, N_ELL)
@@ -84,7 +89,7 @@ def sampling(sde, method, num_steps=100):
 
 def main():
     for name, sde in sde_utils.SDES.items():
-        print(f"training, {name}: {training(sde()):.3f} x the bare forward/backward/step loop")
+        print(f"training, {name}: {train(sde()):.3f} x the bare forward/backward/step loop")
         for method in solvers.SOLVERS:
             print(f"sampling, {name}, {method}: {sampling(sde(), method):.3f} x the bare calls")
 

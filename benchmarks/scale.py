@@ -1,4 +1,4 @@
-"""How time, memory and disk space grow with NSIDE and rows: the three scripts, as a person runs them.
+"""How time, memory and disk space grow with NSIDE and rows: the three scripts as people run them.
 
 Each script runs as a process of its own, of which peak memory is read from the operating system.
 Writes the table into benchmarks/RESULTS.md. Sizes are those of the largest runs divided by

@@ -7,7 +7,7 @@ from benchmarks import cleaning, draws, overhead
 def test_overhead_runs(monkeypatch):
     for name, value in {"REPEATS": 1, "ROWS": 200, "EPOCHS": 1}.items():
         monkeypatch.setattr(overhead, name, value)
-    assert overhead.training(sde_utils.VESDE()) > 0
+    assert overhead.train(sde_utils.VESDE()) > 0
     assert overhead.sampling(sde_utils.VESDE(), "pc", num_steps=2) > 0
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import checkpoints
-import linear_denoiser
+import files
 import metrics
 import reverse
 import sample
@@ -149,44 +149,6 @@ def test_metrics_of_the_prior_mean_and_of_a_fresh_draw():
     assert table["same"]["mse_dl"] == 0 and table["same"]["mse_normalised"] is None
 
 
-@pytest.mark.parametrize("sde", sde_utils.SDES)
-def test_linear_denoiser_is_the_optimum_for_gaussian_data(sde):
-    process = sde_utils.SDES[sde]()
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.eye(4) + 0.5 * torch.rand(4, 4, generator=generator)
-    rows = torch.randn(100000, 4, generator=generator) @ mixing
-    linear = linear_denoiser.LinearDenoiser(process, rows)
-    for t in (torch.tensor(0.1), torch.tensor(0.4)):
-        z = torch.randn(rows.shape, generator=generator)
-        x = process.alpha(t) * rows + process.sigma(t) * z
-        error = (linear(x, t) - z).square()
-        # five standard errors of 400000 squared errors
-        bound = float(5 * error.std() / 400000**0.5)
-        assert float(error.mean()) == pytest.approx(float(linear.loss(rows, t)), abs=bound)
-        for factor in (0.95, 1.05):
-            assert (factor * linear(x, t) - z).square().mean() > error.mean()
-
-
-@pytest.mark.parametrize("sde", sde_utils.SDES)
-def test_linear_denoiser_of_pairs_is_the_optimum_for_gaussian_pairs(sde):
-    process = sde_utils.SDES[sde]()
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.eye(4) + 0.5 * torch.rand(4, 4, generator=generator)
-    rows = torch.randn(100000, 4, generator=generator) @ mixing
-    y = rows @ mixing + torch.randn(rows.shape, generator=generator)
-    linear = linear_denoiser.LinearDenoiser(process, rows, y)
-    blind = linear_denoiser.LinearDenoiser(process, rows)
-    for t in (torch.tensor(0.1), torch.tensor(0.4)):
-        z = torch.randn(rows.shape, generator=generator)
-        x = process.alpha(t) * rows + process.sigma(t) * z
-        error = (linear(x, t, y) - z).square()
-        # five standard errors of 400000 squared errors
-        bound = float(5 * error.std() / 400000**0.5)
-        assert float(error.mean()) == pytest.approx(float(linear.loss(rows, t, y)), abs=bound)
-        assert linear.loss(rows, t, y) < blind.loss(rows, t)
-        assert (linear(x, t, y.roll(1, 0)) - z).square().mean() > (blind(x, t) - z).square().mean()
-
-
 @pytest.mark.parametrize("num_draws", [1, 3, 7])
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_every_draw_belongs_to_its_own_observation(sde, num_draws, monkeypatch):
@@ -207,66 +169,6 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws, monkeypatch):
     torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
 
 
-def test_levels_tell_a_gaussian_network_from_a_better_one():
-    process = sde_utils.VESDE()
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(2000, 4, generator=generator).sign()  # two points: far from Gaussian
-    linear = linear_denoiser.LinearDenoiser(process, rows)
-
-    def exact(x, t, y=None):
-        return (x - torch.tanh(x / process.sigma(t) ** 2)) / process.sigma(t)
-
-    same = linear_denoiser.loss_by_level(linear, linear, process, (rows, None), 0)
-    assert same["network"] == same["linear"]
-    assert "no sign" in linear_denoiser.gaussian_verdict(same)[0]
-    better = linear_denoiser.loss_by_level(exact, linear, process, (rows, None), 0)
-    assert "learnt more than a Gaussian" in linear_denoiser.gaussian_verdict(better)[0]
-
-
-def train_in_two_parts(argv, monkeypatch):
-    """Train whole.pth in one go; killed.pth is interrupted at its third save, and resumed."""
-    train.main([*argv, "whole.pth"])
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
-    save, calls = checkpoints.save, []
-
-    def killed(path, content):
-        save(path, content)
-        calls.append(path)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "save", killed)
-    with pytest.raises(SystemExit) as caught:
-        train.main([*argv, "killed.pth"])
-    assert caught.value.code == 130
-    monkeypatch.setattr(checkpoints, "save", save)
-    train.main([*argv, "killed.pth", "--resume"])
-    return checkpoints.load("whole.pth"), checkpoints.load("killed.pth")
-
-
-def test_a_killed_training_resumes_bit_for_bit(monkeypatch):
-    whole, resumed = train_in_two_parts([*TINY, "--epochs", "6", "--out"], monkeypatch)
-    assert whole["training"] == resumed["training"]
-    for key in ("weights", "ema_weights"):
-        for name, tensor in whole[key].items():
-            assert torch.equal(tensor, resumed[key][name])
-
-
-def test_resume_refuses_other_settings_and_finished_trainings(capsys):
-    train.main([*TINY, "--epochs", "1"])
-    assert "finished" in fails(train.main, [*TINY, "--epochs", "1", "--resume"], 2, capsys)
-    assert "epochs" in fails(train.main, [*TINY, "--epochs", "2", "--resume"], 2, capsys)
-    missing = [*TINY, "--resume", "--out", "none.pth"]
-    assert "none.pth" in fails(train.main, missing, 2, capsys)
-
-
-def test_resume_refuses_a_damaged_training_state(capsys):
-    train.main([*TINY, "--epochs", "1"])
-    content = torch.load("model.pth", weights_only=True)
-    torch.save({**content, "resume": {"optimizer": {}, "history": 3}}, "model.pth")
-    assert "damaged" in fails(train.main, [*TINY, "--epochs", "1", "--resume"], 2, capsys)
-
-
 def test_the_previous_checkpoint_is_kept():
     train.main([*TINY, "--epochs", "1"])
     with open("model.pth", "rb") as file:
@@ -274,20 +176,6 @@ def test_the_previous_checkpoint_is_kept():
     train.main([*TINY, "--epochs", "1", "--seed", "1"])
     with open("model.previous.pth", "rb") as file:
         assert file.read() == first
-
-
-def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(capsys, monkeypatch):
-    train.main([*TINY, "--epochs", "1"])
-    loss, calls = sde_utils.denoising_loss, []
-
-    def nan_later(*args):
-        calls.append(1)
-        return loss(*args) * (float("nan") if len(calls) > 20 else 1.0)
-
-    monkeypatch.setattr(sde_utils, "denoising_loss", nan_later)
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
-    assert "not finite" in fails(train.main, [*TINY, "--epochs", "9"], 3, capsys)
-    assert len(checkpoints.load("model.pth")["training"]["history"]["train"]) == 2
 
 
 def test_the_null_test_cannot_be_trained_on(capsys):
@@ -422,12 +310,12 @@ def test_a_model_of_another_sky_says_so(pairs, capsys):
     for name in ("dl_train", "dl_train_noisy", "r_train"):
         metadata = storage.read_json(f"data/{name}_r0-0.01.json")
         del metadata[storage.SEAL]
-        storage.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
+        files.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
     train.main([*TINY, *JOINT, "--epochs", "1"])
     for sky, told in ((skies[1], 1), (skies[0], 0), ({}, 0)):
         metadata = storage.read_json("data/dl_noisy_r0-0.01.json")
         metadata.pop(storage.SEAL, None)
-        storage.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
+        files.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
         if not sky:
             os.unlink("data/dl_noisy_r0-0.01.json")
         capsys.readouterr()
@@ -489,11 +377,6 @@ def test_bad_usage_of_conditional_checkpoints(pairs, capsys):
     }.items():
         assert part in fails(sample.main, argv, 2, capsys)
     assert sorted(os.listdir(".")) == before
-
-
-def test_a_training_on_pairs_resumes_bit_for_bit(pairs, monkeypatch):
-    whole, resumed = train_in_two_parts([*TINY, *JOINT, "--epochs", "4", "--out"], monkeypatch)
-    assert all(torch.equal(whole["weights"][k], v) for k, v in resumed["weights"].items())
 
 
 @pytest.mark.parametrize("script", ["data_generation", "train", "sample", "evaluate"])

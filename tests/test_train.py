@@ -1,0 +1,325 @@
+"""train.py loses no work, needs no memory for its rows, and does the same on several processes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints
+import cli
+import files
+import model
+import parallel
+import sde_utils
+import storage
+import train
+import training
+import training_data
+
+ROOT = os.path.dirname(os.path.abspath(train.__file__))
+TINY = ["--hidden-dim", "16", "--embed-dim", "8", "--num-layers", "1", "--batch-size", "50"]
+TINY += ["--device", "cpu", "--data-file", "x.npy", "--epochs", "3"]
+JOINT = ["--cond-file", "y.npy", "--param-file", "r.npy"]
+BATCHES = 7  # an epoch of 380 rows
+NU = 2 * np.arange(2, 8) + 1
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with 400 toy pairs of spectra of six multipoles, and their r."""
+    monkeypatch.chdir(tmp_path)
+    # a figure takes longer than the training; test_pipeline.py draws it
+    monkeypatch.setattr(files, "write_figure", lambda path, figure: files.write_json(path, {}))
+    rng = np.random.default_rng(0)
+    r = rng.uniform(0, 0.01, 400)
+    x = 1e-2 * r[:, None] * rng.chisquare(NU, (400, 6)) / NU
+    y = x + 1e-6 * rng.chisquare(NU, (400, 6)) / NU
+    template = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-2] * 6] * 2}
+    metadata = {"r_range": [0.0, 0.01], "signal_template": template, "split": "train"}
+    names = {"x": "primordial BB", "y": "observed BB", "r": "r"}
+    for (name, quantity), values in zip(names.items(), (x, y, r), strict=True):
+        storage.write_array(f"{name}.npy", values, {**metadata, "quantity": quantity})
+    return tmp_path
+
+
+def fails(argv, code, capsys):
+    """Run train.py, which must fail; the one line that it says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        train.main(argv)
+    captured = capsys.readouterr()
+    assert caught.value.code == code
+    lines = [line for line in captured.err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and "Traceback" not in captured.err
+    return lines[0]
+
+
+def signal_at_step(monkeypatch, step, number):
+    """A signal arrives while `step` is being computed."""
+    take, calls = training.Step.__call__, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == step + training.TIMED_STEPS:
+            signal.raise_signal(number)
+        return take(*args)
+
+    monkeypatch.setattr(training.Step, "__call__", interrupted)
+
+
+def assert_same(one, other):
+    one, other = checkpoints.load(one), checkpoints.load(other)
+    assert one["training"] == other["training"]
+    for key in ("weights", "ema_weights"):
+        for name, tensor in one[key].items():
+            assert torch.equal(tensor, other[key][name])
+
+
+@pytest.mark.parametrize(
+    "flags, step, number",
+    [([], 3, signal.SIGINT), (JOINT, BATCHES, signal.SIGTERM), (JOINT, 12, signal.SIGUSR1)],
+)
+def test_a_stopped_training_goes_on_bit_for_bit(flags, step, number, monkeypatch, capsys):
+    train.main([*TINY, *flags, "--out", "whole.pth"])
+    argv = [*TINY, *flags, "--out", "stopped.pth"]
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, step, number)
+        assert "--resume" in fails(argv, cli.STOP_SIGNALS[number], capsys)
+    stopped = checkpoints.load("stopped.pth")
+    assert stopped["resume"]["step"] == step
+    assert len(stopped["training"]["history"]["train"]) == step // BATCHES
+    train.main([*argv, "--resume"])
+    assert_same("whole.pth", "stopped.pth")
+
+
+def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatch, capsys):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    signal_at_step(monkeypatch, 5, signal.SIGINT)
+    save, saved = torch.save, []
+
+    def interrupted(content, file):
+        if len(saved) == 4:
+            file.write(b"half a checkpoint")
+            signal.raise_signal(signal.SIGINT)
+        saved.append(content["resume"]["step"])
+        return save(content, file)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    before = os.listdir(".")
+    fails(TINY, 130, capsys)
+    assert saved == [1, 2, 3, 4] and checkpoints.load("model.pth")["resume"]["step"] == 4
+    assert set(os.listdir(".")) == {*before, "model.pth", "training_loss.npy"}
+
+
+def test_resume_starts_anew_where_there_is_nothing_to_go_on_with(capsys):
+    train.main([*TINY, "--resume", "--out", "new.pth"])
+    assert "starts anew" in capsys.readouterr().err
+    train.main([*TINY, "--out", "whole.pth"])
+    assert_same("new.pth", "whole.pth")
+
+
+def test_resume_leaves_a_finished_training_as_it_is(capsys):
+    train.main(TINY)
+    with open("model.pth", "rb") as file:
+        before = file.read()
+    os.unlink("training_loss.png")  # as if killed between checkpoint and figure
+    capsys.readouterr()
+    train.main([*TINY, "--resume"])
+    assert "is finished" in capsys.readouterr().err
+    with open("model.pth", "rb") as file:
+        assert file.read() == before
+    assert os.path.getsize("training_loss.png") > 0
+    # of before there was --precision
+    content = torch.load("model.pth", weights_only=True)
+    del content["training"]["settings"]["precision"]
+    torch.save(content, "model.pth")
+    train.main([*TINY, "--resume"])
+
+
+@pytest.mark.parametrize("flag", ["--epochs", "--batch-size", "--seed"])
+def test_resume_refuses_other_settings(flag, capsys):
+    train.main(TINY)
+    message = fails([*TINY, "--resume", flag, "4"], 2, capsys)
+    assert flag[2:].replace("-", "_") in message
+    assert "precision" in fails([*TINY, "--resume", "--precision", "bf16"], 2, capsys)
+
+
+def test_resume_refuses_a_damaged_training_state(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, 9, signal.SIGTERM)
+        fails(TINY, 143, capsys)
+    content = torch.load("model.pth", weights_only=True)
+    state = content["resume"]
+    for damage in (
+        {"optimizer": {}},
+        {"history": 3},
+        {"history": {key: [] for key in state["history"]}},
+        {"step": 10**9},
+        {"step": "nine"},
+        {"total": "a lot"},
+    ):
+        torch.save({**content, "resume": {**state, **damage}}, "model.pth")
+        assert "damaged" in fails([*TINY, "--resume"], 2, capsys)
+    del state["step"]  # of before the steps were counted
+    torch.save(content, "model.pth")
+    assert "damaged" in fails([*TINY, "--resume"], 2, capsys)
+
+
+@pytest.mark.parametrize("step", [BATCHES + 2, 2 * BATCHES])
+def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(
+    step, capsys, monkeypatch
+):
+    """Gradients that are not finite spoil the weights a step before the loss."""
+    replicate, calls = parallel.replicate, []
+
+    def spoil(gradient):
+        calls.append(1)
+        return gradient * (float("nan") if len(calls) == step + training.TIMED_STEPS else 1)
+
+    def spoilt(network, device):
+        network.output.bias.register_hook(spoil)
+        return replicate(network, device)
+
+    monkeypatch.setattr(parallel, "replicate", spoilt)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    assert "not finite" in fails(TINY, 3, capsys)
+    assert checkpoints.load("model.pth")["resume"]["step"] == step - 1
+
+
+def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
+    train.main([*TINY, *JOINT, "--out", "memory.pth"])
+    before = sorted(os.listdir("."))
+    monkeypatch.setattr(training_data, "MEMORY_SHARE", 0)
+    make, folders = tempfile.TemporaryFile, []
+
+    def recorded(dir):
+        folders.append(dir)
+        return make(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", recorded)
+    train.main([*TINY, *JOINT, "--out", "file.pth"])
+    assert folders == [os.getcwd()]
+    assert sorted(os.listdir(".")) == sorted([*before, "file.pth"])
+    assert_same("memory.pth", "file.pth")
+
+
+def test_rows_are_normalised_alike_in_chunks_and_as_a_whole(monkeypatch):
+    tables = training_data.load("x.npy", "y.npy", "r.npy")
+    whole = training_data.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
+    monkeypatch.setattr(training_data, "CHUNK_VALUES", 6 * 64)
+    chunked = training_data.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
+    assert len(whole[1]) == 380 and len(whole[2]) == 20
+    assert chunked[0]["mean_dl"] == pytest.approx(whole[0]["mean_dl"], rel=1e-12)
+    for one, other in zip(whole[1:], chunked[1:], strict=True):
+        # a float32 mean or deviation may round to the next, 1.2e-7 of itself; |mean| / std < 20
+        torch.testing.assert_close(one.values, other.values, rtol=3e-7, atol=3e-6)
+    x, y = whole[1][torch.arange(380)]
+    assert x.shape == (380, 7) and y.shape == (380, 6)
+    torch.testing.assert_close(y.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    train_rows, held_out = training_data.split_rows(400, 0.05, 0)
+    assert sorted([*train_rows, *held_out]) == list(range(400))
+
+
+def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
+    tables = training_data.load("x.npy")
+    rows = training_data.prepare(tables, 0.05, 0, torch.device("cpu"), ".")[2]
+    sde = sde_utils.VESDE()
+    linear = train.linear_denoiser.LinearDenoiser(
+        sde, train.linear_denoiser.second_moments(rows.blocks()), 6
+    )
+    network = model.ScoreNet1D(sde, 6)
+    whole = training.HeldOutLoss(linear, rows, 0)
+    monkeypatch.setattr(training_data.Rows.blocks, "__defaults__", (7,))
+    parts = training.HeldOutLoss(linear, rows, 0)
+    assert len(parts.blocks) == 3
+    assert parts(network) == pytest.approx(whole(network), rel=1e-5)  # sums of float32
+
+
+def test_timing_leaves_the_training_as_it_was():
+    rows = training_data.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
+    sde = sde_utils.VESDE()
+    network, ema = model.ScoreNet1D(sde, 6), model.ScoreNet1D(sde, 6).requires_grad_(False)
+    before = [value.clone() for n in (network, ema) for value in n.state_dict().values()]
+    settings = {"batch_size": 10, "epochs": 2, "lr": 1e-3, "ema_decay": 0.9, "seed": 0}
+    seconds = training.seconds_per_step(network, ema, sde, rows, {**settings, "precision": "bf16"})
+    assert seconds > 0
+    after = [value for n in (network, ema) for value in n.state_dict().values()]
+    assert all(map(torch.equal, before, after))
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_disk_that_is_too_small_is_refused_beforehand(monkeypatch, capsys):
+    usage = shutil.disk_usage(".")._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    before = sorted(os.listdir("."))
+    assert "needed" in fails(TINY, 2, capsys)
+    assert sorted(os.listdir(".")) == before
+
+
+def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
+    train.main(TINY)
+    captured = capsys.readouterr()
+    network = checkpoints.load("model.pth")["network"]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters} parameters, on cpu: about 0:00:0"
+    assert expected in captured.err and "GiB of memory" in captured.err
+    assert "rows per second" in captured.err and "wrote model.pth (" in captured.out
+
+
+def test_a_batch_must_divide_among_the_processes(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    rows = training_data.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
+    network = model.ScoreNet1D(sde_utils.VESDE(), 6)
+    with pytest.raises(cli.InputError, match="--batch-size: 50 rows do not divide among 3"):
+        training.Step(network, network, sde_utils.VESDE(), rows, {"batch_size": 50, "epochs": 1})
+
+
+def torchrun(argv):
+    """A running torchrun of train.py on two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", f"{ROOT}/train.py", *argv]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def assert_close(one, other, steps):
+    one, other = checkpoints.load(one), checkpoints.load(other)
+    for key, losses in one["training"]["history"].items():
+        assert other["training"]["history"][key] == pytest.approx(losses, rel=1e-5)
+    # Adam divides a gradient by its size: float32 rounding of what nearly cancels, over all steps
+    bound = 1e-3 * steps * train.build_parser().get_default("lr")
+    for name, tensor in one["ema_weights"].items():
+        torch.testing.assert_close(other["ema_weights"][name], tensor, rtol=0, atol=bound)
+
+
+def test_two_processes_train_as_one():
+    train.main([*TINY, *JOINT, "--out", "one.pth"])
+    with torchrun([*TINY, *JOINT, "--out", "two.pth"]) as run:
+        err = run.stderr.read()
+    assert run.returncode == 0, err
+    assert err.count("380 rows") == 1
+    assert_close("one.pth", "two.pth", 3 * BATCHES)
+
+
+def test_processes_stop_together_and_one_goes_on():
+    argv = [*TINY, *JOINT, "--epochs", "200", "--out"]
+    train.main([*argv, "one.pth"])
+    with torchrun([*argv, "two.pth"]) as run:
+        for line in run.stderr:
+            if " parameters, on cpu" in line:
+                break
+        time.sleep(0.6)  # the loop has begun, and is far from its end
+        run.send_signal(signal.SIGTERM)
+        err = run.stderr.read()
+    assert 0 < checkpoints.load("two.pth")["resume"]["step"] < 200 * BATCHES
+    assert err.count("train.py: error: interrupted; go on with --resume") == 1
+    assert "RuntimeError" not in err, err
+    train.main([*argv, "two.pth", "--resume"])
+    assert_close("one.pth", "two.pth", 200 * BATCHES)
