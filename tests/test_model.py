@@ -82,3 +82,12 @@ def test_normalizer():
     torch.testing.assert_close(normalizer.denormalize(x), dl * 1e-5, rtol=1e-5, atol=0)
     again = model.Normalizer(**normalizer.state_dict())
     assert torch.equal(again.normalize(dl), normalizer.normalize(dl))
+
+
+def test_a_block_is_its_formula_for_one_noise_level_or_one_for_each_row():
+    torch.manual_seed(0)
+    block = model.ResidualBlock(8, 4)
+    h, embedding = torch.randn(5, 8), torch.randn(5, 4)
+    for levels in (embedding, embedding[0]):  # a scalar time gives one embedding for all rows
+        inner = block.linear(block.norm(h)) + block.modulation(levels)
+        torch.testing.assert_close(block(h, levels), h + torch.nn.functional.silu(inner))
