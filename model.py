@@ -34,7 +34,9 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(embed_dim, hidden_dim)
 
     def forward(self, h, embedding):
-        return h + nn.functional.silu(self.linear(self.norm(h)) + self.modulation(embedding))
+        # both biases ride on the small product, and one pass over memory adds the large one
+        shift = self.modulation(embedding) + self.linear.bias
+        return h + nn.functional.silu(torch.addmm(shift, self.norm(h), self.linear.weight.T))
 
 
 class PerMultipole(nn.Module):
@@ -67,7 +69,7 @@ class PerMultipole(nn.Module):
         """Units, shape (n, n_dim, units), of a list of inputs, each of shape (n, n_dim)."""
         total = self.biases(embedding).unflatten(-1, self.shape)
         for slope, values in zip(self.slopes, inputs, strict=True):
-            total = total + values[..., None] * slope
+            total = torch.addcmul(total, values[..., None], slope)
         return nn.functional.silu(total)
 
     def output(self, hidden, embedding, context):

@@ -105,3 +105,12 @@ def test_joint_normalizer_fits_chunks_as_the_whole():
     joint = model.JointNormalizer.fit(chunks, (0.0, 0.02), signal)
     for name, value in whole.state_dict().items():  # one rounding of float32
         torch.testing.assert_close(joint.state_dict()[name], value, rtol=1.2e-7, atol=0)
+
+
+def test_a_block_is_its_formula_for_one_noise_level_or_one_for_each_row():
+    torch.manual_seed(0)
+    block = model.ResidualBlock(8, 4)
+    h, embedding = torch.randn(5, 8), torch.randn(5, 4)
+    for levels in (embedding, embedding[0]):  # a scalar time gives one embedding for all rows
+        inner = block.linear(block.norm(h)) + block.modulation(levels)
+        torch.testing.assert_close(block(h, levels), h + torch.nn.functional.silu(inner))

@@ -1,0 +1,249 @@
+"""How much of the machine's matrix-product rate training and sampling reach.
+
+On the CPU every training epoch and every network evaluation takes turns with its own matrix
+products, alone: the same shapes and layouts, forward and backward, recorded from one pass. The
+fraction is the median ratio of the two times. On a GPU it measures throughput against batch size,
+and its fraction of the roofline: the lesser of the peak rate of a large product and of the
+bandwidth of a large copy times the counted operations per byte. Rewrites its section of
+benchmarks/RESULTS.md.
+
+Examples:
+  python -m benchmarks.machine
+  python -m benchmarks.machine --device cuda
+"""
+
+import contextlib
+import copy
+import statistics
+import time
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import cli
+import model
+import sde_utils
+import solvers
+import train
+from benchmarks import report
+
+N_ELL = 30
+POSTERIOR = {"n_cond": N_ELL, "n_param": 1, "hidden_dim": 128, "num_layers": 2}  # of the Makefile
+CASES = (("default", {}, 128), ("default", {}, 1024), ("posterior", POSTERIOR, 1024))
+TURNS, STEPS = 11, 10
+BATCH_SIZES = (10**3, 10**4, 10**5, 10**6)
+PRECISIONS = ("float32", "tf32", "bf16")
+LARGE = 8192  # side of the square product, and root of the length of the copy, of the roofline
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the factors of all matrix products, and counts the bytes that operations move."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.bytes = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.products.append(tuple(factor.detach() for factor in args[-2:]))
+        if not func.is_view:
+            tensors = [v for v in tree_leaves((args, kwargs, result)) if torch.is_tensor(v)]
+            self.bytes += sum(v.numel() * v.element_size() for v in tensors)
+        return result
+
+    def flops(self):
+        """Floating-point operations of the products, two for each multiplication."""
+        return sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in self.products)
+
+    @torch.no_grad()
+    def replay(self):
+        """Do the products again, and nothing else."""
+        for a, b in self.products:
+            torch.mm(a, b)
+
+
+class Laps:
+    """In place of train.train's bar: times each epoch, and after it `between`.
+
+    An epoch ends with its losses on the host, so that the clock needs no synchronisation.
+    """
+
+    def __init__(self, between):
+        self.between, self.laps, self.began = between, [], time.perf_counter()
+
+    def set_postfix(self, **kwargs):
+        """What the bar shows; nothing here."""
+
+    def update(self):
+        """End of an epoch."""
+        epoch = time.perf_counter() - self.began
+        self.laps.append((epoch, seconds(self.between, "cpu")))
+        self.began = time.perf_counter()
+
+
+def seconds(function, device):
+    """Seconds that a call takes; on a GPU between two events, with one wait at the end."""
+    if device == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def make_case(kwargs, rows, device):
+    """(network, x, y): random rows for a network of these sizes."""
+    network = model.ScoreNet1D(sde_utils.VESDE(), N_ELL, **kwargs).to(device)
+    x = torch.randn(rows, N_ELL + kwargs.get("n_param", 0), device=device)
+    return network, x, torch.randn(rows, N_ELL, device=device) if kwargs else None
+
+
+def record_training(network, x, y):
+    """Recorder of one forward and backward pass."""
+    generator = torch.Generator(x.device).manual_seed(0)
+    with Recorder() as recorder:
+        sde_utils.denoising_loss(network, network.sde, x, generator, y).backward()
+    network.zero_grad()
+    return recorder
+
+
+def time_training(network, x, y, batch, epochs, between):
+    """Laps of train.train over x: (seconds of an epoch, seconds of `between`)."""
+    ema = copy.deepcopy(network).requires_grad_(False)
+    settings = {"batch_size": batch, "epochs": epochs, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
+    laps = Laps(between)
+    val = (x[:2], None if y is None else y[:2])
+    rows = ((x, y), val)
+    train.train(network, ema, network.sde, *rows, settings, {}, lambda *a, **k: None, laps)
+    return laps.laps[1:]  # the first holds the set-up
+
+
+def training_fraction(kwargs, batch):
+    """(fraction of the products' rate, that rate in FLOP/s) of training steps on the CPU."""
+    network, x, y = make_case(kwargs, STEPS * batch, "cpu")
+    recorder = record_training(network, x[:batch], None if y is None else y[:batch])
+
+    def products():
+        for _ in range(STEPS):
+            recorder.replay()
+
+    laps = time_training(network, x, y, batch, TURNS + 1, products)
+    rate = STEPS * recorder.flops() / statistics.median(lap[1] for lap in laps)
+    return statistics.median(products / epoch for epoch, products in laps), rate
+
+
+@torch.no_grad()
+def sampling_fraction(kwargs, rows):
+    """(fraction of the products' rate, that rate in FLOP/s) of evaluations on the CPU."""
+    network, x, y = make_case(kwargs, rows, "cpu")
+    t = torch.tensor(0.5)
+    with Recorder() as recorder:
+        network(x, t, y)
+
+    def evaluations():
+        for _ in range(STEPS):
+            network(x, t, y)
+
+    def products():
+        for _ in range(STEPS):
+            recorder.replay()
+
+    laps = [(seconds(evaluations, "cpu"), seconds(products, "cpu")) for _ in range(TURNS + 1)][1:]
+    rate = STEPS * recorder.flops() / statistics.median(lap[1] for lap in laps)
+    return statistics.median(products / ours for ours, products in laps), rate
+
+
+def fractions():
+    """Table of the fractions on the CPU."""
+    rows = []
+    for name, kwargs, batch in CASES:
+        for task, measure in (("training", training_fraction), ("sampling", sampling_fraction)):
+            fraction, rate = measure(kwargs, batch)
+            rows.append([task, name, str(batch), f"{rate / 1e9:.0f}", f"{fraction:.2f}"])
+    header = ["task", "network", "rows", "products alone, GFLOP/s", "fraction reached"]
+    return report.table(header, rows)
+
+
+def arithmetic(precision, device):
+    """Context in which float32 products have a precision of PRECISIONS."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    bf16 = precision == "bf16"
+    return torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def roofline(device):
+    """(peak FLOP/s of a large product in this context, bytes/s of a large copy)."""
+    a, b = torch.randn(2, LARGE, LARGE, device=device)
+    times = [
+        (seconds(lambda: a @ b, device), seconds(lambda: a.copy_(b), device)) for _ in range(5)
+    ]
+    product, copied = (min(column) for column in zip(*times, strict=True))
+    return 2 * LARGE**3 / product, 2 * a.numel() * a.element_size() / copied
+
+
+def throughput(task, precision, compiled, rows, device):
+    """(rows per second, fraction of the roofline) of training, or of draws of the ODE."""
+    with arithmetic(precision, device):
+        peak, bandwidth = roofline(device)
+        network, x, y = make_case({}, rows, device)
+        faster = torch.compile(network, mode="reduce-overhead") if compiled else network
+        if task == "training":
+            recorder, passes = record_training(network, x, y), 1
+            laps = time_training(faster, x.repeat(STEPS, 1), y, rows, 4, lambda: None)
+            duration = statistics.median(lap[0] for lap in laps) / STEPS
+        else:
+            solver, one = solvers.ODE_SOLVERS["ab3"], torch.ones((), device=device)
+            score = solvers.CountedScore(sde_utils.make_score_fn(faster, network.sde))
+            run = (score, network.sde, x, one, solver.num_steps, None)
+
+            def draw():
+                solvers.integrate(solver.make(), *run)
+
+            with torch.no_grad():
+                with Recorder() as recorder:
+                    network(x, one)
+                draw()  # which compiles
+                passes = score.calls
+                duration = statistics.median(seconds(draw, device) for _ in range(3))
+    limit = min(peak, bandwidth * recorder.flops() / recorder.bytes)
+    return rows / duration, passes * recorder.flops() / duration / limit
+
+
+def throughputs(device):
+    """Table of throughput against batch size."""
+    rows = []
+    for task in ("training", "draws"):
+        for precision in PRECISIONS:
+            for compiled in (False, True) if device == "cuda" else (False,):
+                for batch in BATCH_SIZES:
+                    rate, fraction = throughput(task, precision, compiled, batch, device)
+                    how = "compiled, CUDA graph" if compiled else "eager"
+                    rows.append(
+                        [task, precision, how, str(batch), f"{rate:.3g}", f"{fraction:.2f}"]
+                    )
+    header = ["task", "precision", "how", "rows", "rows per second", "fraction of the roofline"]
+    return report.table(header, rows)
+
+
+def main(argv=None):
+    """Measure, print, and write the section."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to measure")
+    device = cli.get_device(parser.parse_args(argv).device)
+    gpu = "GPU: not measured; `python -m benchmarks.machine --device cuda` does."
+    measured = throughputs("cuda") if str(device) == "cuda" else f"{fractions()}\n\n{gpu}"
+    command = f"python -m benchmarks.machine --device {device}"
+    cli.say(measured)
+    name = "machine" if str(device) == "cpu" else "machine-cuda"
+    head = f"## Machine: {device}\n\n`{command}`; {report.machine()}."
+    report.write_section(name, f"{head}\n\n{measured}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""benchmarks/RESULTS.md: each benchmark rewrites its own section and leaves the others alone."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+
+import torch
+
+PATH = pathlib.Path(__file__).with_name("RESULTS.md")
+
+
+def write_section(name, markdown, path=PATH):
+    """Put markdown between the markers of a section, which is appended where it is not there."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = path.read_text() if path.exists() else "# Results of the benchmarks\n"
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2] or "\n"
+    if not rest:
+        before = before.rstrip("\n") + "\n\n"
+    path.write_text(f"{before}{begin}\n{markdown.strip()}\n{end}{after}")
+
+
+def table(header, rows):
+    """A markdown table of strings."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine():
+    """One line: processor, cores, threads, GPU, versions."""
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), cpu)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{cpu}, {threads}; {gpu}; {versions}"
