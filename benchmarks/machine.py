@@ -1,6 +1,6 @@
 """How much of the machine's matrix-product rate training and sampling reach.
 
-On the CPU every training epoch and every network evaluation takes turns with its own matrix
+On the CPU training steps and network evaluations take turns with their own matrix
 products, alone: the same shapes and layouts, forward and backward, recorded from one pass. The
 fraction is the median ratio of the two times. On a GPU it measures throughput against batch size,
 and its fraction of the roofline: the lesser of the peak rate of a large product and of the
@@ -12,7 +12,6 @@ Examples:
   python -m benchmarks.machine --device cuda
 """
 
-import contextlib
 import copy
 import statistics
 import time
@@ -25,7 +24,8 @@ import cli
 import model
 import sde_utils
 import solvers
-import train
+import training
+import training_data
 from benchmarks import report
 
 N_ELL = 30
@@ -33,7 +33,6 @@ POSTERIOR = {"n_cond": N_ELL, "n_param": 1, "hidden_dim": 128, "num_layers": 2} 
 CASES = (("default", {}, 128), ("default", {}, 1024), ("posterior", POSTERIOR, 1024))
 TURNS, STEPS = 11, 10
 BATCH_SIZES = (10**3, 10**4, 10**5, 10**6)
-PRECISIONS = ("float32", "tf32", "bf16")
 LARGE = 8192  # side of the square product, and root of the length of the copy, of the roofline
 
 
@@ -62,25 +61,6 @@ class Recorder(TorchDispatchMode):
         """Do the products again, and nothing else."""
         for a, b in self.products:
             torch.mm(a, b)
-
-
-class Laps:
-    """In place of train.train's bar: times each epoch, and after it `between`.
-
-    An epoch ends with its losses on the host, so that the clock needs no synchronisation.
-    """
-
-    def __init__(self, between):
-        self.between, self.laps, self.began = between, [], time.perf_counter()
-
-    def set_postfix(self, **kwargs):
-        """What the bar shows; nothing here."""
-
-    def update(self):
-        """End of an epoch."""
-        epoch = time.perf_counter() - self.began
-        self.laps.append((epoch, seconds(self.between, "cpu")))
-        self.began = time.perf_counter()
 
 
 def seconds(function, device):
@@ -113,34 +93,45 @@ def record_training(network, x, y):
     return recorder
 
 
-def time_training(network, x, y, batch, epochs, between):
-    """Laps of train.train over x: (seconds of an epoch, seconds of `between`)."""
+def training_steps(network, x, y, precision="float32"):
+    """Callable that takes STEPS steps of train.py, each on all rows of x and y."""
+    values = x if y is None else torch.cat([x, y], 1)
+    rows = training_data.Rows(values, x.shape[1], x.device)
+    settings = {"batch_size": len(x), "epochs": 10**6, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
     ema = copy.deepcopy(network).requires_grad_(False)
-    settings = {"batch_size": batch, "epochs": epochs, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
-    laps = Laps(between)
-    val = (x[:2], None if y is None else y[:2])
-    rows = ((x, y), val)
-    train.train(network, ema, network.sde, *rows, settings, {}, lambda *a, **k: None, laps)
-    return laps.laps[1:]  # the first holds the set-up
+    settings["precision"] = precision
+    step = training.Step(network, ema, network.sde, rows, settings)
+    index = torch.arange(len(x), device=x.device)
+
+    def steps():
+        for number in range(STEPS):
+            step(number, index)
+
+    return steps
 
 
-def training_fraction(kwargs, batch):
-    """(fraction of the products' rate, that rate in FLOP/s) of training steps on the CPU."""
-    network, x, y = make_case(kwargs, STEPS * batch, "cpu")
-    recorder = record_training(network, x[:batch], None if y is None else y[:batch])
+def fraction_reached(ours, recorder):
+    """(fraction of the products' rate, that rate in FLOP/s) of STEPS passes, taken in turns."""
 
     def products():
         for _ in range(STEPS):
             recorder.replay()
 
-    laps = time_training(network, x, y, batch, TURNS + 1, products)
+    laps = [(seconds(ours, "cpu"), seconds(products, "cpu")) for _ in range(TURNS + 1)][1:]
     rate = STEPS * recorder.flops() / statistics.median(lap[1] for lap in laps)
-    return statistics.median(products / epoch for epoch, products in laps), rate
+    return statistics.median(products / own for own, products in laps), rate
+
+
+def training_fraction(kwargs, batch):
+    """`fraction_reached` by training steps on the CPU."""
+    network, x, y = make_case(kwargs, batch, "cpu")
+    recorder = record_training(network, x, y)
+    return fraction_reached(training_steps(network, x, y), recorder)
 
 
 @torch.no_grad()
 def sampling_fraction(kwargs, rows):
-    """(fraction of the products' rate, that rate in FLOP/s) of evaluations on the CPU."""
+    """`fraction_reached` by evaluations on the CPU."""
     network, x, y = make_case(kwargs, rows, "cpu")
     t = torch.tensor(0.5)
     with Recorder() as recorder:
@@ -150,13 +141,7 @@ def sampling_fraction(kwargs, rows):
         for _ in range(STEPS):
             network(x, t, y)
 
-    def products():
-        for _ in range(STEPS):
-            recorder.replay()
-
-    laps = [(seconds(evaluations, "cpu"), seconds(products, "cpu")) for _ in range(TURNS + 1)][1:]
-    rate = STEPS * recorder.flops() / statistics.median(lap[1] for lap in laps)
-    return statistics.median(products / ours for ours, products in laps), rate
+    return fraction_reached(evaluations, recorder)
 
 
 def fractions():
@@ -168,13 +153,6 @@ def fractions():
             rows.append([task, name, str(batch), f"{rate / 1e9:.0f}", f"{fraction:.2f}"])
     header = ["task", "network", "rows", "products alone, GFLOP/s", "fraction reached"]
     return report.table(header, rows)
-
-
-def arithmetic(precision, device):
-    """Context in which float32 products have a precision of PRECISIONS."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    bf16 = precision == "bf16"
-    return torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def roofline(device):
@@ -189,16 +167,17 @@ def roofline(device):
 
 def throughput(task, precision, compiled, rows, device):
     """(rows per second, fraction of the roofline) of training, or of draws of the ODE."""
-    with arithmetic(precision, device):
+    with cli.autocast(torch.device(device), precision):
         peak, bandwidth = roofline(device)
         network, x, y = make_case({}, rows, device)
         faster = torch.compile(network, mode="reduce-overhead") if compiled else network
         if task == "training":
             recorder, passes = record_training(network, x, y), 1
-            laps = time_training(faster, x.repeat(STEPS, 1), y, rows, 4, lambda: None)
-            duration = statistics.median(lap[0] for lap in laps) / STEPS
+            steps = training_steps(faster, x, y, precision)
+            steps()  # which compiles
+            duration = statistics.median(seconds(steps, device) for _ in range(3)) / STEPS
         else:
-            solver, one = solvers.ODE_SOLVERS["ab3"], torch.ones((), device=device)
+            solver, one = solvers.SOLVERS["ode"], torch.ones(())
             score = solvers.CountedScore(sde_utils.make_score_fn(faster, network.sde))
             run = (score, network.sde, x, one, solver.num_steps, None)
 
@@ -207,7 +186,7 @@ def throughput(task, precision, compiled, rows, device):
 
             with torch.no_grad():
                 with Recorder() as recorder:
-                    network(x, one)
+                    network(x, one.to(device))
                 draw()  # which compiles
                 passes = score.calls
                 duration = statistics.median(seconds(draw, device) for _ in range(3))
@@ -219,7 +198,7 @@ def throughputs(device):
     """Table of throughput against batch size."""
     rows = []
     for task in ("training", "draws"):
-        for precision in PRECISIONS:
+        for precision in cli.PRECISIONS:
             for compiled in (False, True) if device == "cuda" else (False,):
                 for batch in BATCH_SIZES:
                     rate, fraction = throughput(task, precision, compiled, batch, device)

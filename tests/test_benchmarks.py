@@ -2,6 +2,7 @@
 
 import torch
 
+import cli
 import sde_utils
 from benchmarks import cleaning, draws, machine, overhead, report
 
@@ -34,7 +35,7 @@ def test_machine_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(report, "write_section", written.__setitem__)
     machine.main([])
     assert written["machine"].count("| training |") == 3
-    assert machine.throughputs("cpu").count("| draws |") == len(machine.PRECISIONS)
+    assert machine.throughputs("cpu").count("| draws |") == len(cli.PRECISIONS)
 
 
 def test_the_recorder_counts_the_products():
