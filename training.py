@@ -188,13 +188,12 @@ def _restore(state, step):
     """(steps done, sum of the losses of the unfinished epoch, history) of a resume state."""
     import torch
 
-    history = {"train": [], "validation": [], "linear": []}
-    if not state:
-        return 0, 0.0, history
+    done, total, history = 0, 0.0, {"train": [], "validation": [], "linear": []}
     try:
-        step.optimizer.load_state_dict(state["optimizer"])
-        history = {key: [float(v) for v in state["history"][key]] for key in history}
-        done, total = int(state["step"]), float(state["total"])
+        if state:
+            step.optimizer.load_state_dict(state["optimizer"])
+            history = {key: [float(v) for v in state["history"][key]] for key in history}
+            done, total = int(state["step"]), float(state["total"])
         lengths = {len(values) for values in history.values()}
         if not 0 <= done <= step.num_steps or lengths != {done // step.num_batches}:
             raise ValueError
@@ -203,7 +202,7 @@ def _restore(state, step):
             "--resume: the checkpoint's training state is damaged; train anew without --resume"
         ) from None
     if parallel.add_up(torch.tensor(done, device=step.rows.device)) != done * parallel.world_size():
-        raise cli.InputError("--resume: processes read different checkpoints; share the folder")
+        raise cli.InputError("--out: processes see different checkpoints; share its folder")
     return done, total, history
 
 
@@ -270,9 +269,10 @@ def train(network, ema, sde, rows, held_out, settings, state, save, bar):
                     saved = time.monotonic()
                 if stop.code and not last:
                     raise cli.Interrupted(stop.code, "interrupted; go on with --resume")
-        except RuntimeError:
+        except RuntimeError as error:
             # what processes do together breaks when the first has saved and left
-            if not stop.code or parallel.world_size() == 1:
+            alone = parallel.world_size() == 1
+            if alone or not stop.code or isinstance(error, cli.DivergedError):
                 raise
             raise cli.Interrupted(stop.code) from None
     return history
