@@ -16,6 +16,7 @@ Examples:
   python -m benchmarks.quality --model-checkpoint model.pth --evaluations 10 20 50 100
 """
 
+import dataclasses
 import functools
 import os
 
@@ -36,15 +37,15 @@ import storage
 ELL = (2, 5, 10)
 EVALUATIONS = (10, 20, 50, 100, 200, 1000)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of adaptive solvers, in the place of EVALUATIONS
-NUM_ROWS, NUM_DRAWS, BLOCK_ROWS = 20_000, 32, 4096
+NUM_ROWS, NUM_OBSERVATIONS, NUM_DRAWS, BLOCK_ROWS = 20_000, 500, 32, 4096
 
 
 class LogChiSquared:
     """Normalised log of chi^2_nu / nu: its law, and the exact score of its noised version."""
 
     def __init__(self, nu):
-        # half of U_MIN apart: the trapezoidal rule is exact to rounding for such a noise
-        self.x = np.arange(-10, 5, sde_utils.U_MIN / 2)
+        # U_MIN apart: for noise no smaller than that the trapezoidal rule is exact to 3e-9
+        self.x = np.arange(-10, 5, sde_utils.U_MIN)
         mean, variance = special.digamma(nu / 2) - np.log(nu / 2), special.polygamma(1, nu / 2)
         self.cdf = stats.chi2(nu, scale=1 / nu).cdf
         self.dl = lambda x: np.exp(mean + np.sqrt(variance) * x)
@@ -193,7 +194,9 @@ def build_parser():
     )
     group.add_argument("--out-dir", default="results", help="folder of figure and numbers")
     group.add_argument(
-        "--num-rows", type=cli.positive_int, default=NUM_ROWS, help="spectra, or observations"
+        "--num-rows",
+        type=cli.positive_int,
+        help=f"spectra (default: {NUM_ROWS}), or observations (default: {NUM_OBSERVATIONS})",
     )
     group.add_argument(
         "--evaluations", type=cli.positive_int, nargs="+", default=EVALUATIONS, help="at most"
@@ -204,20 +207,20 @@ def build_parser():
 
 def problems(args):
     """(name, {title: measure}) of what the flags ask for."""
+    n = args.num_rows or NUM_ROWS
     if not args.model_checkpoint:
         sdes = {name: sde() for name, sde in sde_utils.SDES.items()}
-        return "solvers", {
-            k: functools.partial(exact_score, v, args.num_rows) for k, v in sdes.items()
-        }
+        return "solvers", {k: functools.partial(exact_score, v, n) for k, v in sdes.items()}
     checkpoint = checkpoints.load(args.model_checkpoint)
     checkpoint["network"].to(cli.get_device(args.device))
     title = checkpoint["sde_name"]
     if checkpoint["cond_normalizer"] is None:
-        return "solvers_prior", {title: functools.partial(prior, checkpoint, args.num_rows)}
+        return "solvers_prior", {title: functools.partial(prior, checkpoint, n)}
     if not args.data_file_noisy:
         raise cli.InputError("--model-checkpoint: is conditional: it needs --data-file-noisy")
     observed = storage.load_spectra(args.data_file_noisy)
-    observed.values = np.asarray(observed.values[: args.num_rows])
+    n = args.num_rows or NUM_OBSERVATIONS
+    observed = dataclasses.replace(observed, values=np.asarray(observed.values[:n]))
     exact = comparison.Exact(observed.values, observed, checkpoint["data"])
     if exact.x is None:
         raise cli.InputError(f"{args.data_file_noisy}: the exact posterior of these is unknown")
@@ -236,7 +239,7 @@ def main(argv=None):
         tell(title, curves)
         results[title] = curves
     storage.write_figure(paths[0], plots.solver_quality(results))
-    storage.write_json(paths[1], {"num_rows": args.num_rows, "curves": results})
+    storage.write_json(paths[1], {"curves": results, **storage.provenance(argv)})
     cli.say(f"wrote {', '.join(paths)}")
 
 
