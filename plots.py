@@ -48,9 +48,13 @@ def _theory_band(axis, ell, dl_signal):
 
 
 def _ell_axis(axis):
+    _log_axis(axis, ELL_LABEL)
+
+
+def _log_axis(axis, label):
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    axis.set(xlabel=ELL_LABEL, xscale="log")
+    axis.set(xlabel=label, xscale="log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -311,6 +315,8 @@ def solver_quality(results):
     Args:
         results: {title: {method: [{"evaluations": int, metric: value, ...}, ...]}}.
     """
+    from matplotlib.ticker import NullFormatter
+
     panels = [
         (title, curves, metric)
         for title, curves in results.items()
@@ -322,8 +328,9 @@ def solver_quality(results):
         for (method, points), style in zip(curves.items(), cycle(SOLVERS), strict=False):
             places, values = zip(*[(p["evaluations"], p[metric]) for p in points], strict=True)
             axis.plot(places, values, **style, ms=3.5, label=method)
-        axis.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel=metric)
-        axis.set_title(title)
+        _log_axis(axis, "network evaluations")
+        axis.set(yscale="log", ylabel=metric, title=title)
+        axis.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(
         *axis.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4
     )
