@@ -315,7 +315,7 @@ def solver_quality(results):
     Args:
         results: {title: {method: [{"evaluations": int, metric: value, ...}, ...]}}.
     """
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     panels = [
         (title, curves, metric)
