@@ -330,6 +330,8 @@ def solver_quality(results):
             axis.plot(places, values, **style, ms=3.5, label=method)
         _log_axis(axis, "network evaluations")
         axis.set(yscale="log", ylabel=metric, title=title)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(
         *axis.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4

@@ -9,6 +9,9 @@ posterior_quantiles.npy (num_obs, 3, n_ell; 16, 50, 84 %) stand beside it, and r
 Any other checkpoint starts at the normalised observation, as the published recipe does, and
 writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy.
 
+With --log-likelihood nothing is drawn: log_likelihood.npy (num_obs,) holds log p of each row of
+--data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r).
+
 What an output is worth stands in metrics.json and in one sentence on stdout. Reads the checkpoint
 of train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
 examples.png, and with --plot-trajectories trajectory.npy (normalised states, first column
