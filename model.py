@@ -194,6 +194,10 @@ class Normalizer:
         """float32 tensor (..., n_ell) from D_ell in uK^2, float64 tensor of that shape."""
         return ((dl.log() - self.mean) / self.std).float()
 
+    def log_jacobian(self, dl):
+        """log |dx/dD_ell|, shape (n,), of D_ell in uK^2, float64 tensor (n, n_ell)."""
+        return -(dl.log() + self.std.double().log()).sum(-1)
+
     def denormalize(self, x):
         """D_ell in uK^2, float64 tensor, from normalised x of the same shape."""
         return (x.double() * self.std + self.mean).exp()
@@ -231,6 +235,13 @@ class JointNormalizer:
         ratio = dl / torch.from_numpy(self.signal(r.numpy()))
         probit = torch.special.ndtri((r - self.r_min) / (self.r_max - self.r_min))
         return torch.cat([self.normalizer.normalize(ratio), probit.float()[:, None]], 1)
+
+    def log_jacobian(self, dl, r):
+        """log |dx/d(D_ell, r)|, shape (n,): triangular, as r alone sets the last column."""
+        probit = torch.special.ndtri((r - self.r_min) / (self.r_max - self.r_min))
+        # the derivative of log(D_ell / S(r)) by D_ell is that of log D_ell
+        span = math.log(self.r_max - self.r_min)
+        return self.normalizer.log_jacobian(dl) + probit**2 / 2 + math.log(2 * math.pi) / 2 - span
 
     def denormalize(self, x):
         """(dl, r): float64 tensors (n, n_ell) in uK^2 and (n,), from x of shape (n, n_ell + 1)."""

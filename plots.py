@@ -1,5 +1,7 @@
 """Figures from arrays; colours and labels are defined here once."""
 
+from itertools import cycle
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,6 +18,15 @@ PARTS = {  # of a budget
     "ILC bias": {"color": "#CC79A7", "ls": "", "marker": "v", "ms": 4},
     "ILC bias, expected": {"color": "#CC79A7", "ls": ":", "lw": 1.5},
 }
+SOLVERS = (  # one for each line of a figure of solvers
+    {"color": "#666666", "ls": "-", "marker": "o"},
+    {"color": "#000000", "ls": "--", "marker": "x"},
+    {"color": "#0072B2", "ls": "-", "marker": "s"},
+    {"color": "#56B4E9", "ls": "--", "marker": "s", "mfc": "white"},
+    {"color": "#D55E00", "ls": ":", "marker": "^"},
+    {"color": "#009E73", "ls": "-.", "marker": "v"},
+    {"color": "#CC79A7", "ls": (0, (6, 2)), "marker": "D"},
+)
 TENSORS = ({"color": "#999999", "ls": "-"}, {"color": "#444444", "ls": (0, (6, 2))})
 ELL_LABEL = r"multipole $\ell$"
 R_LABEL = "tensor-to-scalar ratio $r$"
@@ -37,9 +48,13 @@ def _theory_band(axis, ell, dl_signal):
 
 
 def _ell_axis(axis):
+    _log_axis(axis, ELL_LABEL)
+
+
+def _log_axis(axis, label):
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    axis.set(xlabel=ELL_LABEL, xscale="log")
+    axis.set(xlabel=label, xscale="log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -291,4 +306,34 @@ def forecast(cases, published):
     axis.set_xlim(0, None)
     axis.set_ylim(-0.7, len(cases) - 0.3)
     figure.legend(fontsize=8, loc="outside upper center", ncols=2)
+    return figure
+
+
+def solver_quality(results):
+    """Quality against network evaluations, a panel for each SDE and metric.
+
+    Args:
+        results: {title: {method: [{"evaluations": int, metric: value, ...}, ...]}}.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panels = [
+        (title, curves, metric)
+        for title, curves in results.items()
+        for metric in next(iter(curves.values()))[0]
+        if metric != "evaluations"
+    ]
+    figure, axes = _axes(len(panels), 4.5 * len(panels) + 0.5, 4.3)
+    for axis, (title, curves, metric) in zip(np.atleast_1d(axes), panels, strict=True):
+        for (method, points), style in zip(curves.items(), cycle(SOLVERS), strict=False):
+            places, values = zip(*[(p["evaluations"], p[metric]) for p in points], strict=True)
+            axis.plot(places, values, **style, ms=3.5, label=method)
+        _log_axis(axis, "network evaluations")
+        axis.set(yscale="log", ylabel=metric, title=title)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(
+        *axis.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4
+    )
     return figure

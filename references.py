@@ -103,6 +103,18 @@ class GaussianPosterior:
                 out[..., i] += weights[..., k, None] * one
         return out
 
+    def logpdf(self, x):
+        """log p(x | y) of each multipole, shape of x (n, n_ell), uK^-2; x, V > 0."""
+        out = np.empty(np.shape(x))
+        for i, ((centres, weights), V) in enumerate(self._per_ell(self.V)):
+            nu, V = self.nu[i], V[..., None]
+            z, k = nu * x[..., i, None] / V, nu * centres / V
+            order = nu / 2 - 1
+            log_density = order * np.log(z) + _log_bessel(order, np.sqrt(z * k))
+            log_density += np.log(nu / (2 * V)) - (np.sqrt(z) - np.sqrt(k)) ** 2 / 2
+            out[..., i] = special.logsumexp(log_density, axis=-1, b=weights)
+        return out
+
     def rvs(self, num_draws, rng):
         """Draws of x, shape (n, num_draws, n_ell), uK^2, from a `numpy.random.Generator`."""
         shape = (*self.y.shape[:-1], num_draws, len(self.nu))

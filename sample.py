@@ -9,6 +9,9 @@ posterior_quantiles.npy (num_obs, 3, n_ell; 16, 50, 84 %) stand beside it, and r
 Any other checkpoint starts at the normalised observation, as the published recipe does, and
 writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy.
 
+With --log-likelihood nothing is drawn: log_likelihood.npy (num_obs,) holds log p of each row of
+--data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r).
+
 What an output is worth stands in metrics.json and in one sentence on stdout. Reads the checkpoint
 of train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
 examples.png, and with --plot-trajectories trajectory.npy (normalised states, first column
@@ -45,6 +48,7 @@ def build_parser():
     npy = cli.file_argument(".npy")
     group.add_argument("--data-file-noisy", type=npy, help="observations; without, generate")
     group.add_argument("--data-file-gt", type=npy, help="their truth, row for row")
+    group.add_argument("--param-file-gt", type=npy, help="its r, for --log-likelihood")
     group.add_argument(
         "--model-checkpoint",
         type=cli.file_argument(".pth"),
@@ -59,6 +63,12 @@ def build_parser():
         "--num-draws",
         type=cli.positive_int,
         help=f"conditional checkpoints: posterior draws per observation (default: {NUM_DRAWS})",
+    )
+    group.add_argument(
+        "--log-likelihood",
+        action="store_true",
+        help="write log p of each row of --data-file-gt, given its row of --data-file-noisy where "
+        "the checkpoint is conditional, and draw nothing",
     )
     cli.add_sde_arguments(parser)
     group = parser.add_argument_group("reverse process")
@@ -109,7 +119,11 @@ def build_parser():
 
 def check_arguments(parser, args):
     """Rules across arguments; fills the defaults that depend on others."""
-    if args.data_file_gt and not args.data_file_noisy:
+    if args.log_likelihood:
+        check_log_likelihood(parser, args)
+    elif args.param_file_gt:
+        parser.error("--param-file-gt needs --log-likelihood")
+    elif args.data_file_gt and not args.data_file_noisy:
         parser.error("--data-file-gt needs --data-file-noisy")
     if args.data_file_noisy and args.num_samples:
         parser.error("--num-samples is for generating; leave out --data-file-noisy")
@@ -123,6 +137,16 @@ def check_arguments(parser, args):
     if args.tolerance and not solver.adaptive:
         parser.error("--tolerance goes with --ode-solver adaptive")
     args.num_steps = args.num_steps or solver.num_steps
+
+
+def check_log_likelihood(parser, args):
+    """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
+    if not args.data_file_gt:
+        parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
+    names = ("num_samples", "num_draws", "ode_solver", "num_steps", "tolerance", "t_start")
+    for name in (*names, "plot_trajectories"):
+        if getattr(args, name):
+            parser.error(f"--{name.replace('_', '-')} does not go with --log-likelihood")
 
 
 def check_model(parser, args, checkpoint):
@@ -336,6 +360,22 @@ def describe(args, checkpoint, observed):
     return metadata
 
 
+def write_log_likelihood(args, checkpoint, argv):
+    """What --log-likelihood asks for."""
+    import likelihood
+
+    n_ell, n_param = (checkpoint["network_kwargs"][key] for key in ("n_ell", "n_param"))
+    observed = None
+    if checkpoint["cond_normalizer"]:
+        observed, _ = load_observations(args, checkpoint)
+    elif args.data_file_noisy:
+        raise cli.InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
+    truth = likelihood.load_truth(args.data_file_gt, args.param_file_gt, n_ell, n_param > 0)
+    metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
+    device = cli.get_device(args.device)
+    likelihood.write(args.out_dir, checkpoint, truth, observed, device, metadata)
+
+
 @cli.script
 def main(argv=None):
     parser = build_parser()
@@ -350,6 +390,8 @@ def main(argv=None):
 
     checkpoint = checkpoints.load(args.model_checkpoint)
     check_model(parser, args, checkpoint)
+    if args.log_likelihood:
+        return write_log_likelihood(args, checkpoint, argv)
     conditional = checkpoint["cond_normalizer"] is not None
     args.num_draws = args.num_draws or NUM_DRAWS
     observed = truth = posterior = None

@@ -1,42 +1,61 @@
-"""How good each solver is against network evaluations, with the exact score in the network's place.
+"""How good each solver is against network evaluations, for every line of the registries.
 
-The target is what generated spectra follow: log D_ell of a Gaussian sky at ell = 2, 5 and 10,
-normalised. Its denoiser is known by quadrature, so that the Kolmogorov-Smirnov distance to the
-exact law is the solver's own error. Prints a table and writes results/solvers.png.
+Without a checkpoint the exact score stands in the network's place, for VE and VP: the target is
+what generated spectra follow, log D_ell of a Gaussian sky at ell = 2, 5 and 10, normalised. Its
+denoiser is known by quadrature, so that the Kolmogorov-Smirnov distance to the exact law is the
+solver's own.
 
-Example:
+With --model-checkpoint the trained network is integrated: of an unconditional one the mean KS
+distance from S chi^2_nu / nu and the skewness error are shown, of a conditional one, which needs
+--data-file-noisy, the PIT KS distance of D_ell and the excess of the mean's squared error over the
+exact posterior's. All solvers start from the same noise. Prints a table, and writes NAME.png and
+NAME.json into --out-dir: solvers, solvers_prior or solvers_posterior.
+
+Examples:
   python -m benchmarks.quality
+  python -m benchmarks.quality --model-checkpoint model.pth --evaluations 10 20 50 100
 """
 
+import dataclasses
 import functools
+import os
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 
+import checkpoints
 import cli
+import comparison
 import files
+import metrics
 import plots
+import sample
 import sde_utils
 import solvers
+import storage
 
 ELL = (2, 5, 10)
-NUM_ROWS, EVALUATIONS = 50_000, (10, 20, 50, 100, 200, 1000)
-LINES = {"sde": "-", "pc": "--", "ode heun": "-.", "ode ab3": "-"}
+EVALUATIONS = (10, 20, 50, 100, 200, 1000)
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of adaptive solvers, in the place of EVALUATIONS
+NUM_ROWS, NUM_OBSERVATIONS, NUM_DRAWS, BLOCK_ROWS = 20_000, 500, 32, 4096
 
 
 class LogChiSquared:
     """Normalised log of chi^2_nu / nu: its law, and the exact score of its noised version."""
 
     def __init__(self, nu):
-        z = np.linspace(-16, 5, 1201)
-        weights = stats.chi2.pdf(nu * np.exp(z), nu) * np.exp(z)
-        weights /= weights.sum()
-        mean = weights @ z
-        self.x = (z - mean) / np.sqrt(weights @ (z - mean) ** 2)
-        self.weights, self.below = weights, np.cumsum(weights) - weights / 2
+        # U_MIN apart: for noise no smaller than that the trapezoidal rule is exact to 3e-9
+        self.x = np.arange(-10, 5, sde_utils.U_MIN)
+        mean, variance = special.digamma(nu / 2) - np.log(nu / 2), special.polygamma(1, nu / 2)
+        self.cdf = stats.chi2(nu, scale=1 / nu).cdf
+        self.dl = lambda x: np.exp(mean + np.sqrt(variance) * x)
+        dl = self.dl(self.x)
+        weights = stats.chi2.pdf(nu * dl, nu) * dl
+        self.x, weights = self.x[weights > 1e-14], weights[weights > 1e-14]
+        self.weights = weights / weights.sum()
 
-    @functools.cache  # noqa: B019 (lives as long as the benchmark)
+    @functools.lru_cache(maxsize=2000)  # noqa: B019 (lives as long as the benchmark)
     def _denoiser(self, ratio):
         """E[x_0 | x_0 + ratio z] on a grid of the noised value."""
         grid = np.linspace(-9 - 7 * ratio, 6 + 7 * ratio, 500)
@@ -53,49 +72,176 @@ class LogChiSquared:
 
     def distance(self, x):
         """KS distance of samples from the exact law."""
-        return stats.kstest(np.interp(x, self.x, self.below), "uniform").statistic
+        return stats.kstest(self.cdf(self.dl(x)), "uniform").statistic
 
 
-def quality(make, sde, laws, num_steps):
-    """(mean KS distance, evaluations) of a solver; the score is exact."""
-    one, distances = torch.ones((), dtype=torch.float64), []
-    for k, law in enumerate(laws):
+def exact_score(sde, num_rows, make, num_steps):
+    """({metric: value}, evaluations) of a solver, mean over `ELL`; the score is exact."""
+    distances = []
+    for k, law in enumerate(chi_squared_laws()):
         generator = torch.Generator().manual_seed(k)
-        x = torch.randn(NUM_ROWS, generator=generator, dtype=torch.float64)
-        x = x * sde_utils.prior_std(sde, one)
+        x = torch.randn(num_rows, generator=generator, dtype=torch.float64)
+        x = x * sde_utils.prior_std(sde, torch.ones(()))
         score = solvers.CountedScore(functools.partial(law.score, sde))
-        x = solvers.integrate(make(), score, sde, x, one, num_steps, generator)
+        x = solvers.integrate(make(), score, sde, x, 1, num_steps, generator)
         distances.append(law.distance(x.numpy()))
-    return float(np.mean(distances)), score.calls
+    return {"mean KS distance": float(np.mean(distances))}, score.calls
 
 
-def main():
-    """Print and draw the table."""
-    laws = [LogChiSquared(2 * ell + 1) for ell in ELL]
-    corrected = functools.partial(solvers.with_corrector, corrector_steps=1, step_size=0.1)
-    methods = {  # name: makes a step, evaluations of a step
-        "sde": (solvers.SOLVERS["sde"].make, 1),
-        "pc": (lambda: corrected(solvers.SOLVERS["pc"].make()), 2),
-        "ode heun": (solvers.ODE_SOLVERS["heun"].make, 2),
-        "ode ab3": (solvers.ODE_SOLVERS["ab3"].make, 1),
-    }
-    floor = stats.kstwo.mean(NUM_ROWS)
-    figure, axes = plots._axes(len(sde_utils.SDES))
-    cli.say("mean KS distance" + "".join(f"{n:>9}" for n in EVALUATIONS) + "  evaluations")
-    for axis, (name, sde_class) in zip(axes, sde_utils.SDES.items(), strict=True):
-        for method, (make, cost) in methods.items():
-            results = [
-                quality(make, sde_class(), laws, max(1, (n - 1) // cost)) for n in EVALUATIONS
-            ]
-            distances, evaluations = zip(*results, strict=True)
-            cli.say(f"{name} {method:<13}" + "".join(f"{d:9.4f}" for d in distances))
-            axis.loglog(evaluations, distances, LINES[method], marker="o", ms=3, label=method)
-        axis.axhline(floor, color="#BBBBBB", lw=0.8, label="Monte-Carlo floor")
-        axis.set(xlabel="network evaluations", ylabel="mean KS distance", title=name)
-        axis.legend(fontsize=8)
-    files.claim_outputs(["results/solvers.png"])
-    files.write_figure("results/solvers.png", figure)
-    cli.say(f"floor of {NUM_ROWS} rows {floor:.4f}; wrote results/solvers.png")
+@functools.cache
+def chi_squared_laws():
+    return [LogChiSquared(2 * ell + 1) for ell in ELL]
+
+
+def integrate_rows(checkpoint, y, num_rows, make, num_steps):
+    """(x, evaluations): normalised rows on the CPU, each block from its own seed."""
+    sde, network, kwargs = (checkpoint[k] for k in ("sde", "network", "network_kwargs"))
+    device, blocks = next(network.parameters()).device, []
+    for first in range(0, num_rows, BLOCK_ROWS):
+        rows = min(BLOCK_ROWS, num_rows - first)
+        generator = torch.Generator(device).manual_seed(first)
+        given = None if y is None else y[first : first + rows].to(device)
+        score = solvers.CountedScore(sde_utils.make_score_fn(network, sde, given))
+        shape = (rows, kwargs["n_ell"] + kwargs["n_param"])
+        z = torch.empty(shape, device=device).normal_(generator=generator)
+        with torch.no_grad():
+            x = z * sde_utils.prior_std(sde, torch.ones(()))
+            if y is not None:
+                x = solvers.start_posterior(score, sde, z, 1)
+            x = solvers.integrate(make(), score, sde, x, 1, num_steps, generator)
+        blocks.append(x.cpu())
+    return torch.cat(blocks), score.calls
+
+
+def prior(checkpoint, num_rows, make, num_steps):
+    """As `exact_score`, of spectra generated by an unconditional checkpoint."""
+    x, calls = integrate_rows(checkpoint, None, num_rows, make, num_steps)
+    found = metrics.compare_with_law(
+        checkpoint["normalizer"].denormalize(x).numpy(), checkpoint["data"]
+    )
+    if not found:
+        raise cli.InputError("--model-checkpoint: was trained on spectra whose law is unknown")
+    return {"mean KS distance": found["ks_mean"], "skewness error": found["skewness_error"]}, calls
+
+
+def posterior(checkpoint, observed, exact, make, num_steps):
+    """As `exact_score`, of the draws of a conditional checkpoint; exact is a comparison.Exact."""
+    n, m = len(observed.values), NUM_DRAWS
+    y = checkpoint["cond_normalizer"].normalize(torch.tensor(observed.values))
+    x, calls = integrate_rows(checkpoint, y.repeat_interleave(m, 0), n * m, make, num_steps)
+    dl = checkpoint["normalizer"].denormalize(x)
+    dl = (dl[0] if checkpoint["network_kwargs"]["n_param"] else dl).numpy().reshape(n, m, -1)
+    distance = np.square(dl.mean(1) - exact.mean) - dl.var(1, ddof=1) / m
+    excess = 100 * (distance / exact.std**2).mean()
+    pit = comparison.pit_distances(exact.x.cdf(dl))["value"]
+    return {"PIT KS distance": pit, "excess of the squared error [%]": float(excess)}, calls
+
+
+def methods():
+    """{name: (makes a step, whether it is adaptive)} of the registries."""
+    corrector = (sample.CORRECTOR_STEPS, sample.CORRECTOR_STEP_SIZE)
+    found = {}
+    for name, solver in solvers.SOLVERS.items():
+        if solver.corrected:
+            found[name] = (lambda s=solver: solvers.with_corrector(s.make(), *corrector), False)
+        elif name != "ode":
+            found[name] = (solver.make, False)
+    return found | {f"ode {k}": (v.make, v.adaptive) for k, v in solvers.ODE_SOLVERS.items()}
+
+
+def steps_for(make, evaluations):
+    """Steps of a solver that take no more than this many evaluations, with the Tweedie step."""
+    calls = []
+    for num_steps in (3, 4):
+        score = solvers.CountedScore(lambda x, t: -x)
+        generator = torch.Generator().manual_seed(0)
+        solvers.integrate(
+            make(), score, sde_utils.VESDE(), torch.ones(1, 1), 1, num_steps, generator
+        )
+        calls.append(score.calls)
+    cost = calls[1] - calls[0]
+    return max(1, 3 + (evaluations - calls[0]) // cost)
+
+
+def curve(measure, make, adaptive, evaluations):
+    """[{"evaluations", metric: value, ...}] of one solver, in increasing order."""
+    points = []
+    if adaptive:
+        runs = [(functools.partial(make, tolerance), 1) for tolerance in TOLERANCES]
+    else:
+        runs = [(make, steps_for(make, n)) for n in evaluations]
+    for run in runs:
+        values, calls = measure(*run)
+        points.append({"evaluations": calls, **values})
+    return points
+
+
+def tell(title, curves):
+    """The curves of {method: points} as lines on stdout, one block for each metric."""
+    first = next(iter(curves.values()))[0]
+    for metric in first.keys() - {"evaluations"}:
+        cli.say(f"{title}: {metric} (network evaluations)")
+        for method, points in curves.items():
+            cells = [f"{point[metric]:9.4f} ({point['evaluations']})" for point in points]
+            cli.say(f"  {method:<13}" + "".join(f"{cell:<17}" for cell in cells))
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("files")
+    group.add_argument("--model-checkpoint", type=cli.file_argument(".pth"), help="of train.py")
+    group.add_argument(
+        "--data-file-noisy", type=cli.file_argument(".npy"), help="conditional: observations"
+    )
+    group.add_argument("--out-dir", default="results", help="folder of figure and numbers")
+    group.add_argument(
+        "--num-rows",
+        type=cli.positive_int,
+        help=f"spectra (default: {NUM_ROWS}), or observations (default: {NUM_OBSERVATIONS})",
+    )
+    group.add_argument(
+        "--evaluations", type=cli.positive_int, nargs="+", default=EVALUATIONS, help="at most"
+    )
+    cli.add_run_arguments(parser)
+    return parser
+
+
+def problems(args):
+    """(name, {title: measure}) of what the flags ask for."""
+    n = args.num_rows or NUM_ROWS
+    if not args.model_checkpoint:
+        sdes = {name: sde() for name, sde in sde_utils.SDES.items()}
+        return "solvers", {k: functools.partial(exact_score, v, n) for k, v in sdes.items()}
+    checkpoint = checkpoints.load(args.model_checkpoint)
+    checkpoint["network"].to(cli.get_device(args.device))
+    title = checkpoint["sde_name"]
+    if checkpoint["cond_normalizer"] is None:
+        return "solvers_prior", {title: functools.partial(prior, checkpoint, n)}
+    if not args.data_file_noisy:
+        raise cli.InputError("--model-checkpoint: is conditional: it needs --data-file-noisy")
+    observed = storage.load_spectra(args.data_file_noisy)
+    n = args.num_rows or NUM_OBSERVATIONS
+    observed = dataclasses.replace(observed, values=np.asarray(observed.values[:n]))
+    exact = comparison.Exact(observed.values, observed, checkpoint["data"])
+    if exact.x is None:
+        raise cli.InputError(f"{args.data_file_noisy}: the exact posterior of these is unknown")
+    return "solvers_posterior", {title: functools.partial(posterior, checkpoint, observed, exact)}
+
+
+@cli.script
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    name, measures = problems(args)
+    paths = [os.path.join(args.out_dir, f"{name}.{suffix}") for suffix in ("png", "json")]
+    files.claim_outputs(paths)
+    results = {}
+    for title, measure in measures.items():
+        curves = {k: curve(measure, *v, args.evaluations) for k, v in methods().items()}
+        tell(title, curves)
+        results[title] = curves
+    files.write_figure(paths[0], plots.solver_quality(results))
+    files.write_json(paths[1], {"curves": results, **storage.provenance(argv)})
+    cli.say(f"wrote {', '.join(paths)}")
 
 
 if __name__ == "__main__":

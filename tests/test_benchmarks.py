@@ -1,10 +1,17 @@
 """The benchmarks run; what they print is not judged here."""
 
+import numpy as np
+import pytest
 import torch
 
 import cli
 import sde_utils
-from benchmarks import cleaning, draws, machine, overhead, report
+import solvers
+import storage
+import train
+from benchmarks import cleaning, draws, machine, overhead, quality, report
+
+TOLERANT = "ode adaptive"  # takes the evaluations that a tolerance asks for
 
 
 def test_overhead_runs(monkeypatch):
@@ -54,3 +61,56 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
     assert text.count("begin -->") == text.count("end -->") == 2
     report.write_section("one", "3", path)
     assert path.read_text() == text
+
+
+def test_quality_runs(monkeypatch, tmp_path, capsys):
+    for name, value in {"TOLERANCES": (1e-1,), "ELL": (2,)}.items():
+        monkeypatch.setattr(quality, name, value)
+    tiny = ["--num-rows", "20", "--evaluations", "5", "--out-dir", str(tmp_path)]
+    quality.main(tiny)
+    curves = storage.read_json(str(tmp_path / "solvers.json"))["curves"]
+    assert list(curves) == list(sde_utils.SDES)
+    assert set(curves["VE"]) == {"sde", "pc", *(f"ode {name}" for name in solvers.ODE_SOLVERS)}
+    assert all(points[0]["evaluations"] <= 5 for k, points in curves["VE"].items() if k != TOLERANT)
+    assert (tmp_path / "solvers.png").stat().st_size > 0
+
+
+def test_the_exact_score_of_quality_is_that_of_its_law():
+    """By its definition: the gradient of the log density of the law with noise on top."""
+    law, sde = quality.LogChiSquared(21), sde_utils.VESDE()
+    for u in (sde_utils.U_MIN, 0.3):
+        t = sde.time(torch.tensor(u, dtype=torch.float64))
+        x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+        h = u / 100
+        support, weights = torch.from_numpy(law.x), torch.from_numpy(law.weights)
+        ends = [
+            (weights.log() - ((x + s)[:, None] - support) ** 2 / 2 / u**2).logsumexp(1)
+            for s in (-h, h)
+        ]
+        expected = (ends[1] - ends[0]) / (2 * h)
+        torch.testing.assert_close(law.score(sde, x, t), expected, rtol=2e-2, atol=2e-2)
+        # a comb, as too coarse a support is, would have a slope of -1/u^2 about each point
+        assert (expected.diff() / x.diff()).abs().max() < 5
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
+    for name, value in {"TOLERANCES": (1e-1,), "NUM_DRAWS": 2}.items():
+        monkeypatch.setattr(quality, name, value)
+    rng, nu = np.random.default_rng(0), 2 * np.arange(2, 6) + 1
+    known = {"r": 0.001, "dl_signal": [1e-5] * 4, "dl_contaminant": [1e-6] * 4}
+    files = {}
+    for name, quantity in (("truth", "primordial BB"), ("noisy", "observed BB")):
+        files[name] = str(tmp_path / f"{name}.npy")
+        rows = 1e-5 * rng.chisquare(nu, (100, 4)) / nu
+        storage.write_array(files[name], rows, {**known, "quantity": quantity})
+    path = str(tmp_path / "model.pth")
+    argv = ["--data-file", files["truth"], "--out", path, "--epochs", "1", "--hidden-dim", "8"]
+    argv += ["--embed-dim", "4", "--num-layers", "1", "--batch-size", "50", "--device", "cpu"]
+    train.main([*argv, *(["--cond-file", files["noisy"]] if conditional else [])])
+    argv = ["--model-checkpoint", path, "--num-rows", "20", "--evaluations", "6"]
+    argv += ["--data-file-noisy", files["noisy"]] if conditional else []
+    quality.main([*argv, "--out-dir", str(tmp_path), "--device", "cpu"])
+    name = "solvers_posterior" if conditional else "solvers_prior"
+    curves = storage.read_json(str(tmp_path / f"{name}.json"))["curves"]["VE"]
+    assert len(curves["ode ab3"][0]) == 3

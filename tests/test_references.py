@@ -587,3 +587,18 @@ def test_coverage_levels():
         assert observed == exact == pytest.approx(expected)
     levels, fractions = calibration.expected_coverage(ranks, 9)
     np.testing.assert_allclose(levels, fractions)
+
+
+@pytest.mark.parametrize("F", [0.0, 2.0])
+def test_log_densities_by_quadrature(F):
+    """They integrate to the CDF, whatever lies on top."""
+    y, S, N = np.array([[2.0, 1.5, 0.4]]), 1.0, 0.5
+    if F:
+        posterior = references.FixedForegroundPosterior(y, S, N, F)
+    else:
+        posterior = references.GaussianPosterior(y, S, N)
+    x = np.linspace(1e-9, 3, 20001)[:, None] * np.ones(3)
+    density = np.exp(posterior.logpdf(x))
+    cells = np.diff(x, axis=0) * (density[1:] + density[:-1]) / 2
+    cdf = posterior.cdf(x[None])[0]
+    np.testing.assert_allclose(np.cumsum(cells, axis=0), cdf[1:], atol=1e-6)
