@@ -32,10 +32,11 @@ class Interrupted(BaseException):
 
     Args:
         code: Exit code, a value of `STOP_SIGNALS`.
+        message: What to say, one line.
     """
 
-    def __init__(self, code):
-        super().__init__("interrupted")
+    def __init__(self, code, message="interrupted"):
+        super().__init__(message)
         self.code = code
 
 
@@ -228,6 +229,22 @@ def progress(iterable=None, **kwargs):
     return tqdm.tqdm(
         iterable, mininterval=0.2 if sys.stderr.isatty() else 10, dynamic_ncols=True, **kwargs
     )
+
+
+def size(num_bytes):
+    """A number of bytes in words."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"
+
+
+def duration(seconds):
+    """A time span in words."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def say(message):

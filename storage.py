@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata as importlib_metadata
@@ -47,14 +48,16 @@ def atomic_write(path):
         raise
 
 
-def claim_outputs(paths):
+def claim_outputs(paths, num_bytes=0):
     """Before long work: make the folders, check that they take files, name what is replaced.
 
     Args:
         paths: Files that the caller is going to write.
+        num_bytes: Disk space that they need.
 
     Raises:
-        InputError: If a folder cannot be made or written to, or a target is a folder.
+        InputError: If a folder cannot be made or written to, a target is a folder, or the disk is
+            too small.
     """
     for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
         probe = os.path.join(folder, f".probe.{os.getpid()}.tmp")
@@ -67,6 +70,12 @@ def claim_outputs(paths):
             raise InputError(
                 f"cannot write into {folder} ({error.strerror}); name another output folder"
             ) from None
+        free = shutil.disk_usage(folder).free
+        if free < num_bytes:
+            raise InputError(
+                f"{folder}: {num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB free; make "
+                "room, or name another output folder"
+            )
     for path in paths:
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder, not a file; name another output")
