@@ -240,7 +240,7 @@ class PartialArrays:
                 own["ell"] = list(range(2, 2 + shape[-1]))
             target = os.path.join(self.folder, name)
             storage.write_json(storage.sidecar_path(target), {**metadata[name], **own})
-        self._write_state(**self._state(), published=True)
+        self._write_state(**self._state() | {"published": True})
         for name in (*self.shapes, *self.whole):
             with contextlib.suppress(FileNotFoundError):  # a whole one that is in place already
                 os.replace(self.path(name), os.path.join(self.folder, name))
