@@ -239,6 +239,14 @@ def progress(iterable=None, **kwargs):
     )
 
 
+def duration(seconds):
+    """A time span in words."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def say(message):
     """One line of results on stdout, from the first of several processes."""
     if parallel.rank() == 0:

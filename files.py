@@ -9,7 +9,9 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
+import sys
 
 import numpy as np
 
@@ -24,16 +26,28 @@ def size_text(num_bytes):
     return f"{num_bytes:.0f} bytes"
 
 
-def npy_bytes(shape):
-    """Size on disk of a float64 array of this shape, header included."""
+def sizes_text(paths):
+    """Files with their sizes, for people: a.npy (2.4 GB), b.json (3.1 kB)."""
+    return ", ".join(f"{path} ({size_text(os.path.getsize(path))})" for path in paths)
+
+
+def peak_memory():
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def npy_header(shape):
+    """The bytes before the numbers of a float64 .npy file."""
     file = io.BytesIO()
-    _write_npy_header(file, shape)
-    return file.tell() + 8 * int(np.prod(shape, dtype=object))
-
-
-def _write_npy_header(file, shape):
     header = {"descr": "<f8", "fortran_order": False, "shape": tuple(shape)}
     np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def npy_bytes(shape):
+    """Size on disk of a float64 array of this shape, header included."""
+    return len(npy_header(shape)) + 8 * int(np.prod(shape, dtype=object))
 
 
 @contextlib.contextmanager
@@ -199,7 +213,7 @@ def write_json(path, content):
 def open_npy(path, shape):
     """`atomic_write` of a float64 array: its header is there, its rows are still to be added."""
     with atomic_write(path, npy_bytes(shape)) as file:
-        _write_npy_header(file, shape)
+        file.write(npy_header(shape))
         yield file
 
 

@@ -8,6 +8,8 @@ import cli
 
 NO_INFORMATION = 0.05  # largest attainable correlation below which an observation is empty
 ECHO_SHARE = 0.1  # share of the attainable correlation below which an output is an echo
+CHUNK_VALUES = 500_000  # numbers of an array on disk that are in memory at a time
+LAW_ROWS, LAW_VALUES = 100_000, 10_000_000  # at most, to hold against the exact law
 
 
 def correlation(a, b):
@@ -17,28 +19,44 @@ def correlation(a, b):
         return (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))
 
 
-def denoising_metrics(outputs, truth, scale, x_truth):
-    """Mean squared errors of several outputs against the truth.
+def mean_over_rows(function, n, n_ell):
+    """Means over the rows of arrays that may be larger than memory.
 
     Args:
-        outputs: {name: (dl, x)}, D_ell in uK^2 and normalised, broadcastable to (n, n_ell).
-        truth: True D_ell, shape (n, n_ell), uK^2.
-        scale: Mean power per multipole, shape (n_ell,), or None.
-        x_truth: Truth in normalised units, or None where it has none (r = 0).
+        function: Callable slice of rows -> {name: array (m, n_ell)}.
+        n: Number of rows.
+        n_ell: Values in a row.
+
+    Returns:
+        {name: mean, shape (n_ell,)}.
+    """
+    total, rows = {}, max(1, CHUNK_VALUES // n_ell)
+    for first in range(0, n, rows):
+        for name, values in function(slice(first, min(first + rows, n))).items():
+            total[name] = total.get(name, 0.0) + values.sum(0)
+    return {name: value / n for name, value in total.items()}
+
+
+def error_table(errors, normalised, scale):
+    """Mean squared errors of several outputs, in each unit that is known.
+
+    Args:
+        errors: {name: mean squared error of D_ell, shape (n_ell,), uK^4}.
+        normalised: {name: the same in normalised units}, of those that have it.
+        scale: Mean power per multipole, shape (n_ell,), uK^2, or None.
 
     Returns:
         {name: {"mse_dl": uK^4, "mse_dl_over_signal_squared", "mse_normalised"}}.
     """
-    table = {}
-    for name, (dl, x) in outputs.items():
-        mse = np.square(dl - truth).mean(0)
-        row = {"mse_dl": float(mse.mean()), "mse_dl_over_signal_squared": None}
-        if scale is not None and (scale > 0).all():
-            row["mse_dl_over_signal_squared"] = float((mse / scale**2).mean())
-        known = x_truth is not None
-        row["mse_normalised"] = float(np.square(x - x_truth).mean()) if known else None
-        table[name] = row
-    return table
+    known = scale is not None and (scale > 0).all()
+    return {
+        name: {
+            "mse_dl": float(mse.mean()),
+            "mse_dl_over_signal_squared": float((mse / scale**2).mean()) if known else None,
+            "mse_normalised": float(normalised[name].mean()) if name in normalised else None,
+        }
+        for name, mse in errors.items()
+    }
 
 
 def attained_share(corr, limit, n):
@@ -97,75 +115,113 @@ def verdict(corr, limit, n, skill):
     )
 
 
+def sample_rows(values):
+    """The first rows of an array: no more than make a distribution's distance plain."""
+    return values[: min(LAW_ROWS, LAW_VALUES // values.shape[1])]
+
+
 def compare_with_law(generated, metadata):
     """Distance of generated spectra from the exact law S chi^2_nu / nu, where S is known.
 
+    Args:
+        generated: D_ell, shape (n, n_ell), uK^2; `sample_rows` of it are used.
+        metadata: Of the rows that the model was trained on.
+
     Returns:
-        {"ks_mean", "ks_low" (ell = 2-6), "skewness_error", "ks" per ell}, the skewness being that
-        of log D_ell, mean absolute error over ell; empty where the law is unknown.
+        {"ks_mean", "ks_low" (ell = 2-6), "skewness_error", "ks" per ell, "ks_rows"}, the skewness
+        being that of log D_ell, mean absolute error over ell, and ks_rows the number of rows that
+        were used; empty where the law is unknown.
     """
     if metadata.get("quantity") != "primordial BB" or not metadata.get("r"):
         return {}
     from scipy import special, stats
 
+    generated = sample_rows(generated)
     signal = np.array(metadata["dl_signal"])
     nu = 2 * np.arange(2, 2 + len(signal)) + 1
-    ks = np.array(
-        [
-            stats.kstest(column / s, stats.chi2(k, scale=1 / k).cdf).statistic
-            for column, s, k in zip(generated.T, signal, nu, strict=True)
-        ]
-    )
+    ks, skewness = [], []
+    for column, s, k in zip(generated.T, signal, nu, strict=True):
+        ks.append(stats.kstest(column / s, stats.chi2(k, scale=1 / k).cdf).statistic)
+        skewness.append(stats.skew(np.log(column)))
     exact = special.polygamma(2, nu / 2) / special.polygamma(1, nu / 2) ** 1.5
-    skewness = np.abs(stats.skew(np.log(generated), axis=0) - exact).mean()
     return {
-        "ks_mean": float(ks.mean()),
-        "ks_low": float(ks[:5].mean()),
-        "skewness_error": float(skewness),
-        "ks": ks.tolist(),
+        "ks_mean": float(np.mean(ks)),
+        "ks_low": float(np.mean(ks[:5])),
+        "skewness_error": float(np.abs(skewness - exact).mean()),
+        "ks": np.array(ks).tolist(),
+        "ks_rows": len(generated),
     }
 
 
-def compare_with_truth(observed, truth, x_out, dl_out, checkpoint):
+def compare_with_truth(observed, truth, dl_out, checkpoint):
     """Metrics of denoised spectra against their truth, with one sentence of verdict.
 
     Args:
         observed: storage.Table of the observations, n rows.
         truth: storage.Table of their truth, row for row.
-        x_out: Denoised spectra, normalised, shape (n, n_ell); None for a posterior mean, which
-            is one of D_ell.
-        dl_out: Denoised D_ell, shape (n, n_ell), uK^2.
-        checkpoint: From checkpoints.load.
+        dl_out: Denoised D_ell, shape (n, n_ell), uK^2, perhaps on disk.
+        checkpoint: From checkpoints.load. Errors in normalised units are left out where it is
+            conditional, for a posterior mean is one of D_ell.
 
     Returns:
         {"mse", "correlation", "verdict"}, ready for JSON.
     """
     import torch
 
-    def normalize(dl):
-        return checkpoint["normalizer"].normalize(torch.tensor(dl)).double().numpy()
+    n, n_ell = dl_out.shape
+    mean_dl = np.array(checkpoint["data"]["mean_dl"])
+    positive = truth.values.min() > 0
+    has_x = checkpoint["cond_normalizer"] is None
 
-    dl_truth = np.asarray(truth.values, float)
-    positive = (dl_truth > 0).all()
-    x_truth = normalize(dl_truth) if positive and x_out is not None else None
-    x_observed = None if x_out is None else normalize(np.asarray(observed.values, float))
-    outputs = {
-        "denoised": (dl_out, x_out),
-        "observation": (observed.values, x_observed),
-        "prior_mean": (np.array(checkpoint["data"]["mean_dl"]), 0.0),
+    def normalize(dl):
+        return checkpoint["normalizer"].normalize(torch.from_numpy(dl)).double().numpy()
+
+    def spectra(rows):
+        """D_ell of what is compared, shape (m, n_ell) each."""
         # the truth of another sky is a draw from the prior that never saw the observation
-        "prior_draw": (
-            np.roll(dl_truth, 1, 0),
-            None if x_truth is None else np.roll(x_truth, 1, 0),
-        ),
-    }
+        other = truth.values[np.arange(rows.start, rows.stop) - 1]
+        own = {"denoised": dl_out[rows], "observation": observed.values[rows]}
+        own |= {"prior_mean": mean_dl[None], "prior_draw": other, "truth": truth.values[rows]}
+        return {name: np.array(values, float) for name, values in own.items()}
+
+    def first_moments(rows):
+        dl = spectra(rows)
+        return {name: dl[name] for name in ("denoised", "observation", "truth")}
+
+    means = mean_over_rows(first_moments, n, n_ell)
+
+    def second_moments(rows):
+        dl = spectra(rows)
+        true, result = dl.pop("truth"), {}
+        for name, values in dl.items():
+            result["mse", name] = np.square(values - true)
+        if positive and has_x:
+            x_true = normalize(true)
+            for name, values in dl.items():
+                x = 0.0 if name == "prior_mean" else normalize(values)
+                result["mse_x", name] = np.square(x - x_true)
+        centred = {k: v - means[k] for k, v in {**dl, "truth": true}.items() if k in means}
+        for name, values in centred.items():
+            result["variance", name] = values**2
+            result["covariance", name] = values * centred["truth"]
+        return result
+
+    moments = mean_over_rows(second_moments, n, n_ell)
+
+    def collect(kind):
+        return {name: value for (own, name), value in moments.items() if own == kind}
+
+    variance = collect("variance")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        corr, corr_observed = (
+            moments["covariance", k] / np.sqrt(variance[k] * variance["truth"])
+            for k in ("denoised", "observation")
+        )
     signal, noise = observed.theory("dl_signal"), observed.theory("dl_contaminant")
     # with a fixed foreground on top W stays an upper bound
     limit = None if signal is None or noise is None else signal / (signal + noise)
-    corr = correlation(dl_out, dl_truth)
-    corr_observed = correlation(observed.values, dl_truth)
     finite = np.isfinite(corr).all() and np.isfinite(corr_observed).all()
-    mse = denoising_metrics(outputs, dl_truth, signal, x_truth)
+    mse = error_table(collect("mse"), collect("mse_x"), signal)
     known = mse["denoised"]["mse_dl_over_signal_squared"] is not None
     unit = "mse_dl_over_signal_squared" if known else "mse_dl"
     return {
@@ -175,9 +231,7 @@ def compare_with_truth(observed, truth, x_out, dl_out, checkpoint):
             "observation": corr_observed.tolist() if finite else None,
             "limit": None if limit is None else limit.tolist(),
         },
-        "verdict": verdict(
-            corr, limit, len(dl_truth), 1 - mse["denoised"][unit] / mse["prior_mean"][unit]
-        ),
+        "verdict": verdict(corr, limit, n, 1 - mse["denoised"][unit] / mse["prior_mean"][unit]),
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 
 
 def rank():
@@ -44,11 +45,22 @@ def process_group(device):
 
 
 def barrier():
-    """Wait until all processes are here."""
-    if world_size() > 1:
-        import torch.distributed as dist
+    """Wait until all processes are here; signals are heard meanwhile.
 
-        dist.barrier()
+    Raises:
+        ConnectionError: If another process is gone.
+    """
+    if world_size() == 1:
+        return
+    import torch.distributed as dist
+
+    try:
+        work = dist.barrier(async_op=True)
+        while not work.is_completed():
+            time.sleep(0.02)
+        work.wait()
+    except RuntimeError:
+        raise ConnectionError("another process stopped; its own message says why") from None
 
 
 def replicate(network, device):

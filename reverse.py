@@ -11,15 +11,62 @@ import cli
 import sde_utils
 import solvers
 
-BLOCK_ROWS = 1024  # rows that share a generator and fit the cache together
+BATCH_ROWS = {"cpu": 1024}  # what fits the cache together
+GPU_BATCH_ROWS = 65536  # what keeps a GPU busy
+
+
+def default_batch_size(device):
+    """Rows to integrate together on a torch.device."""
+    return BATCH_ROWS.get(device.type, GPU_BATCH_ROWS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Rows cut into blocks of whole observations, and those into batches.
+
+    A batch is what is integrated together, and has its own stream of random numbers: which rows
+    it holds depends on nothing but these numbers, so that any process can compute any block.
+
+    Attributes:
+        num_samples: Observations, or spectra to generate.
+        num_draws: Rows of each.
+        batch_size: Largest number of rows of a batch.
+    """
+
+    num_samples: int
+    num_draws: int
+    batch_size: int
+
+    @property
+    def per_block(self):
+        """Observations in a block: as many as fit a batch, or one."""
+        return max(1, self.batch_size // self.num_draws)
+
+    @property
+    def batches_per_block(self):
+        """More than one where the draws of a single observation do not fit a batch."""
+        return -(-self.num_draws * self.per_block // self.batch_size)
+
+    def __len__(self):
+        return -(-self.num_samples // self.per_block)
+
+    def observations(self, block):
+        """Slice of the observations of a block."""
+        first = block * self.per_block
+        return slice(first, min(first + self.per_block, self.num_samples))
+
+    def batches(self, block):
+        """(number, rows) of each batch of a block, the rows a slice of the block's rows."""
+        chosen = self.observations(block)
+        rows = (chosen.stop - chosen.start) * self.num_draws
+        for k, first in enumerate(range(0, rows, self.batch_size)):
+            last = min(first + self.batch_size, rows)
+            yield block * self.batches_per_block + k, slice(first, last)
 
 
 @dataclasses.dataclass
 class Reverse:
-    """The reverse process of a checkpoint, run in blocks of rows.
-
-    The result depends on the seed, not on the machine's memory: blocks always have the same
-    rows, and each has its own random stream.
+    """The reverse process of a checkpoint.
 
     Attributes:
         checkpoint: From checkpoints.load, its network on the device.
@@ -27,7 +74,7 @@ class Reverse:
         t_start: Largest time, scalar tensor on the device.
         num_steps: Steps of the solver.
         seed: Of all random draws.
-        keep: Row whose states are kept, or None.
+        precision: Of matrix products, out of cli.PRECISIONS.
     """
 
     checkpoint: dict
@@ -35,71 +82,110 @@ class Reverse:
     t_start: object
     num_steps: int
     seed: int
-    keep: int | None
+    precision: str = "float32"
 
-    def __post_init__(self):
-        self.evaluations, self.states, self.seconds = 0, [], 0.0
-
-    def blocks(self, n, start=None, y=None, num_draws=1):
-        """Integrate n rows.
+    def block(self, blocks, number, start=None, y=None, keep=None, on_step=None):
+        """Integrate one block.
 
         Args:
-            n: Number of rows: num_draws for each observation.
-            start: Rows to start from, float32 tensor (n, n_ell); None starts from the SDE's prior.
-            y: Normalised observations, float32 tensor (n / num_draws, n_ell), or None.
-            num_draws: Draws per observation.
+            blocks: A `Blocks`.
+            number: Which of them.
+            start: Its rows to start from, float32 tensor (n, n_dim); None starts from the prior.
+            y: Its observations, normalised, float32 tensor (n / num_draws, n_ell), or None.
+            keep: Row of the block whose states are kept, or None.
+            on_step: Called without arguments at the start and after each step of a batch, or None.
 
-        Yields:
-            x at time 0 of the next rows, float32 tensor (m, n_ell) on the CPU; m is a multiple of
-            num_draws.
+        Returns:
+            (x, record, states): x at time 0, float32 tensor (n, n_dim) on the CPU; the block's
+            {"network_evaluations", "seconds"}; states of the row kept, shape (m, 1 + n_dim), the
+            first column sigma/alpha.
+        """
+        import torch
+
+        began, parts, states = time.monotonic(), [], []
+        device, record = self.t_start.device, {"network_evaluations": 0}
+        with torch.no_grad(), cli.autocast(device, self.precision):
+            for batch, rows in blocks.batches(number):
+                y_batch = None
+                if y is not None:
+                    owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
+                    y_batch = y[owners].to(device)
+                kept = None
+                if keep is not None and rows.start <= keep < rows.stop:
+                    kept = keep - rows.start
+                follow = functools.partial(self._follow, states, kept, on_step)
+                x = None if start is None else start[rows].to(device)
+                x, calls = self._batch(batch, rows.stop - rows.start, x, y_batch, follow)
+                record["network_evaluations"] = max(record["network_evaluations"], calls)
+                parts.append(x.cpu())
+        record["seconds"] = time.monotonic() - began
+        return torch.cat(parts), record, np.array(states)
+
+    def _batch(self, batch, n, x, y, follow):
+        """(x at time 0, network evaluations) of a batch of n rows, on the device."""
+        import torch
+
+        sde, network = self.checkpoint["sde"], self.checkpoint["network"]
+        kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
+        seed = np.random.SeedSequence((self.seed, batch)).generate_state(1, np.uint32)
+        generator = torch.Generator(device).manual_seed(int(seed[0]))
+        score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde, y))
+        if x is None:
+            shape = (n, kwargs["n_ell"] + kwargs["n_param"])
+            z = torch.empty(shape, device=device).normal_(generator=generator)
+            x = z * sde_utils.prior_std(sde, self.t_start)
+            if y is not None:
+                x = solvers.start_posterior(score_fn, sde, z, self.t_start)
+        run = (sde, x, self.t_start, self.num_steps, generator, follow)
+        x = solvers.integrate(self.make_step(), score_fn, *run)
+        return x, score_fn.calls
+
+    def _follow(self, states, kept, on_step, t, x):
+        if on_step is not None:
+            on_step()
+        if kept is not None:  # the only step that waits for a GPU
+            ratio = self.checkpoint["sde"].sigma(t) / self.checkpoint["sde"].alpha(t)
+            states.append(np.append(float(ratio), x[kept].double().cpu().numpy()))
+
+    def record(self):
+        """What it is, ready for JSON."""
+        return {
+            "sde": {
+                "name": self.checkpoint["sde_name"],
+                **dataclasses.asdict(self.checkpoint["sde"]),
+            },
+            "t_start": float(self.t_start),
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+    def cost(self, rows):
+        """(evaluations, seconds): network evaluations of a batch, and what one takes.
+
+        The evaluations are counted on a row of a Gaussian, whose score is exact; one evaluation of
+        the network on a full batch is timed.
+
+        Args:
+            rows: Rows of a batch.
         """
         import torch
 
         sde, network = self.checkpoint["sde"], self.checkpoint["network"]
         kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
-        block_rows = num_draws * max(1, BLOCK_ROWS // num_draws)
-        starts = range(0, n, block_rows)
-        began = time.monotonic()
-        with cli.progress(total=len(starts) * (self.num_steps + 2), unit="step") as bar:
-            for block, first in enumerate(starts):
-                rows = min(block_rows, n - first)
-                block_seed = np.random.SeedSequence((self.seed, block)).generate_state(1, np.uint32)
-                generator = torch.Generator(device).manual_seed(int(block_seed[0]))
-                y_block = None
-                if y is not None:
-                    chosen = y[first // num_draws : (first + rows) // num_draws]
-                    y_block = chosen.to(device).repeat_interleave(num_draws, 0)
-                score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde, y_block))
-                on_step = functools.partial(self._on_step, bar, first)
-                with torch.no_grad():
-                    if start is None:
-                        shape = (rows, kwargs["n_ell"] + kwargs["n_param"])
-                        z = torch.empty(shape, device=device).normal_(generator=generator)
-                        x = z * sde_utils.prior_std(sde, self.t_start)
-                        if y is not None:
-                            x = solvers.start_posterior(score_fn, sde, z, self.t_start)
-                    else:
-                        x = start[first : first + rows].to(device)
-                    run = (sde, x, self.t_start, self.num_steps, generator, on_step)
-                    x = solvers.integrate(self.make_step(), score_fn, *run)
-                self.evaluations = score_fn.calls
-                yield x.cpu()
-        self.seconds = time.monotonic() - began
+        n_dim, n_cond = kwargs["n_ell"] + kwargs["n_param"], kwargs["n_cond"]
 
-    def _on_step(self, bar, first, t, x):
-        bar.update()
-        if self.keep is not None and first <= self.keep < first + len(x):
-            ratio = self.checkpoint["sde"].sigma(t) / self.checkpoint["sde"].alpha(t)
-            self.states.append(np.append(float(ratio), x[self.keep - first].double().cpu().numpy()))
+        def gaussian(x, t, y=None):
+            return sde.sigma(t) / (sde.alpha(t) ** 2 + sde.sigma(t) ** 2) * x
 
-    def record(self):
-        """How it went, ready for JSON."""
-        sde = self.checkpoint["sde"]
-        return {
-            "sde": {"name": self.checkpoint["sde_name"], **dataclasses.asdict(sde)},
-            "t_start": float(self.t_start),
-            "num_steps": self.num_steps,
-            "network_evaluations": self.evaluations,
-            "seed": self.seed,
-            "seconds": self.seconds,
-        }
+        toy = dataclasses.replace(self, checkpoint={**self.checkpoint, "network": gaussian})
+        x, y = torch.zeros(rows, n_dim, device=device), {}
+        if n_cond:
+            y["y"] = torch.zeros(rows, n_cond, device=device)
+        with torch.no_grad(), cli.autocast(device, self.precision):
+            row = (None if n_cond else x[:1], y.get("y", x)[:1] if n_cond else None)
+            evaluations = toy._batch(0, 1, *row, lambda t, x: None)[1]
+            for _ in range(2):  # the first one warms up
+                began = time.monotonic()
+                float(network(x, self.t_start, **y)[0, 0])  # waits for a GPU
+        return evaluations, time.monotonic() - began

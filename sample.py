@@ -26,20 +26,25 @@ Examples:
 
 import contextlib
 import functools
+import hashlib
 import os
+import time
 
 import numpy as np
 
 import cli
+import draws
 import files
 import mismatch
+import parallel
+import partial
 import reverse
 import solvers
 import storage
 
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1
-QUANTILES = (0.16, 0.5, 0.84)
+ELSEWHERE = ("device", "threads", "out_dir", "resume", "data_file_gt")  # leave draws as they are
 
 
 def build_parser():
@@ -97,6 +102,12 @@ def build_parser():
         help="time at which an observation enters (default: 1)",
     )
     group.add_argument(
+        "--batch-size",
+        type=cli.positive_int,
+        help="rows that are integrated together and share a stream of random numbers (default: "
+        f"{reverse.BATCH_ROWS['cpu']} on a CPU, {reverse.GPU_BATCH_ROWS} elsewhere)",
+    )
+    group.add_argument(
         "--corrector-steps",
         type=cli.positive_int,
         help=f"pc: corrections after each step (default: {CORRECTOR_STEPS})",
@@ -113,7 +124,12 @@ def build_parser():
     group.add_argument(
         "--trajectory-index", type=cli.non_negative_int, default=0, help="row shown in figures"
     )
-    cli.add_run_arguments(parser)
+    group = cli.add_run_arguments(parser)
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a stopped run with the same flags left off, if there is one in --out-dir",
+    )
     return parser
 
 
@@ -178,7 +194,7 @@ def load_observations(args, checkpoint):
         raise cli.InputError(
             f"{args.data_file_noisy}: has {observed.values.shape[1]} multipoles, the model {n_ell}"
         )
-    if (observed.values <= 0).any():
+    if observed.values.min() <= 0:
         raise cli.InputError(f"{args.data_file_noisy}: holds zeros, which have no logarithm")
     truth = storage.load_spectra(args.data_file_gt) if args.data_file_gt else None
     if truth is not None and truth.values.shape != observed.values.shape:
@@ -233,120 +249,40 @@ def make_step(args):
     return solvers.with_corrector(solver.make(), steps, size or CORRECTOR_STEP_SIZE)
 
 
-def denormalize(checkpoint, x, method):
-    """(dl, r) as float64 arrays from normalised rows x; r is None without a parameter.
-
-    Raises:
-        DivergedError: If a spectrum is not finite.
-    """
-    out = checkpoint["normalizer"].denormalize(x)
-    dl, r = out if checkpoint["network_kwargs"]["n_param"] else (out, None)
-    diverged = int((~dl.isfinite().all(1)).sum())
-    if diverged:
-        raise cli.DivergedError(
-            f"--method {method}: {diverged} of {len(dl)} spectra diverged: the reverse process "
-            "started too far from the prior, or took too few steps; try a smaller --t-start, "
-            "more --num-steps or --method sde"
-        )
-    return dl.numpy(), None if r is None else r.numpy()
-
-
-def run_recipe(args, checkpoint, process, observed):
-    """Generate, or start at the observations: (x, dl), normalised and in uK^2, (n, n_ell)."""
+def make_sampler(args, checkpoint, observed, device):
+    """The `draws.Sampler` that the flags describe; fills the defaults that depend on the device."""
     import torch
 
-    start, n = None, args.num_samples or NUM_SAMPLES
-    if observed is not None:
-        start = checkpoint["normalizer"].normalize(torch.tensor(observed.values))
-        n = len(start)
-    x = torch.cat(list(process.blocks(n, start)))
-    return x.double().numpy(), denormalize(checkpoint, x, args.method)[0]
-
-
-POSTERIOR = {  # file: quantity
-    "denoised.npy": "posterior mean BB",
-    "posterior_draws.npy": "posterior BB",
-    "posterior_std.npy": "posterior standard deviation of BB",
-    "posterior_quantiles.npy": "posterior quantiles of BB",
-    "r_draws.npy": "posterior r",
-}
-
-
-def write_posterior(args, checkpoint, process, observed, outputs, metadata):
-    """Draw the posterior of each observation, and stream it to disk.
-
-    Args:
-        args: The command line.
-        checkpoint: From checkpoints.load.
-        process: A `reverse.Reverse`.
-        observed: storage.Table of the observations, n rows.
-        outputs: {file name: path}, those of `POSTERIOR` among them.
-        metadata: For the sidecars.
-
-    Returns:
-        (mean, quantiles, r): D_ell, shapes (n, n_ell) and (n, 3, n_ell), uK^2; r draws of shape
-        (n, num_draws), or None.
-    """
-    import torch
-
-    m, (n, n_ell) = args.num_draws, observed.values.shape
-    y = checkpoint["cond_normalizer"].normalize(torch.tensor(observed.values))
-    middles = {"posterior_draws.npy": (m,), "posterior_quantiles.npy": (len(QUANTILES),)}
-    kept = {"denoised.npy": [], "posterior_quantiles.npy": [], "r_draws.npy": []}
-    with contextlib.ExitStack() as stack:
-        writers = {}
-        for name in POSTERIOR.keys() & outputs.keys():
-            shape = (n, m) if name == "r_draws.npy" else (n, *middles.get(name, ()), n_ell)
-            own = {**metadata, "quantity": POSTERIOR[name]}
-            own["unit"] = "1" if name == "r_draws.npy" else "uK^2"
-            writers[name] = stack.enter_context(storage.ArrayWriter(outputs[name], shape, own))
-        for x in process.blocks(n * m, y=y, num_draws=m):
-            dl, r = denormalize(checkpoint, x, args.method)
-            dl = dl.reshape(-1, m, n_ell)
-            rows = {
-                "denoised.npy": dl.mean(1),
-                "posterior_draws.npy": dl,
-                "posterior_std.npy": dl.std(1),
-                "posterior_quantiles.npy": np.quantile(dl, QUANTILES, axis=1).swapaxes(0, 1),
-                "r_draws.npy": None if r is None else r.reshape(-1, m),
-            }
-            for name, writer in writers.items():
-                writer.append(rows[name])
-            for name in kept.keys() & writers.keys():
-                kept[name].append(rows[name])
-        for writer in writers.values():
-            writer.metadata |= process.record()
-    mean, quantiles = (np.concatenate(kept[k]) for k in ("denoised.npy", "posterior_quantiles.npy"))
-    return mean, quantiles, np.concatenate(kept["r_draws.npy"]) if kept["r_draws.npy"] else None
-
-
-def summarise_r(draws):
-    """Median, distances to the 84 and 16 % quantiles, and 95 % upper limit of draws of r."""
-    low, median, high, limit = np.quantile(draws, [*QUANTILES, 0.95])
-    names = ("median", "upper", "lower", "upper_limit_95")
-    return dict(zip(names, map(float, (median, high - median, median - low, limit)), strict=True))
-
-
-def example_figure(row, checkpoint, observed, truth, dl, report, posterior):
-    """The figure of example spectra: a posterior, or what the recipe gave, or generated."""
-    import plots
-
-    ell = np.arange(2, 2 + dl.shape[1])
-    signal = checkpoint["data"].get("dl_signal")
-    signal = None if signal is None else np.array(signal)
-    if observed is None:
-        return plots.generated_examples(ell, dl, signal)
-    correlations = report.get("correlation")
-    truth_row = None if truth is None else truth.values[row]
-    if posterior is None:
-        return plots.denoised_example(
-            ell, observed.values[row], dl[row], truth_row, signal, correlations
-        )
-    quantiles, r = posterior
-    r_row = None if r is None else r[row]
-    return plots.posterior_example(
-        ell, observed.values[row], quantiles[row], truth_row, signal, correlations, r_row
+    conditional = checkpoint["cond_normalizer"] is not None
+    args.num_draws = (args.num_draws or NUM_DRAWS) if conditional else 1
+    args.batch_size = args.batch_size or reverse.default_batch_size(device)
+    n = len(observed.values) if observed else args.num_samples or NUM_SAMPLES
+    quantities = draws.RECIPE if observed else draws.GENERATED
+    if conditional:
+        joint = checkpoint["network_kwargs"]["n_param"] > 0
+        quantities = {k: v for k, v in draws.POSTERIOR.items() if joint or k != "r_draws.npy"}
+    t_start = torch.tensor(args.t_start or 1.0, device=device)
+    step, run = functools.partial(make_step, args), (args.num_steps, args.seed, args.precision)
+    return draws.Sampler(
+        process=reverse.Reverse(checkpoint, step, t_start, *run),
+        blocks=reverse.Blocks(n, args.num_draws, args.batch_size),
+        quantities=quantities,
+        observed=observed and observed.values,
+        method=args.method,
+        shown=args.trajectory_index if args.plot_trajectories else None,
     )
+
+
+def belongs_to(args, observed, device):
+    """All that the draws depend on, for --resume: {flag: value}."""
+    known = {k: v for k, v in vars(args).items() if k not in ELSEWHERE}
+    with open(args.model_checkpoint, "rb") as file:
+        known["model_checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
+    known["data_file_noisy"] = observed and storage.digest(observed.values)
+    known["device"] = device.type
+    result = {f"--{key.replace('_', '-')}": value for key, value in known.items()}
+    provenance = storage.provenance()
+    return {**result, "torch": provenance["versions"]["torch"], "commit": provenance["git_commit"]}
 
 
 def describe(args, checkpoint, observed):
@@ -376,6 +312,58 @@ def write_log_likelihood(args, checkpoint, argv):
     likelihood.write(args.out_dir, checkpoint, truth, observed, device, metadata)
 
 
+def example_figure(row, checkpoint, observed, truth, arrays, report):
+    """The figure of example spectra: a posterior, or what the recipe gave, or generated."""
+    import metrics
+    import plots
+
+    name = "generated.npy" if observed is None else "denoised.npy"
+    ell = np.arange(2, 2 + arrays[name].shape[1])
+    signal = checkpoint["data"].get("dl_signal")
+    signal = None if signal is None else np.array(signal)
+    if observed is None:
+        return plots.generated_examples(ell, metrics.sample_rows(arrays[name]), signal)
+    correlations, y = report.get("correlation"), observed.values[row]
+    truth_row = None if truth is None else truth.values[row]
+    if "posterior_quantiles.npy" not in arrays:
+        return plots.denoised_example(ell, y, arrays[name][row], truth_row, signal, correlations)
+    r_row = arrays["r_draws.npy"][row] if "r_draws.npy" in arrays else None
+    quantiles = arrays["posterior_quantiles.npy"][row]
+    return plots.posterior_example(ell, y, quantiles, truth_row, signal, correlations, r_row)
+
+
+def write_report(report, row, sampler, observed, truth, outputs):
+    """Measure the arrays that are in place; write and print what they are worth, and the figures.
+
+    Args:
+        report: What is known without them.
+        row: Observation that the figures show.
+        sampler: The `draws.Sampler`.
+        observed: storage.Table of the observations, or None.
+        truth: storage.Table of their truth, or None.
+        outputs: {file name: path}.
+    """
+    import metrics
+    import plots
+
+    arrays = {k: np.load(v, mmap_mode="r") for k, v in outputs.items() if k.endswith(".npy")}
+    checkpoint = sampler.process.checkpoint
+    if "r_draws.npy" in arrays:
+        report = {**report, "r": {"row": row, **draws.summarise_r(arrays["r_draws.npy"][row])}}
+    if truth is not None:
+        report |= metrics.compare_with_truth(observed, truth, arrays["denoised.npy"], checkpoint)
+    elif observed is None:
+        report |= metrics.compare_with_law(arrays["generated.npy"], checkpoint["data"])
+    files.write_json(outputs["metrics.json"], report)
+    figure = example_figure(row, checkpoint, observed, truth, arrays, report)
+    files.write_figure(outputs["examples.png"], figure)
+    if "trajectory.npy" in arrays:
+        states, n_ell = arrays["trajectory.npy"], checkpoint["network_kwargs"]["n_ell"]
+        figure = plots.trajectory(states[:, 0], states[:, 1 : 1 + n_ell], np.arange(2, 2 + n_ell))
+        files.write_figure(outputs["trajectory.png"], figure)
+    metrics.print_report(report)
+
+
 @cli.script
 def main(argv=None):
     parser = build_parser()
@@ -385,64 +373,44 @@ def main(argv=None):
     import torch
 
     import checkpoints
-    import metrics
-    import plots
 
+    cli.set_threads(args.threads)
     checkpoint = checkpoints.load(args.model_checkpoint)
     check_model(parser, args, checkpoint)
     if args.log_likelihood:
         return write_log_likelihood(args, checkpoint, argv)
-    conditional = checkpoint["cond_normalizer"] is not None
-    args.num_draws = args.num_draws or NUM_DRAWS
-    observed = truth = posterior = None
-    n, row = args.num_samples or NUM_SAMPLES, args.trajectory_index
-    if args.data_file_noisy:
-        observed, truth = load_observations(args, checkpoint)
-        n = len(observed.values)
-    if row >= n:
-        parser.error(f"--trajectory-index {row}: there are {n} rows")
-    joint = checkpoint["network_kwargs"]["n_param"] > 0
-    names = ["denoised.npy" if observed else "generated.npy"]
-    if conditional:
-        names = [name for name in POSTERIOR if joint or name != "r_draws.npy"]
-    names += ["metrics.json", "examples.png"]
-    names += ["trajectory.npy", "trajectory.png"] if args.plot_trajectories else []
-    outputs = {name: os.path.join(args.out_dir, name) for name in names}
+    observed, truth = load_observations(args, checkpoint) if args.data_file_noisy else (None, None)
     device = cli.get_device(args.device)
-    files.claim_outputs(outputs.values())
-
     checkpoint["network"].to(device)
-    keep = row * (args.num_draws if conditional else 1) if args.plot_trajectories else None
-    t_start = torch.tensor(args.t_start or 1.0, device=device)
-    step = functools.partial(make_step, args)
-    process = reverse.Reverse(checkpoint, step, t_start, args.num_steps, args.seed, keep)
-    metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
-    if conditional:
-        x = None  # a posterior mean is one of D_ell
-        dl, *posterior = write_posterior(args, checkpoint, process, observed, outputs, metadata)
-    else:
-        x, dl = run_recipe(args, checkpoint, process, observed)
-        own = {"quantity": f"{names[0][:-4]} BB", "unit": "uK^2", **process.record()}
-        storage.write_array(outputs[names[0]], dl, metadata | own)
-    report = {"method": args.method, "num_samples": n, **process.record()}
-    if joint:
-        report["r"] = {"row": row, **summarise_r(posterior[1][row])}
-    if truth is not None:
-        report |= metrics.compare_with_truth(observed, truth, x, dl, checkpoint)
-    elif observed is None:
-        report |= metrics.compare_with_law(dl, checkpoint["data"])
-
-    files.write_json(outputs["metrics.json"], report)
-    figure = example_figure(row, checkpoint, observed, truth, dl, report, posterior)
-    files.write_figure(outputs["examples.png"], figure)
-    if args.plot_trajectories:
-        states = np.array(process.states)
-        files.write_npy(outputs["trajectory.npy"], states)
-        ell = np.arange(2, 2 + dl.shape[1])
-        figure = plots.trajectory(states[:, 0], states[:, 1 : 1 + len(ell)], ell)
-        files.write_figure(outputs["trajectory.png"], figure)
-    metrics.print_report(report)
-    cli.say(f"wrote {', '.join(outputs.values())}")
+    sampler = make_sampler(args, checkpoint, observed, device)
+    blocks, row = sampler.blocks, args.trajectory_index
+    if row >= blocks.num_samples:
+        parser.error(f"--trajectory-index {row}: there are {blocks.num_samples} rows")
+    n_ell = checkpoint["network_kwargs"]["n_ell"]
+    shapes = draws.shapes(sampler.quantities, blocks.num_samples, blocks.num_draws, n_ell)
+    whole = ("trajectory.npy",) if args.plot_trajectories else ()
+    figures = ("examples.png", "trajectory.png")[: 1 + args.plot_trajectories]
+    names = [*shapes, *whole, "metrics.json", *figures]
+    outputs = {name: os.path.join(args.out_dir, name) for name in names}
+    arrays = partial.PartialArrays(args.out_dir, shapes, whole, parallel.rank())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(parallel.process_group(torch.device("cpu")))  # no tensors are shared
+        if parallel.rank() == 0:
+            files.claim_outputs(outputs.values(), arrays.missing_bytes())
+            stack.enter_context(partial.locked(args.out_dir))
+        began = time.monotonic()
+        share = draws.run(sampler, arrays, belongs_to(args, observed, device), args.resume)
+        seconds = time.monotonic() - began
+        if parallel.rank() == 0:
+            record = draws.record(sampler, arrays)
+            metadata = describe(args, checkpoint, observed) | storage.provenance(argv) | record
+            arrays.publish({k: metadata | draws.about(k, sampler.quantities) for k in shapes})
+            report = {"method": args.method, "num_samples": blocks.num_samples, **record}
+            write_report(report, row, sampler, observed, truth, outputs)
+            arrays.remove()
+            rows = share * blocks.num_samples * blocks.num_draws
+            written = files.sizes_text(outputs.values())
+            cli.say(f"wrote {written}; {rows / seconds:,.0f} rows a second")
 
 
 if __name__ == "__main__":

@@ -131,6 +131,22 @@ def sidecar_path(path):
     return os.path.splitext(path)[0] + ".json"
 
 
+def write_sidecar(path, shape, digest, metadata):
+    """Write the sidecar of an array, sealed.
+
+    Args:
+        path: The .npy file.
+        shape: (n, ..., n_ell), or (n,) for a parameter.
+        digest: SHA-256 of the array's bytes.
+        metadata: JSON-ready dict, to which number of rows, ell and digest are added.
+    """
+    own = {"num_samples": shape[0], "sha256": digest}
+    if len(shape) > 1:
+        own["ell"] = list(range(2, 2 + shape[-1]))
+    metadata = {**metadata, **own}
+    write_json(sidecar_path(path), {**metadata, SEAL: seal(metadata)})
+
+
 class ArrayWriter:
     """Stream an array to disk, with its sidecar; nothing appears before it is whole.
 
@@ -163,11 +179,7 @@ class ArrayWriter:
                 raise error
             if self._rows != self.shape[0]:
                 raise RuntimeError(f"{self.path}: {self._rows} rows written of {self.shape[0]}")
-        own = {"num_samples": self.shape[0], "sha256": self._hash.hexdigest()}
-        if len(self.shape) > 1:
-            own["ell"] = list(range(2, 2 + self.shape[-1]))
-        metadata = {**self.metadata, **own}
-        write_json(sidecar_path(self.path), {**metadata, SEAL: seal(metadata)})
+        write_sidecar(self.path, self.shape, self._hash.hexdigest(), self.metadata)
 
 
 def write_array(path, values, metadata):

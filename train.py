@@ -18,7 +18,6 @@ Examples:
 
 import copy
 import dataclasses
-import datetime
 import os
 import time
 
@@ -124,11 +123,10 @@ def write_checkpoint(path, loss_file, record, network, ema, training, state):
 def announce(rows, steps, seconds, settings, network, num_bytes):
     """Say beforehand how long and how large the work is."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    duration = datetime.timedelta(seconds=round(steps * seconds))
     cli.note(
         f"{len(rows)} rows, {steps} steps of {min(settings['batch_size'], len(rows))}, "
-        f"{parameters} parameters, on {rows.device}: about {duration}, "
-        f"{training.peak_memory(rows.device)}, {num_bytes / 2**30:.2f} GiB of disk"
+        f"{parameters} parameters, on {rows.device}: about {cli.duration(steps * seconds)}, "
+        f"{training.peak_memory(rows.device)}, {files.size_text(num_bytes)} of disk"
     )
 
 
@@ -140,8 +138,7 @@ def write_report(outputs, trained):
     files.write_npy(loss_file, np.array(list(trained["history"].values())).T)
     files.write_figure(figure_file, plots.training_loss(trained["history"], trained["levels"]))
     cli.say(linear_denoiser.gaussian_verdict(trained["levels"])[0])
-    sizes = (f"{path} ({os.path.getsize(path) / 1e6:.2f} MB)" for path in outputs)
-    cli.say(f"wrote {', '.join(sizes)}")
+    cli.say(f"wrote {files.sizes_text(outputs)}")
 
 
 def describe(args, tables, sde_record):

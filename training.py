@@ -7,13 +7,12 @@ for bit, and follows the same path on any number of processes, to rounding.
 
 import copy
 import math
-import resource
-import sys
 import time
 
 import numpy as np
 
 import cli
+import files
 import linear_denoiser
 import parallel
 import sde_utils
@@ -56,11 +55,9 @@ def peak_memory(device):
     """In words, the most memory that this process has had."""
     import torch
 
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    gib = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
-    words = f"{gib:.1f} GiB of memory"
+    words = f"{files.size_text(files.peak_memory())} of memory"
     if device.type == "cuda":
-        words += f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on the GPU"
+        words += f", {files.size_text(torch.cuda.max_memory_allocated(device))} on the GPU"
     return words
 
 

@@ -72,16 +72,19 @@ def sampling(sde, method, num_steps=100):
     if solvers.SOLVERS[method].corrected:
         step = solvers.with_corrector(step, 1, 0.1)
     checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
-    one, num_blocks = torch.ones(()), 2
-    process = reverse.Reverse(checkpoint, lambda: step, one, num_steps, 0, None)
+    one, rows = torch.ones(()), reverse.default_batch_size(torch.device("cpu"))
+    blocks = reverse.Blocks(2 * rows, 1, rows)
+    process = reverse.Reverse(checkpoint, lambda: step, one, num_steps, 0)
 
     def ours():
-        list(process.blocks(num_blocks * reverse.BLOCK_ROWS))
+        return [process.block(blocks, number)[1] for number in range(len(blocks))]
+
+    evaluations = sum(record["network_evaluations"] for record in ours())
 
     def bare():
-        x = torch.randn(reverse.BLOCK_ROWS, N_ELL)
+        x = torch.randn(rows, N_ELL)
         with torch.no_grad():
-            for _ in range(num_blocks * process.evaluations):
+            for _ in range(evaluations):
                 network(x, one)
 
     return ratios(ours, bare)

@@ -1,0 +1,468 @@
+"""sample.py: what it returns, on any number of processes, and after it was stopped."""
+
+import errno
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from test_pipeline import (  # noqa: F401  folder and pairs are fixtures
+    DENOISE,
+    JOINT,
+    POSTERIOR,
+    TINY,
+    draw,
+    fails,
+    folder,
+    pairs,
+)
+
+import draws
+import files
+import partial
+import reverse
+import sample
+import sde_utils
+import solvers
+import storage
+import train
+
+
+def test_generate_is_reproducible_and_follows_the_seed():
+    train.main([*TINY, "--epochs", "1"])
+    results = []
+    for seed in ("0", "0", "1"):
+        extra = ["--num-samples", "1100", "--num-steps", "3", "--seed", seed, "--device", "cpu"]
+        sample.main(extra)
+        results.append(np.load("generated.npy"))
+    assert np.array_equal(results[0], results[1])
+    assert not (results[0] == results[2]).any()
+    report = storage.read_json("metrics.json")
+    assert 0 < report["ks_mean"] < 1 and report["network_evaluations"] == 4
+
+
+@pytest.mark.parametrize("num_draws", [1, 3, 7])
+@pytest.mark.parametrize("sde", sde_utils.SDES)
+def test_every_draw_belongs_to_its_own_observation(sde, num_draws):
+    """With a posterior that is a point at y, all draws of a row come back as its y."""
+    forward = sde_utils.SDES[sde]()
+
+    def point(x, t, y):
+        return (x - forward.alpha(t) * y) / forward.sigma(t)
+
+    kwargs = {"n_ell": 4, "n_param": 0}
+    checkpoint = {"sde": forward, "network": point, "network_kwargs": kwargs}
+    y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    step = solvers.SOLVERS["ode"].make
+    process = reverse.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0)
+    blocks = reverse.Blocks(10, num_draws, batch_size=6)
+    chosen = [y[blocks.observations(k)] for k in range(len(blocks))]
+    x = torch.cat([process.block(blocks, k, y=rows)[0] for k, rows in enumerate(chosen)])
+    expected = y.repeat_interleave(num_draws, 0)
+    torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
+
+
+def test_the_null_test_can_be_sampled(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    storage.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
+    argv = [*DENOISE, "--num-steps", "3"]
+    argv[3] = "data/dl_gt_r0.npy"
+    sample.main(argv)
+    assert "does not vary" in capsys.readouterr().out
+
+
+def test_a_model_of_another_r_says_so(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    _, observed = draw(50, 3)
+    storage.write_array("other.npy", observed, {"r": 0.01})
+    sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--device", "cpu"])
+    assert "trained at r = 0.001" in capsys.readouterr().err
+    assert os.path.exists("denoised.npy")
+
+
+BAD_SAMPLE = {
+    "--sde-type": ["--sde-type", "VP"],
+    "--sigma-min": ["--sigma-min", "0.2"],
+    "--beta-max": ["--beta-max", "20"],
+    "--corrector-steps": ["--corrector-steps", "2", "--method", "ode"],
+    "--t-start": ["--t-start", "1.5"],
+    "generating": [*DENOISE, "--num-samples", "5"],
+    "needs --data-file-noisy": ["--data-file-gt", "data/dl_gt_r0.001.npy"],
+    "--trajectory-index": ["--num-samples", "5", "--trajectory-index", "5"],
+    "--device": ["--device", "toaster"],
+    "--method": ["--method", "magic"],
+    "cannot write": ["--out-dir", "model.pth"],
+    "gone.pth": ["--model-checkpoint", "gone.pth"],
+    "gone.npy": ["--data-file-noisy", "gone.npy"],
+}
+
+
+def test_bad_usage_of_sample(capsys):
+    train.main([*TINY, "--epochs", "1"])
+    before = sorted(os.listdir("."))
+    for part, argv in BAD_SAMPLE.items():
+        assert part in fails(sample.main, ["--num-steps", "2", *argv], 2, capsys)
+    assert sorted(os.listdir(".")) == before
+
+
+@pytest.mark.usefixtures("pairs")
+def test_a_model_of_another_sky_says_so(capsys):
+    """The sky of training travels with the model; each key that differs is told."""
+    skies = ({"a_lens": 1.0, "foregrounds": ["gaussian"]}, {"a_lens": 1.0, "foregrounds": ["d1"]})
+    for name in ("dl_train", "dl_train_noisy", "r_train"):
+        metadata = storage.read_json(f"data/{name}_r0-0.01.json")
+        del metadata[storage.SEAL]
+        files.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    for sky, told in ((skies[1], 1), (skies[0], 0), ({}, 0)):
+        metadata = storage.read_json("data/dl_noisy_r0-0.01.json")
+        metadata.pop(storage.SEAL, None)
+        files.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
+        if not sky:
+            os.unlink("data/dl_noisy_r0-0.01.json")
+        capsys.readouterr()
+        sample.main([*POSTERIOR, "--num-draws", "2"])
+        words = "trained on foregrounds gaussian, these observations have d1; r may be biased"
+        err = capsys.readouterr().err
+        assert err.count(words) == told and err.count("may be biased") == told
+        assert storage.read_json("denoised.json")["prior"]["sky"] == skies[0]
+    # one that has seen no observation knows no sky of theirs
+    train.main([*TINY, *JOINT[:2], "--epochs", "1"])
+    sample.main(POSTERIOR)
+    assert storage.read_json("denoised.json")["prior"]["sky"] == {}
+
+
+def test_posterior_at_one_r_and_what_it_says_of_another(capsys):
+    train.main([*TINY, "--epochs", "1", "--cond-file", "data/dl_train_noisy_r0.001.npy"])
+    sample.main([*DENOISE, "--num-steps", "3", "--num-draws", "5"])
+    assert storage.read_npy("posterior_draws.npy", 3).shape == (300, 5, 6)
+    assert not os.path.exists("r_draws.npy")
+    _, observed = draw(50, 3)
+    storage.write_array("other.npy", observed, {"r": 0.01})
+    sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--num-draws", "2"])
+    assert "returns that r, whatever the sky" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pairs")
+def test_posterior_draws_depend_on_seed_and_observation_alone():
+    """The same rows whatever follows them, and other ones for another seed."""
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    results = []
+    for seed in ("0", "0", "1"):
+        sample.main([*POSTERIOR, "--num-draws", "50", "--seed", seed])
+        results.append(np.load("posterior_draws.npy"))
+    assert np.array_equal(results[0], results[1]) and not (results[0] == results[2]).all()
+
+
+@pytest.mark.usefixtures("pairs")
+def test_bad_usage_of_conditional_checkpoints(capsys):
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    before = sorted(os.listdir("."))
+    for part, argv in {
+        "is conditional": ["--num-samples", "5"],
+        "--t-start": [*POSTERIOR, "--t-start", "0.5"],
+        "--num-draws": [*POSTERIOR, "--num-draws", "0"],
+    }.items():
+        assert part in fails(sample.main, argv, 2, capsys)
+    assert sorted(os.listdir(".")) == before
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a prior and a joint posterior, hardly trained, and 60 observations."""
+    out = tmp_path_factory.mktemp("work")
+    rng, nu = np.random.default_rng(0), 2 * np.arange(2, 8) + 1
+    r = rng.uniform(0, 0.01, 460)
+    truth = 1e-2 * r[:, None] * rng.chisquare(nu, (460, 6)) / nu
+    observed = truth + 1e-6 * rng.chisquare(nu, (460, 6)) / nu
+    template = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-2] * 6] * 2}
+    metadata = {"r_range": [0.0, 0.01], "signal_template": template}
+    for name, values, quantity in (
+        ("dl", truth, "primordial BB"),
+        ("y", observed, "observed BB"),
+        ("r", r, "r"),
+    ):
+        for split, rows in (("train", slice(400)), ("test", slice(400, 460))):
+            path = str(out / f"{name}_{split}.npy")
+            storage.write_array(path, values[rows], {**metadata, "quantity": quantity})
+    argv = [*TINY, "--epochs", "1", "--data-file", str(out / "dl_train.npy"), "--out"]
+    train.main([*argv, str(out / "prior.pth")])
+    pair = ["--cond-file", str(out / "y_train.npy"), "--param-file", str(out / "r_train.npy")]
+    train.main([*argv, str(out / "joint.pth"), *pair])
+    return out
+
+
+def arguments(work, case, out, *more):
+    """Command line of one of the CASES, that writes into out."""
+    checkpoint, words = CASES[case]
+    argv = ["--model-checkpoint", str(work / checkpoint), "--out-dir", str(out), "--device", "cpu"]
+    return [*argv, "--threads", "1", *words.format(work=work).split(), *more]
+
+
+JOINT_FLAGS = "--data-file-noisy {work}/y_test.npy --data-file-gt {work}/dl_test.npy --num-draws 8"
+CASES = {
+    "generate": ("prior.pth", "--num-samples 150 --batch-size 32 --method sde --num-steps 8"),
+    "recipe": (
+        "prior.pth",
+        "--data-file-noisy {work}/y_test.npy --batch-size 16 --method ode --num-steps 4 "
+        "--plot-trajectories --trajectory-index 40",
+    ),
+    "joint, sde": ("joint.pth", f"{JOINT_FLAGS} --batch-size 50 --method sde --num-steps 8"),
+    # more draws than fit a batch
+    "joint, ode": ("joint.pth", f"{JOINT_FLAGS} --batch-size 5 --method ode --num-steps 4"),
+}
+
+
+def arrays_of(out):
+    """{name: bytes} of all arrays in a folder, which holds nothing hidden."""
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+    names = [name for name in os.listdir(out) if name.endswith(".npy")]
+    assert names
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def _process(argv, environment, kill):
+    os.environ.update(environment)
+    partial.FLUSH_SECONDS = 0
+    finish, finished = partial.PartialArrays.finish, []
+
+    def counted(self, block, record):
+        finish(self, block, record)
+        finished.append(block)
+        if len(finished) == kill[0]:
+            threading.Timer(kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    partial.PartialArrays.finish = counted if kill else finish
+    sample.main(argv)
+
+
+def start(argv, world=1, kills=()):
+    """Processes as torchrun would start them, from one that has the heavy imports.
+
+    Args:
+        argv: Command line of each.
+        world: Number of processes.
+        kills: (n, seconds) for each that is to be killed that long after its block number n.
+    """
+    context = multiprocessing.get_context("forkserver")
+    heavy = ["sample", "checkpoints", "plots", "torch.distributed", "scipy.stats"]
+    context.set_forkserver_preload(heavy)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
+        environment |= {"LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {key: str(value) for key, value in environment.items()}
+        process = context.Process(target=_process, args=(argv, environment, kills and kills[rank]))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def exit_codes(processes):
+    for process in processes:
+        process.join(60)
+        assert process.exitcode is not None, "hangs"
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.parametrize(("case", "world"), zip(CASES, (2, 4, 4, 2), strict=True))
+def test_any_number_of_processes_gives_the_same_samples(case, world, work, tmp_path):
+    sample.main(arguments(work, case, tmp_path / "one"))
+    assert exit_codes(start(arguments(work, case, tmp_path / "many"), world)) == [0] * world
+    assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
+    reports = [storage.read_json(str(tmp_path / k / "metrics.json")) for k in ("one", "many")]
+    assert all(report.pop("seconds") > 0 for report in reports) and reports[0] == reports[1]
+
+
+def test_torchrun(work, tmp_path):
+    sample.main(arguments(work, "joint, ode", tmp_path / "one"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--standalone", sample.__file__]
+    run = subprocess.run(
+        [*command, *arguments(work, "joint, ode", tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.count("wrote") == 1
+    assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "two")
+
+
+def test_a_process_that_dies_does_not_hang_the_others(work, tmp_path):
+    argv = arguments(work, "joint, sde", tmp_path / "out")
+    codes = exit_codes(start(argv, 2, [None, (2, 0.0)]))
+    assert codes == [2, -signal.SIGKILL]
+
+
+def num_blocks(out):
+    """Blocks that stopped or running processes have finished."""
+    return len(partial.PartialArrays(str(out), {}).done())
+
+
+def test_killed_sampling_resumes_byte_for_byte(work, tmp_path):
+    """SIGKILL at random moments; it goes on with one process or two."""
+    flags = ["--batch-size", "8", "--num-steps", "20"]  # 60 blocks
+    argv = arguments(work, "joint, sde", tmp_path / "whole", *flags)
+    sample.main(argv)
+    argv[argv.index("--out-dir") + 1], out = str(tmp_path / "killed"), tmp_path / "killed"
+    moments = random.Random(0)
+    for kill in range(5):
+        before = num_blocks(out) if out.exists() else 0
+        world = 1 + kill % 2
+        kills = [(moments.randint(1, 4), moments.uniform(0, 0.02)) for _ in range(world)]
+        codes = exit_codes(start([*argv, "--resume"], world, kills))
+        assert codes == [-signal.SIGKILL] * world
+        assert before < num_blocks(out) <= 60
+    assert exit_codes(start([*argv, "--resume"], 2)) == [0, 0]
+    assert arrays_of(tmp_path / "whole") == arrays_of(out)
+
+
+def stop_at_block(monkeypatch, number, *signals):
+    """Send signals to this process while it computes the block of this number."""
+    block = draws.Sampler.block
+
+    def stopped(self, chosen, on_step=None):
+        for name in signals if chosen == number else ():
+            signal.raise_signal(name)
+        return block(self, chosen, on_step)
+
+    monkeypatch.setattr(draws.Sampler, "block", stopped)
+
+
+STOPS = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS.items())
+def test_a_signal_ends_it_after_a_block_and_a_second_at_once(
+    number, code, work, tmp_path, capsys, monkeypatch
+):
+    sample.main(arguments(work, "recipe", tmp_path / "whole"))
+    argv = arguments(work, "recipe", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        stop_at_block(patch, 2, number, number)
+        assert "2 of 4 blocks are kept" in fails(sample.main, argv, code, capsys)
+    with monkeypatch.context() as patch:
+        stop_at_block(patch, 2, number)
+        assert "3 of 4 blocks are kept" in fails(sample.main, [*argv, "--resume"], code, capsys)
+    assert all(name.startswith(".") for name in os.listdir(tmp_path / "out"))
+    sample.main([*argv, "--resume"])
+    assert "(3 are there)" in capsys.readouterr().err
+    assert arrays_of(tmp_path / "whole") == arrays_of(tmp_path / "out")
+
+
+def test_a_run_that_is_stopped_while_it_publishes_goes_on(work, tmp_path, monkeypatch, capsys):
+    sample.main(arguments(work, "joint, sde", tmp_path / "whole"))
+    argv, out = arguments(work, "joint, sde", tmp_path / "out"), tmp_path / "out"
+    replace = os.replace
+
+    def stopped(source, target):
+        if str(target).endswith("posterior_std.npy"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        fails(sample.main, argv, 130, capsys)
+    assert (out / "denoised.npy").exists() and not (out / "posterior_std.npy").exists()
+    sample.main([*argv, "--resume"])
+    assert arrays_of(tmp_path / "whole") == arrays_of(out)
+
+
+@pytest.fixture
+def stopped(work, tmp_path, monkeypatch):
+    """Command line of a run that was stopped after one of four blocks."""
+    argv = arguments(work, "recipe", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        stop_at_block(patch, 0, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            sample.main(argv)
+    return argv
+
+
+def test_resume_refuses_other_work(stopped, work, tmp_path, capsys):
+    shutil.copy(work / "y_test.npy", tmp_path / "other.npy")
+    other = np.load(work / "y_test.npy")
+    other[50] *= 2
+    np.save(tmp_path / "other.npy", other)
+    argv = [*stopped, "--resume"]
+    for flag, value in {
+        "--seed": "1",
+        "--num-steps": "5",
+        "--batch-size": "8",
+        "--method": "sde",
+        "--precision": "bf16",
+        "--trajectory-index": "3",
+        "--data-file-noisy": str(tmp_path / "other.npy"),
+    }.items():
+        assert f"had {flag}" in fails(sample.main, [*argv, flag, value], 2, capsys)
+    path = tmp_path / "out" / ".denoised.npy.partial"
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) - 8)
+    assert "damaged" in fails(sample.main, argv, 2, capsys)
+
+
+def test_without_resume_it_starts_anew(stopped, work, tmp_path, capsys):
+    sample.main([*stopped, "--seed", "1"])
+    assert "starting anew: 1 finished blocks" in capsys.readouterr().err
+    sample.main(arguments(work, "recipe", tmp_path / "whole", "--seed", "1"))
+    assert arrays_of(tmp_path / "whole") == arrays_of(tmp_path / "out")
+
+
+def test_a_journal_that_was_cut_costs_its_last_block(tmp_path):
+    arrays = partial.PartialArrays(str(tmp_path), {"a.npy": (4, 2)})
+    arrays.prepare({}, False)
+    for block, tail in ((0, b'[1, {"secon'), (2, b"\0\0"), (3, b"")):
+        with arrays:
+            arrays.write("a.npy", block, np.full((1, 2), float(block)))
+            arrays.finish(block, {})
+        with open(tmp_path / ".sample.0.journal.partial", "ab") as file:
+            file.write(tail)
+    assert set(arrays.done()) == {0, 2, 3}
+    arrays.publish({"a.npy": {}})
+    assert np.array_equal(storage.load_spectra(str(tmp_path / "a.npy")).values[:, 0], [0, 0, 2, 3])
+
+
+def test_a_full_disk_is_told_before_the_work(work, tmp_path, capsys, monkeypatch):
+    argv = arguments(work, "joint, sde", tmp_path / "out")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        line = fails(sample.main, argv, 2, capsys)
+    assert "are needed" in line and "free" in line and os.listdir(tmp_path / "out") == []
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert "are needed" in fails(sample.main, argv, 2, capsys)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
+    with partial.locked(str(tmp_path)):
+        line = fails(sample.main, arguments(work, "generate", tmp_path), 2, capsys)
+    assert "another sample.py" in line
+
+
+def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):
+    block = reverse.Reverse.block
+
+    def diverged(*args, **kwargs):
+        x, record, states = block(*args, **kwargs)
+        return x * float("inf"), record, states
+
+    monkeypatch.setattr(reverse.Reverse, "block", diverged)
+    argv = arguments(work, "generate", tmp_path / "out")
+    assert "diverged" in fails(sample.main, argv, 3, capsys)
+    assert os.listdir(tmp_path / "out") == []
