@@ -2,7 +2,8 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 DEMO = results
 
-.PHONY: demo posterior posterior-foreground forecast mismatch test test-slow benchmarks clean
+.PHONY: demo posterior posterior-foreground forecast mismatch solvers test test-slow test-mutants \
+    benchmarks compare clean
 
 # torch first and alone: its version decides which build pip takes
 $(VENV)/.installed: requirements.txt
@@ -99,7 +100,7 @@ $(FORECAST)/%/done:
 	    files="--data-file-noisy $(@D)/dl_noisy_r$$r.npy --data-file-gt $(@D)/dl_gt_r$$r.npy" && \
 	    if [ $$r = 0-0.01 ]; then parameter="--param-file-gt $(@D)/r_gt_r$$r.npy"; fi && \
 	    $(PYTHON) sample.py --data-file-noisy $(@D)/dl_noisy_r$$r.npy --model-checkpoint $(@D)/posterior.pth \
-	        --method ode --num-steps 25 --out-dir $(@D)/run_r$$r && \
+	        --method ode --out-dir $(@D)/run_r$$r && \
 	    $(PYTHON) evaluate.py --runs $(@D)/run_r$$r $$files $$parameter --out-dir $(@D)/evaluation_r$$r || exit 1; \
 	done
 	touch $@
@@ -128,6 +129,22 @@ mismatch: $(VENV)/.installed
 	        --data-file-gt $(D)/d1+s1/dl_gt_r$$r.npy $$parameter --out-dir $(D)/evaluation_r$$r || exit 1; \
 	done
 
+# quality against evaluations for every solver: exact scores, then the networks of make posterior
+solvers: D = $(DEMO)
+solvers: $(VENV)/.installed
+	$(PYTHON) -m benchmarks.quality --out-dir $(D)/solvers
+	$(PYTHON) -m benchmarks.quality --model-checkpoint $(D)/VE.pth --out-dir $(D)/solvers/VE
+	$(PYTHON) -m benchmarks.quality --model-checkpoint $(D)/VP.pth --out-dir $(D)/solvers/VP
+	$(PYTHON) -m benchmarks.quality --model-checkpoint $(D)/one_r.pth \
+	    --data-file-noisy $(D)/data/dl_noisy_r0.001.npy --out-dir $(D)/solvers/one_r
+
+# beside score-models, azula and sbi, which this installs into an environment of its own
+compare: $(VENV)/.installed
+	test -x $(VENV)-compare/bin/python || python3 -m venv $(VENV)-compare
+	$(VENV)-compare/bin/pip install --quiet "$$(grep -o '^torch==[^ ]*' requirements.txt)"
+	$(VENV)-compare/bin/pip install --quiet -r requirements.txt -r benchmarks/requirements.txt
+	$(VENV)-compare/bin/python -m benchmarks.compare
+
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(PYTHON) -m pytest
@@ -135,11 +152,16 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(PYTHON) -m pytest -m slow
 
+# samplers that are broken on purpose: each must fail a test
+test-mutants: $(VENV)/.installed
+	$(PYTHON) -m pytest -m mutants
+
 benchmarks: $(VENV)/.installed
 	$(PYTHON) -m benchmarks.draws
 	$(PYTHON) -m benchmarks.cleaning
 	$(PYTHON) -m benchmarks.overhead
-	$(PYTHON) -m benchmarks.quality
+	$(PYTHON) -m benchmarks.machine
+	$(PYTHON) -m benchmarks.scale
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -1,5 +1,6 @@
 """train.py loses no work, needs no memory for its rows, and does the same on several processes."""
 
+import copy
 import os
 import shutil
 import signal
@@ -323,3 +324,27 @@ def test_processes_stop_together_and_one_goes_on():
     assert "RuntimeError" not in err, err
     train.main([*argv, "two.pth", "--resume"])
     assert_close("one.pth", "two.pth", 200 * BATCHES)
+
+
+def test_the_average_follows_the_weights_after_each_step_and_training_learns():
+    torch.manual_seed(0)
+    sde = sde_utils.VESDE()
+    network = model.ScoreNet1D(sde, 6, hidden_dim=16, embed_dim=8, num_layers=1)
+    ema = copy.deepcopy(network).requires_grad_(False)
+    x = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0)).sign()  # far from Gaussian
+    rows = training_data.Rows(x, 6, torch.device("cpu"))
+    settings = {"batch_size": 1000, "epochs": 200, "lr": 1e-2, "ema_decay": 0.9, "seed": 0}
+    step = training.Step(network, ema, sde, rows, settings | {"precision": "float32"})
+    expected = [weights.clone() for weights in ema.parameters()]
+    losses = []
+    for number in range(150):
+        losses.append(float(step(number, torch.arange(1000))))
+        decay = min(0.9, (1 + number) / (10 + number))
+        with torch.no_grad():
+            pairs = zip(expected, network.parameters(), strict=True)
+            expected = [decay * old + (1 - decay) * new for old, new in pairs]
+        if number in (0, 1, 5, 149):
+            for own, other in zip(ema.parameters(), expected, strict=True):
+                torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+    # a loss of 6000 squared errors has a standard deviation of some sqrt(2 / 6000) = 0.018
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 5 * 0.018 * (2 / 10) ** 0.5
