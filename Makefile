@@ -142,7 +142,8 @@ solvers: $(VENV)/.installed
 compare: $(VENV)/.installed
 	test -x $(VENV)-compare/bin/python || python3 -m venv $(VENV)-compare
 	$(VENV)-compare/bin/pip install --quiet "$$(grep -o '^torch==[^ ]*' requirements.txt)"
-	$(VENV)-compare/bin/pip install --quiet -r requirements.txt -r benchmarks/requirements.txt
+	$(VENV)-compare/bin/pip install --quiet -r requirements.txt
+	$(VENV)-compare/bin/pip install --quiet --no-deps -r benchmarks/requirements.txt
 	$(VENV)-compare/bin/python -m benchmarks.compare
 
 test: $(VENV)/.installed

@@ -10,8 +10,9 @@ import torch
 PATH = pathlib.Path(__file__).with_name("RESULTS.md")
 
 
-def write_section(name, markdown, path=PATH):
-    """Put markdown between the markers of a section, which is appended where it is not there."""
+def write_section(name, markdown, path=None):
+    """Put markdown between the markers of a section of PATH; it is appended if it is not there."""
+    path = path or PATH
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     text = path.read_text() if path.exists() else "# Results of the benchmarks\n"
     before, _, rest = text.partition(begin)
@@ -27,13 +28,18 @@ def table(header, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def machine():
-    """One line: processor, cores, threads, GPU, versions."""
-    cpu = platform.processor() or platform.machine()
+def processor():
+    """Name of the CPU."""
+    name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), cpu)
+        name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
+    return name
+
+
+def machine():
+    """One line: processor, cores, threads, GPU, versions."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{cpu}, {threads}; {gpu}; {versions}"
+    return f"{processor()}, {threads}; {gpu}; {versions}"

@@ -49,7 +49,7 @@ def disk(names):
 
 
 def measure(nside, rows, observations):
-    """Lines of the table for one size."""
+    """Rows of the table for one size."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     data = f"--foregrounds none --noise-uk-arcmin 1 --r-range 0 0.01 --nside {nside}"
     data += f" --num-samples {rows} --num-test {observations} --out-dir {FOLDER}"
@@ -71,8 +71,8 @@ def measure(nside, rows, observations):
         seconds, memory = run(f"{script} {words}")
         cells = [f"{nside}", script, f"{count:,}", f"{seconds:.0f}", f"{count / seconds:,.0f}"]
         cells += [f"{memory / 2**20:,.0f}", f"{disk(names) / 1e9:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-        cli.say(lines[-1])
+        lines.append(cells)
+        cli.say("  ".join(cells))
     shutil.rmtree(FOLDER)
     return lines
 
@@ -86,13 +86,13 @@ def main(argv=None):
         "--shrink", type=cli.positive_int, default=10, help="divides rows and observations"
     )
     args = parser.parse_args(argv)
+    cells = [
+        row for n, rows, obs in CASES for row in measure(n, rows // args.shrink, obs // args.shrink)
+    ]
     header = ["NSIDE", "script", "rows", "s", "rows / s", "peak memory, MiB", "disk, GB"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for nside, rows, observations in CASES:
-        lines += measure(nside, rows // args.shrink, observations // args.shrink)
-    report.write_section(
-        "scale", "\n".join(lines), f"python -m benchmarks.scale --shrink {args.shrink}"
-    )
+    head = f"## Scale\n\n`python -m benchmarks.scale --shrink {args.shrink}`; {report.machine()}. "
+    head += f"Rows are pairs, rows of one epoch, and draws ({DRAWS} for each observation)."
+    report.write_section("scale", f"{head}\n\n{report.table(header, cells)}")
 
 
 if __name__ == "__main__":

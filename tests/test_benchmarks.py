@@ -1,5 +1,7 @@
 """The benchmarks run; what they print is not judged here."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,36 @@ def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
     name = "solvers_posterior" if conditional else "solvers_prior"
     curves = storage.read_json(str(tmp_path / f"{name}.json"))["curves"]["VE"]
     assert len(curves["ode ab3"][0]) == 3
+
+
+def test_compare_runs(monkeypatch, tmp_path, capsys):
+    """Two problems, all tools: numbers of every sampler, kept, and one section of the document."""
+    for module in ("score_models", "azula", "sbi"):
+        pytest.importorskip(module, reason="pip install --no-deps -r benchmarks/requirements.txt")
+    from benchmarks import compare, tools
+
+    small = {"num_train": 300, "hidden_dim": 8, "num_layers": 1, "batch_size": 100, "epochs": 2}
+    draws = {"num_test": 20, "num_samples": 320, "num_draws": 16}
+    generate = {"num_test": 300, "num_samples": 300}
+    for name, problem in compare.PROBLEMS.items():
+        own = draws if problem.num_draws else generate
+        monkeypatch.setitem(compare.PROBLEMS, name, dataclasses.replace(problem, **small, **own))
+    monkeypatch.setattr(tools, "EQUAL_EVALUATIONS", (30,))
+    monkeypatch.setattr(tools, "README_STEPS", 40)
+    monkeypatch.setattr(report, "PATH", tmp_path / "RESULTS.md")
+    out_dir = str(tmp_path / "compare")
+    argv = ["--problems", "correlated", "joint", "--seeds", "3", "--out-dir", out_dir]
+    compare.main(argv)
+    first = (tmp_path / "RESULTS.md").read_text()
+    rows = [line for line in first.splitlines() if line.startswith("| ") and "problem" not in line]
+    assert {row.split("|")[2].strip() for row in rows} == set(tools.TOOLS)
+    for row in rows:
+        tool, label, evaluations, ks = (row.split("|")[k].strip() for k in (2, 3, 6, 8))
+        assert float(evaluations) >= 20, row
+        if (tool, label) == ("ours", "`ode` (default)") or ks != "–":  # hardly trained, may diverge
+            assert 0 < float(ks) < 1, row
+    # all is kept: nothing is trained again, and the document stays as it is
+    monkeypatch.setattr(compare, "run_tool", None)
+    compare.main(argv)
+    assert (tmp_path / "RESULTS.md").read_text() == first
+    assert capsys.readouterr().out.count("## Side by side") == 2

@@ -1,0 +1,315 @@
+"""This project side by side with score-models, azula and sbi: same rows, same network size.
+
+Needs what benchmarks/requirements.txt lists, after requirements.txt, without dependencies (azula
+asks for a torchvision that it does not need here, of a build that does not fit torch's):
+  pip install --no-deps -r benchmarks/requirements.txt
+
+Four problems: `prior`, primordial spectra at r = 0.001, whose law is known; `correlated`, observed
+spectra of one band on gaussian-ensemble foregrounds, whose amplitudes correlate all multipoles;
+`posterior`, p(D_ell | y) at r = 0.001; `joint`, p(D_ell, r | y) for r in [0, 0.01]. A seed has
+data, weights and draws of its own. What a tool did with a seed stays in --out-dir, and is not done
+again on the same machine with the same versions and sizes; remove the folder after a change of the
+code. The table of all that is there becomes a section of benchmarks/RESULTS.md.
+
+Example:
+  python -m benchmarks.compare
+"""
+
+import dataclasses
+import glob
+import importlib
+import importlib.metadata
+import os
+import time
+
+import numpy as np
+
+import cli
+import storage
+from benchmarks import report
+from benchmarks.problems import PROBLEMS, Task
+
+OUT_DIR = "results/compare"
+
+
+def score_generated(task, sampled):
+    """{"ks", "skewness_error"} of generated spectra, and "correlation_error" without a law.
+
+    Distances from the law where it is known, otherwise from the fresh skies of the test set: KS
+    distance, and skewness of log D_ell, each a mean over ell; correlation of log D_ell between
+    multipoles, mean absolute error over pairs.
+    """
+    from scipy import stats
+
+    import metrics
+
+    law = metrics.compare_with_law(sampled.dl, task.table.metadata)
+    if law:
+        return {"ks": law["ks_mean"], "skewness_error": law["skewness_error"]}
+    both = np.log(sampled.dl), np.log(task.observed.values)
+    columns = zip(*(x.T for x in both), strict=True)
+    ks = np.mean([stats.ks_2samp(*pair).statistic for pair in columns])
+    skewness = np.abs(np.subtract(*(stats.skew(x, axis=0) for x in both))).mean()
+    correlation = np.abs(np.subtract(*(np.corrcoef(x.T) for x in both)))
+    upper = np.triu_indices(len(correlation), 1)
+    return {
+        "ks": float(ks),
+        "skewness_error": float(skewness),
+        "correlation_error": float(correlation[upper].mean()),
+    }
+
+
+def score_posterior(task, sampled, exact):
+    """{"excess_percent", "ks", "width_ratio", "r_ks"} of posterior draws; see comparison.py.
+
+    "ks" is that of the PIT of D_ell. The width is that of p(r | y), or at one r, of p(D_ell | y),
+    over the exact one, median over observations (and ell).
+    """
+    import comparison
+    import evaluate
+
+    metadata = {"prior": task.prior}
+    run = evaluate.Run("", sampled.dl.mean(1), sampled.dl, sampled.r, metadata)
+    truth = np.asarray(task.truth.values)
+    scale = task.observed.theory("dl_signal")
+    scale = truth.mean(0) if scale is None else scale
+    report, _ = comparison.compare(run, truth, task.observed, exact, task.r_true, scale)
+    scores = {"excess_percent": report["excess_percent"]["value"], "ks": report["pit_ks"]["value"]}
+    if run.r is None:
+        width = np.median(sampled.dl.std(1, ddof=1) / exact.std)
+        return scores | {"width_ratio": float(width)}
+    r = report["r"]
+    return scores | {"width_ratio": r["width_ratio"]["value"], "r_ks": r["pit_ks"]["value"]}
+
+
+def run_tool(tool, task, exact):
+    """Train and sample: {"training": numbers, "samplers": {label: numbers}}."""
+    import torch
+
+    torch.manual_seed(task.seed)
+    began = time.perf_counter()
+    epochs = tool.train(task)
+    training = {"seconds": time.perf_counter() - began, "rows": epochs * len(task.x_train)}
+    training["parameters"] = sum(p.numel() for p in tool.network.parameters())
+    cli.note(f"training: {training}")
+    table = {}
+    for label, draw in tool.samplers(task).items():
+        sampled = draw()
+        if sampled is None:
+            continue
+        row = {"evaluations": sampled.evaluations, "seconds": sampled.seconds}
+        row["per_second"] = task.problem.num_samples / sampled.seconds
+        finite = bool((np.isfinite(sampled.dl) & (sampled.dl > 0)).all())
+        if finite and task.conditional:
+            row |= score_posterior(task, sampled, exact)
+        elif finite:
+            row |= score_generated(task, sampled)
+        table[label] = row
+        cli.note(f"{label}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+    return {"training": training, "samplers": table}
+
+
+def machine():
+    """CPU model, cores and threads of this machine."""
+    import torch
+
+    return {"cpu": report.processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def version(tool):
+    """Version of the tool's package; None for this project, and for what is not installed."""
+    try:
+        return tool.distribution and importlib.metadata.version(tool.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def settings_of(problem, tool):
+    """What a kept result must have been made with to count."""
+    versions = {"torch": importlib.metadata.version("torch"), "tool": version(tool)}
+    values = dataclasses.asdict(problem) | {"flags": list(problem.flags)}
+    return {"problem": values, "versions": versions, "machine": machine()}
+
+
+def kept_path(out_dir, problem, tool, seed):
+    """File of what a tool did with a seed of a problem."""
+    return os.path.join(out_dir, f"{problem}_{tool}_{seed}.json")
+
+
+def kept(out_dir, problem, tool_name, tool):
+    """{seed: what a tool did with it before}, with the settings of today."""
+    settings, records = settings_of(PROBLEMS[problem], tool), {}
+    for path in glob.glob(kept_path(glob.escape(out_dir), problem, tool_name, "*")):
+        record = storage.read_json(path)
+        if record.get("settings") == settings:
+            records[record["seed"]] = record
+    return dict(sorted(records.items()))
+
+
+def run_all(args, tools):
+    """Do what is not kept yet, problem by problem and seed by seed."""
+    import comparison
+
+    for name, seed in ((name, seed) for name in args.problems for seed in args.seeds):
+        problem, task = PROBLEMS[name], None
+        for tool_name, tool in tools.items():
+            if problem.num_draws and not tool.conditional:
+                continue
+            if seed in kept(args.out_dir, name, tool_name, tool):
+                continue
+            if task is None:
+                task = Task(problem, seed, os.path.join(args.out_dir, name))
+                exact = None
+                if task.conditional:
+                    y = np.asarray(task.observed.values)
+                    exact = comparison.Exact(y, task.observed, task.prior)
+            cli.note(f"{name}, seed {seed}: {tool_name}")
+            record = run_tool(tool(), task, exact)
+            path = kept_path(args.out_dir, name, tool_name, seed)
+            settings = {"settings": settings_of(problem, tool), "seed": seed}
+            storage.write_json(path, settings | record)
+
+
+def spread(values, digits=3):
+    """ "mean ± standard deviation" over seeds; a dash where a value is missing."""
+    if any(value is None for value in values):
+        return "–"
+    mean = f"{np.mean(values):.{digits}g}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1g}"
+
+
+COLUMNS = {  # key of a sampler's row: (heading, digits)
+    "evaluations": ("evaluations", 4),
+    "per_second": ("samples/s", 3),
+    "ks": ("KS", 3),
+    "skewness_error": ("skewness error", 3),
+    "correlation_error": ("correlation error", 3),
+    "excess_percent": ("MSE excess, %", 3),
+    "width_ratio": ("width ratio", 4),
+    "r_ks": ("PIT KS of r", 3),
+}
+
+
+def table_rows(out_dir, tools):
+    """Lines of the Markdown table of all that is kept, and the seeds that are in it."""
+    head = ["problem", "tool", "sampler", "training, s", "rows/s"]
+    head += [heading for heading, _ in COLUMNS.values()]
+    lines, all_seeds = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"], set()
+    for name, problem in PROBLEMS.items():
+        for tool_name, tool in tools.items():
+            records = kept(out_dir, name, tool_name, tool)
+            all_seeds |= records.keys()
+            for label in next(iter(records.values()), {"samplers": {}})["samplers"]:
+                rows = [record["samplers"][label] for record in records.values()]
+                trained = [record["training"] for record in records.values()]
+                seconds = [row["seconds"] for row in trained]
+                rate = [row["rows"] / row["seconds"] for row in trained]
+                cells = [problem.title, tool_name, label, spread(seconds), spread(rate)]
+                for key, (_, digits) in COLUMNS.items():
+                    cells.append(spread([row.get(key) for row in rows], digits))
+                lines.append("| " + " | ".join(cells) + " |")
+    return lines, sorted(all_seeds)
+
+
+def parameters(out_dir, tools):
+    """{tool: "number of weights of its networks, problem by problem"}."""
+    counts = {}
+    for tool_name, tool in tools.items():
+        records = [kept(out_dir, name, tool_name, tool) for name in PROBLEMS]
+        firsts = [next(iter(record.values())) for record in records if record]
+        sizes = dict.fromkeys(f"{first['training']['parameters']:,}" for first in firsts)
+        counts[tool_name] = ", ".join(sizes)
+    return counts
+
+
+def size_of(name):
+    """What all tools have in common in a problem, as words."""
+    p = PROBLEMS[name]
+    return (
+        f"{p.num_train} rows, {p.num_layers} layers of {p.hidden_dim}, {p.epochs} epochs in "
+        f"batches of {p.batch_size} at a learning rate of {p.lr:g}"
+    )
+
+
+def markdown(out_dir, tools):
+    """The section of RESULTS.md."""
+    from scipy import stats
+
+    counts = parameters(out_dir, tools)
+    tools = {name: tool for name, tool in tools.items() if counts[name]}
+    lines, seeds = table_rows(out_dir, tools)
+    own, prior, correlated, joint = (
+        machine(),
+        *(PROBLEMS[k] for k in ("prior", "correlated", "joint")),
+    )
+    versions = [f"torch {importlib.metadata.version('torch')}"]
+    versions += [f"{name} {version(tool)}" for name, tool in tools.items() if tool.distribution]
+    n, m = correlated.num_samples, correlated.num_test
+    floors = stats.kstwo.mean(prior.num_samples), stats.kstwo.mean(round(n * m / (n + m)))
+    notes = [f"- {name}: {tool.about}. Weights: {counts[name]}." for name, tool in tools.items()]
+    return f"""## Side by side
+
+`python -m benchmarks.compare`: {own["cpu"]}, {own["cores"]} cores, {own["threads"]} threads, no
+GPU; {", ".join(versions)}; seeds {", ".join(map(str, seeds))}, mean ± standard deviation over
+them. Each seed has data, weights and draws of its own.
+
+Each tool gets the same rows, logarithms normalised in the same way, the same width and depth, and
+as many passes over the data: {size_of("prior")}; for a posterior {size_of("joint")}, and
+{joint.num_draws} draws for each of {joint.num_test} observations. What differs:
+
+{chr(10).join(notes)}
+
+KS is a mean over ell: of {prior.num_samples} generated spectra from the exact law (floor
+{floors[0]:.4f}); where multipoles are correlated, and no law is known, from {m} fresh skies (floor
+{floors[1]:.4f}); of a posterior, the PIT of D_ell. Errors of skewness and correlation are those of
+log D_ell. The MSE excess is that of the posterior mean above the exact optimum; the width is that
+of p(r | y), at one r that of p(D_ell | y), over the exact one. A dash stands where a number has no
+meaning, and in all columns of quality where a sampler returned zero or values that are not finite.
+
+{chr(10).join(lines)}
+"""
+
+
+def build_parser():
+    import benchmarks.tools
+
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("parts")
+    names = list(benchmarks.tools.TOOLS)
+    group.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    group.add_argument("--tools", nargs="+", choices=names, default=names)
+    group.add_argument("--seeds", nargs="+", type=cli.non_negative_int, default=[0, 1, 2])
+    group.add_argument("--out-dir", default=OUT_DIR, help="what is done stays here")
+    return parser
+
+
+def check_installed(tools):
+    """InputError where a tool cannot be imported."""
+    for name, tool in tools.items():
+        try:
+            importlib.import_module(tool.module)
+        except ImportError as error:
+            raise cli.InputError(
+                f"--tools {name}: cannot be imported ({error}); pip install --no-deps -r "
+                "benchmarks/requirements.txt, or leave it out"
+            ) from None
+
+
+@cli.script
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+
+    from benchmarks.tools import TOOLS
+
+    tools = {name: TOOLS[name] for name in args.tools}
+    check_installed(tools)
+    os.makedirs(args.out_dir, exist_ok=True)
+    run_all(args, tools)
+    text = markdown(args.out_dir, TOOLS)
+    report.write_section("compare", text)
+    cli.say(text)
+    cli.say(f"wrote {report.PATH}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The problems of compare.py: what all tools have in common, and the data of a seed."""
+
+import dataclasses
+
+import numpy as np
+
+import data_generation
+import storage
+
+CLEAN = ("--foregrounds", "none", "--noise-uk-arcmin", "1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What all tools have in common.
+
+    Attributes:
+        title: For the table.
+        flags: Of data_generation.py.
+        num_train, num_test: Rows to train on, and to compare with.
+        hidden_dim, num_layers: Of all networks.
+        batch_size, epochs, lr: Of train.py.
+        num_samples: Rows to generate; of a posterior num_test * num_draws.
+        num_draws: Posterior draws per observation, or None.
+    """
+
+    title: str
+    flags: tuple
+    num_train: int
+    num_test: int
+    hidden_dim: int
+    num_layers: int
+    batch_size: int
+    epochs: int
+    lr: float
+    num_samples: int
+    num_draws: int | None = None
+
+    @property
+    def r(self):
+        """r, or the range of it, as the names of the data files have it."""
+        return (0.0, 0.01) if "--r-range" in self.flags else (0.001,)
+
+
+ONE_R, RANGE = ("--r", "0.001"), ("--r-range", "0", "0.01")
+GENERATE = (128, 3, 128, 40, 7e-4, 10_000)
+INFER = (128, 2, 1024, 20, 4e-3, 19_200, 64)
+PROBLEMS = {
+    "prior": Problem("spectra, r = 0.001", ONE_R, 10_000, 10, *GENERATE),
+    "correlated": Problem(
+        "correlated spectra",
+        (*ONE_R, "--foregrounds", "gaussian-ensemble"),
+        10_000,
+        50_000,
+        *GENERATE,
+    ),
+    "posterior": Problem("posterior, r = 0.001", (*ONE_R, *CLEAN), 50_000, 300, *INFER),
+    "joint": Problem("posterior, r in [0, 0.01]", (*RANGE, *CLEAN), 50_000, 300, *INFER),
+}
+
+
+class Task:
+    """Data of a problem and a seed, as train.py prepares them.
+
+    Attributes:
+        problem, seed, folder: What was asked for.
+        files: Training rows, {"x", "y" and, for a range, "r"}.
+        x_train, x_val, y_train, y_val: Normalised tensors; y None without a posterior.
+        observed, truth: storage.Table of the test set.
+        r_true: Shape (n,), or None.
+        y_test: Normalised observations of the test set, or None.
+    """
+
+    def __init__(self, problem, seed, folder):
+        import torch
+
+        import model
+        import training_data
+
+        self.problem, self.seed, self.folder = problem, seed, folder
+        self.conditional = problem.num_draws is not None
+        rows = ["--num-samples", str(problem.num_train), "--num-test", str(problem.num_test)]
+        common = ["--out-dir", folder, "--seed", str(seed)]
+        data_generation.main([*problem.flags, *rows, *common])
+        paths = data_generation.output_paths(folder, problem.r)
+        self.files = paths["train"]
+        self.observed, self.truth = (storage.load_spectra(paths["test"][k]) for k in "yx")
+        self.r_true = np.full(problem.num_test, problem.r[0])
+        data, cond = self.files["x"], self.files["y"]
+        if not self.conditional:
+            # what is to be generated: primordial or, where multipoles correlate, observed spectra
+            data, cond = (cond if "--foregrounds" in problem.flags else data), None
+            self.files = {"x": data}
+        if "r" in self.files:
+            self.r_true = storage.load_r(paths["test"]["r"]).values
+        rows = training_data.load(data, cond, self.files.get("r"))
+        self.table, self.signal = rows["data"], rows["data"].signal
+        record, *splits = training_data.prepare(rows, 0.05, seed, torch.device("cpu"), folder)
+        (self.x_train, self.y_train), (self.x_val, self.y_val) = (rows[:] for rows in splits)
+        self.normalizer = model.Normalizer(**record["normalizer"])
+        self.prior = self.table.metadata | {"mean_dl": record["mean_dl"]}
+        if self.signal is not None:
+            joint = self.normalizer, self.table.r_range, self.signal
+            self.normalizer = model.JointNormalizer(*joint)
+        self.y_test = None
+        if self.conditional:
+            cond_normalizer = model.Normalizer(**record["cond_normalizer"])
+            self.y_test = cond_normalizer.normalize(torch.tensor(self.observed.values))
+
+    def denormalize(self, x):
+        """(D_ell, r) as arrays, r None where it is fixed, from normalised rows."""
+        out = self.normalizer.denormalize(x)
+        dl, r = out if self.signal is not None else (out, None)
+        return dl.numpy(), None if r is None else r.numpy()
+
+    def make_network(self):
+        """ScoreNet1D of the problem's size, unconditional."""
+        import model
+        import sde_utils
+
+        size = {"hidden_dim": self.problem.hidden_dim, "num_layers": self.problem.num_layers}
+        return model.ScoreNet1D(sde_utils.VESDE(), self.x_train.shape[1], **size)

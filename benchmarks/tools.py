@@ -1,0 +1,329 @@
+"""Adapters that let other tools train on the rows of this project and sample, for compare.py.
+
+Each tool is a class with
+    about: its network and its training, one line of Markdown;
+    module, distribution: what is imported, and what its version is asked from;
+    conditional: whether it can learn a posterior;
+    train(task): trains, keeps what `samplers` need, and returns the number of epochs;
+    network: the torch module whose evaluations are counted, after `train`;
+    samplers(task): {label: callable () -> `Sampled`, or None for nothing new}, in this order.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import time
+
+import numpy as np
+import torch
+
+import evaluate
+import reverse
+import sample
+import sde_utils
+import storage
+import train
+import training
+
+EQUAL_EVALUATIONS = (20, 100)
+LEVELS = {"sigma_min": sde_utils.U_MIN, "sigma_max": 10.0}  # noise of all tools, as in train.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What a sampler returned, and what it took.
+
+    Attributes:
+        dl: D_ell, shape (n, n_ell), or (n, m, n_ell) where conditional, uK^2.
+        r: Shape (n, m), or None.
+        evaluations: Of the network, for each row.
+        seconds: Wall time.
+    """
+
+    dl: np.ndarray
+    r: np.ndarray | None
+    evaluations: float
+    seconds: float
+
+
+def timed(task, network, draw):
+    """`Sampled` of a callable that returns normalised rows, shape (n, d) or (n, m, d)."""
+    values = 0
+
+    def count(module, inputs, output):
+        nonlocal values
+        values += output.numel()
+
+    handle = network.register_forward_hook(count)
+    began = time.perf_counter()
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        x = draw()
+    seconds = time.perf_counter() - began
+    handle.remove()
+    flat = x.reshape(-1, x.shape[-1])
+    dl, r = task.denormalize(flat)
+    shape = x.shape[:-1]
+    r = None if r is None else r.reshape(shape)
+    return Sampled(dl.reshape(*shape, -1), r, values / x.numel(), seconds)
+
+
+def in_blocks(draw, n):
+    """Rows of draw(m), m of them at a time, as many as sample.py takes: they fit the cache."""
+    sizes = [min(reverse.BATCH_ROWS["cpu"], n - k) for k in range(0, n, reverse.BATCH_ROWS["cpu"])]
+    return torch.cat([draw(size) for size in sizes])
+
+
+class Ours:
+    """train.py and sample.py."""
+
+    about = "`ScoreNet1D`, `train.py` (AdamW, cosine schedule, EMA), `sample.py`"
+    module, distribution, conditional = "train", None, True
+
+    def train(self, task):
+        problem = task.problem
+        self.checkpoint = f"{task.folder}/model.pth"
+        argv = ["--data-file", task.files["x"], "--out", self.checkpoint, "--device", "cpu"]
+        if task.conditional:
+            argv += ["--cond-file", task.files["y"]]
+        if "r" in task.files:
+            argv += ["--param-file", task.files["r"]]
+        for name in ("hidden_dim", "num_layers", "batch_size", "epochs", "lr"):
+            argv += [f"--{name.replace('_', '-')}", str(getattr(problem, name))]
+        train.main([*argv, "--seed", str(task.seed)])
+        return problem.epochs
+
+    @property
+    def network(self):
+        import checkpoints
+
+        return checkpoints.load(self.checkpoint)["network"]
+
+    def samplers(self, task):
+        return {"`ode` (default)": functools.partial(self._default, task)} | {
+            f"`ode`, {n}": functools.partial(self._equal, task, n) for n in EQUAL_EVALUATIONS
+        }
+
+    def _default(self, task):
+        self.default = self._sample(task)
+        return self.default[0]
+
+    def _equal(self, task, evaluations):
+        """As many evaluations, or one less; None where these are the default's."""
+        _, metrics = self.default
+        cost = metrics["network_evaluations"] // metrics["num_steps"]
+        fixed = metrics["network_evaluations"] - cost * metrics["num_steps"]
+        num_steps = (evaluations - fixed) // cost
+        if num_steps == metrics["num_steps"]:
+            return None
+        return self._sample(task, "--num-steps", str(num_steps))[0]
+
+    def _sample(self, task, *flags):
+        folder = f"{task.folder}/sampled"
+        argv = ["--model-checkpoint", self.checkpoint, "--method", "ode", "--out-dir", folder]
+        argv += ["--seed", str(task.seed), "--device", "cpu", *flags]
+        if task.conditional:
+            argv += ["--data-file-noisy", task.observed.path]
+            argv += ["--num-draws", str(task.problem.num_draws)]
+        else:
+            argv += ["--num-samples", str(task.problem.num_samples)]
+        sample.main(argv)
+        metrics = storage.read_json(f"{folder}/metrics.json")
+        cost = metrics["network_evaluations"], metrics["seconds"]
+        if task.conditional:
+            run = evaluate.load_run(folder, task.observed)
+            return Sampled(np.asarray(run.draws), run.r, *cost), metrics
+        generated = storage.load_spectra(f"{folder}/generated.npy").values
+        return Sampled(np.asarray(generated), None, *cost), metrics
+
+
+class Azula:
+    """Denoiser, loss and samplers of azula; network and training loop are ours."""
+
+    about = (
+        "brings no network for vectors and no training loop: `ScoreNet1D` as the backbone of its "
+        "`KarrasDenoiser`, its loss, with optimiser, learning rate and EMA of `train.py`; "
+        "`VESchedule`"
+    )
+    module, distribution, conditional = "azula", "azula", False
+
+    def train(self, task):
+        from azula import denoise, noise
+
+        self.network = Backbone(task.make_network())
+        self.denoiser = denoise.KarrasDenoiser(self.network, noise.VESchedule(**LEVELS))
+        parameters = list(self.denoiser.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
+        averages = [p.detach().clone() for p in parameters]
+        problem, x = task.problem, task.x_train
+        batches = len(x) // problem.batch_size
+        for step in range(problem.epochs * batches):
+            if step % batches == 0:
+                order = torch.randperm(len(x))
+            first = step % batches * problem.batch_size
+            rows = x[order[first : first + problem.batch_size]]
+            loss = self.denoiser.loss(rows, torch.rand(len(rows)))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            rate = training.learning_rate(step, problem.epochs * batches, problem.lr)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            decay = min(EMA_DECAY, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, parameters, 1 - decay)
+        for parameter, average in zip(parameters, averages, strict=True):
+            parameter.data = average
+        return problem.epochs
+
+    def samplers(self, task):
+        from azula import sample as azula
+
+        def one(sampler, **options):
+            sampler = sampler(self.denoiser, silent=True, **options)
+            d = task.x_train.shape[1]
+            draw = functools.partial(
+                in_blocks, lambda m: sampler(sampler.init((m, d))), task.problem.num_samples
+            )
+            return functools.partial(timed, task, self.network, draw)
+
+        samplers = {"`DDPMSampler` (default)": one(azula.DDPMSampler)}
+        for n in EQUAL_EVALUATIONS:
+            samplers[f"`DDIMSampler`, {n}"] = one(azula.DDIMSampler, steps=n)
+            samplers[f"`HeunSampler`, {n}"] = one(azula.HeunSampler, steps=n // 2)
+            samplers[f"`xEABSampler`, {n}"] = one(azula.xEABSampler, steps=n)
+        return samplers
+
+
+class Backbone(torch.nn.Module):
+    """`ScoreNet1D` with the interface of azula's backbones: F of x' and log(sigma/alpha).
+
+    KarrasDenoiser has the preconditioning of ScoreNet1D, whose prediction is
+    (u x' + F) / sqrt(1 + u^2); its F is minus ours.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, log_u):
+        u = log_u.exp()
+        t, u = self.network.sde.time(u), u[..., None]
+        scale = (1 + u**2).sqrt()
+        return u * x - scale * self.network(scale * x, t)
+
+
+class ScoreModels:
+    """Everything by score-models."""
+
+    about = (
+        "its `MLP`, its `fit` (Adam, the common learning rate, which does better here than its "
+        "default, EMA of 0.999), its Euler-Maruyama; `ode` is its Euler solver of the "
+        "probability-flow ODE"
+    )
+    module, distribution, conditional = "score_models", "score-models", False
+
+    def train(self, task):
+        import score_models
+
+        problem = task.problem
+        self.network = score_models.MLP(
+            dimensions=task.x_train.shape[1], units=problem.hidden_dim, layers=problem.num_layers
+        )
+        self.score_model = score_models.ScoreModel(self.network, sde="ve", **LEVELS, device="cpu")
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.score_model.fit(
+                torch.utils.data.TensorDataset(task.x_train),
+                epochs=problem.epochs,
+                batch_size=problem.batch_size,
+                learning_rate=problem.lr,
+                ema_decay=EMA_DECAY,
+                shuffle=True,
+            )
+        return problem.epochs
+
+    def samplers(self, task):
+        from score_models.ode import euler
+
+        d, model = task.x_train.shape[1], self.score_model
+
+        def sde(steps):
+            return lambda m: model.sample([m, d], steps=steps)
+
+        def ode(steps):
+            prior = model.sde.prior([d])
+            return lambda m: euler.euler(prior.sample([m]), model.ode_drift, steps, 1.0, 0.0)
+
+        def one(draw):
+            blocks = functools.partial(in_blocks, draw, task.problem.num_samples)
+            return functools.partial(timed, task, self.network, blocks)
+
+        samplers = {f"`sample`, {README_STEPS} (README)": one(sde(README_STEPS))}
+        for n in EQUAL_EVALUATIONS:
+            samplers |= {f"`sample`, {n}": one(sde(n)), f"`ode`, {n}": one(ode(n))}
+        return samplers
+
+
+class Sbi:
+    """NPSE of sbi."""
+
+    about = (
+        "`NPSE`: its `mlp` with its defaults but for the size, VE, its own training (Adam, batches "
+        "of 200, learning rate 5e-4, no EMA; the common batches and learning rate do no better "
+        "here), its SDE and ODE samplers. It has no unconditional mode: there its observation is "
+        "noise that says nothing"
+    )
+    module, distribution, conditional = "sbi", "sbi", True
+
+    def train(self, task):
+        from sbi.inference import NPSE
+        from sbi.neural_nets import posterior_score_nn
+
+        problem = task.problem
+        builder = posterior_score_nn(
+            "mlp", "ve", hidden_features=problem.hidden_dim, num_layers=problem.num_layers
+        )
+        theta = torch.cat([task.x_train, task.x_val])
+        y = (
+            torch.cat([task.y_train, task.y_val])
+            if task.conditional
+            else torch.randn(len(theta), 1)
+        )
+        self.inference = NPSE(vf_estimator=builder, tracker=Silent(), show_progress_bars=False)
+        self.inference.append_simulations(theta, y)
+        self.network = self.inference.train(
+            max_num_epochs=problem.epochs - 1,  # it trains one more
+            validation_fraction=len(task.x_val) / len(theta),
+        )
+        return self.inference.summary["epochs_trained"][-1]
+
+    def samplers(self, task):
+        n, m = task.problem.num_samples, task.problem.num_draws
+        common = {"show_progress_bars": False, "reject_outside_prior": False}
+
+        def draw(posterior, options):
+            if not task.conditional:
+                return posterior.sample((n,), x=torch.zeros(1, 1), **options)
+            return posterior.sample_batched((m,), x=task.y_test, **options).swapaxes(0, 1)
+
+        def one(kind, **options):
+            posterior = self.inference.build_posterior(sample_with=kind)
+            run = functools.partial(draw, posterior, common | options)
+            return functools.partial(timed, task, posterior.vector_field_estimator.net, run)
+
+        samplers = {"`sde` (default)": one("sde")}
+        # its steps count times, of which there is one more
+        samplers |= {f"`sde`, {k}": one("sde", steps=k + 1) for k in EQUAL_EVALUATIONS}
+        return samplers | {"`ode` (adaptive)": one("ode")}
+
+
+class Silent:
+    """A tracker of sbi that keeps nothing; its default writes folders of TensorBoard logs."""
+
+    log_dir = None
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+EMA_DECAY, README_STEPS = 0.999, 1000
+TOOLS = {"ours": Ours, "score-models": ScoreModels, "azula": Azula, "sbi": Sbi}
