@@ -145,7 +145,7 @@ def _read_archive(path):
                 raise InputError(f"{path}: describes more than any checkpoint does")
             reader = _Unpickler(pickled, lambda key: archive.read(f"{root}/data/{key}"))
             return reader.load(), len(saved)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except pickle.UnpicklingError:
         raise InputError(

@@ -42,9 +42,9 @@ BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
 SINGLE_BAND = instruments.Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
 
-BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB, measured
-CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time, likewise
-MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds, likewise
+BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB; all three rounded up from peaks
+CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time
+MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds
 
 QUANTITIES = {"x": "primordial BB", "y": "observed BB", "r": "r"}
 FILES = {

@@ -19,7 +19,7 @@ import sde_utils
 
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200
-TIMED_STEPS = 3
+TIMED_STEPS = 5
 ORDER, NOISE, VALIDATION, TIMING = range(4)  # what random numbers are for
 
 
