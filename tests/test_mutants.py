@@ -35,14 +35,14 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "score without sigma": (
         "sde_utils.py",
-        "return -predict(x, t) / sde.sigma(t)[..., None]",
-        "return -predict(x, t)",
+        "float(t))) / sde.sigma(t)",
+        "float(t)))",
         "test_sde_utils.py",
     ),
     "score with a wrong sign": (
         "sde_utils.py",
-        "return -predict(x, t)",
-        "return predict(x, t)",
+        "return -predict(",
+        "return predict(",
         "test_sde_utils.py",
     ),
     "VE variance that does not vanish": (
