@@ -148,7 +148,7 @@ compare: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/.installed
 	$(PYTHON) -m pytest -m slow

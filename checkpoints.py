@@ -44,8 +44,11 @@ def save(path, checkpoint):
     file = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, file)
     # the last two bytes of an archive are the length of the comment that follows
-    content = file.getvalue()[:-2] + DIGEST_LENGTH.to_bytes(2, "little")
-    write_bytes(path, content + hashlib.sha256(content).hexdigest().encode())
+    file.seek(-2, os.SEEK_END)
+    file.write(DIGEST_LENGTH.to_bytes(2, "little"))
+    digest = hashlib.sha256(file.getbuffer()).hexdigest()
+    file.write(digest.encode())
+    write_bytes(path, file.getbuffer())
 
 
 def keep_previous(path):

@@ -364,7 +364,10 @@ def main(argv=None):
     targets = [p for splits in paths.values() for names in splits.values() for p in names.values()]
     disk_bytes = sum(size_on_disk(splits, args) for splits in paths.values())
     files.claim_outputs([*targets, *figures.values()], disk_bytes)
-    files.announce(peak_memory(args, len(bands)), disk_bytes, args.out_dir)
+    rows = {"train": args.num_samples, "test": args.num_test}
+    total = len(args.r) * sum(rows.values())
+    work = f"{total:,} pairs at ell = 2-{2 * args.nside - 1}"
+    files.announce(work, peak_memory(args, len(bands)), disk_bytes, args.out_dir)
 
     hilc = args.clean == "hilc"
     sky = simulation.make_band_sky(
@@ -382,8 +385,6 @@ def main(argv=None):
         for r, signal in signals.items():
             ilc[r] = simulation.describe_ilc(r, signal, skies, args.ilc_bins, args.seed)
 
-    rows = {"train": args.num_samples, "test": args.num_test}
-    total = len(args.r) * sum(rows.values())
     with cli.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, signal in signals.items():
             metadata = simulation.describe(r, signal, skies) | ilc[r] | recorded

@@ -1,7 +1,6 @@
 """What draws become: rows of the arrays that sample.py writes."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 
@@ -9,8 +8,6 @@ import cli
 import files
 import parallel
 import reverse
-
-FIXED_MEMORY = 3e8  # bytes for figures and metrics
 
 QUANTILES = (0.16, 0.5, 0.84)
 POSTERIOR = {  # file: quantity
@@ -122,18 +119,17 @@ def announce(sampler, arrays, left):
     rows = blocks.num_draws * blocks.per_block
     evaluations, seconds = process.cost(min(rows, blocks.batch_size))
     seconds *= evaluations * len(left) * blocks.batches_per_block / parallel.world_size()
-    memory = files.peak_memory() + FIXED_MEMORY
+    memory = files.peak_memory() + files.FIGURE_MEMORY
     memory += 8 * 8 * rows * process.checkpoint["network_kwargs"]["n_ell"]  # a block in float64
     n, m = blocks.num_samples, blocks.num_draws
     disk = sum(map(arrays.size, arrays.shapes))
     kept = f" ({len(blocks) - len(left):,} are there)" if len(left) < len(blocks) else ""
-    cli.note(
+    work = (
         f"{n:,} {'spectra' if sampler.observed is None else 'observations'} x {m:,} draws in "
         f"{len(blocks):,} blocks{kept}, {evaluations} network evaluations each: about "
-        f"{cli.duration(seconds)} on {process.t_start.device} x {parallel.world_size()}; up to "
-        f"{files.size_text(memory)} of memory a process; {files.size_text(disk)} "
-        f"on disk, {files.size_text(shutil.disk_usage(arrays.folder).free)} left"
+        f"{cli.duration(seconds)} on {process.t_start.device} x {parallel.world_size()}"
     )
+    files.announce(work, memory, disk, arrays.folder)
 
 
 def compute(sampler, arrays, chosen):

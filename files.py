@@ -17,6 +17,8 @@ import numpy as np
 
 from cli import InputError, note
 
+FIGURE_MEMORY = 3e8  # bytes that matplotlib and a figure take
+
 
 def size_text(num_bytes):
     """A number of bytes for people: 512 bytes, 3.1 MB, 2.4 GB."""
@@ -183,16 +185,17 @@ def claim_outputs(paths, num_bytes=0):
         note(f"replacing {', '.join(replaced)}")
 
 
-def announce(memory_bytes, disk_bytes, folder):
-    """Say what a run needs, before it starts.
+def announce(work, memory_bytes, disk_bytes, folder):
+    """Say what a run is going to do and what it needs, before it starts.
 
     Args:
-        memory_bytes: Bound on its peak memory.
+        work: What it does, in words.
+        memory_bytes: Bound on the peak memory of a process.
         disk_bytes: What it will write.
         folder: Into which, there already.
     """
     note(
-        f"needs about {size_text(memory_bytes)} of memory; writes {size_text(disk_bytes)} into "
+        f"{work}; up to {size_text(memory_bytes)} of memory; writes {size_text(disk_bytes)} into "
         f"{folder or '.'} ({size_text(shutil.disk_usage(folder or '.').free)} free)"
     )
 

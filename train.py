@@ -120,14 +120,17 @@ def write_checkpoint(path, loss_file, record, network, ema, training, state):
     files.write_npy(loss_file, np.array(list(training["history"].values())).T)
 
 
-def announce(rows, steps, seconds, settings, network, num_bytes):
+def announce(rows, steps, seconds, settings, network, num_bytes, folder):
     """Say beforehand how long and how large the work is."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    cli.note(
-        f"{len(rows)} rows, {steps} steps of {min(settings['batch_size'], len(rows))}, "
-        f"{parameters} parameters, on {rows.device}: about {cli.duration(steps * seconds)}, "
-        f"{training.peak_memory(rows.device)}, {files.size_text(num_bytes)} of disk"
+    work = (
+        f"{len(rows):,} rows, {steps:,} steps of {min(settings['batch_size'], len(rows))}, "
+        f"{parameters:,} parameters, on {rows.device}: about {cli.duration(seconds)}"
+        f"{training.gpu_memory(rows.device)}"
     )
+    # what it has had so far, a checkpoint before it is written, and the figure
+    memory = files.peak_memory() + 2 * training.checkpoint_bytes(network) + files.FIGURE_MEMORY
+    files.announce(work, memory, num_bytes, folder)
 
 
 def write_report(outputs, trained):
@@ -219,9 +222,9 @@ def main(argv=None):
     with parallel.process_group(device):
         held_out = training.HeldOutLoss(linear, rows_held_out, args.seed)
         work = (network, ema, sde, rows)
-        seconds = training.seconds_per_step(*work, settings)
         steps, done = training.num_steps(rows, settings), training.steps_done(state)
-        announce(rows, steps - done, seconds, settings, network, num_bytes)
+        seconds = training.estimate(*work, held_out, settings, done)
+        announce(rows, steps - done, seconds, settings, network, num_bytes, folder)
         if not state and parallel.rank() == 0:
             checkpoints.keep_previous(args.out)
         began = time.monotonic()

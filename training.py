@@ -51,14 +51,13 @@ def checkpoint_bytes(network):
     return 16 * sum(parameter.numel() for parameter in network.parameters())
 
 
-def peak_memory(device):
-    """In words, the most memory that this process has had."""
+def gpu_memory(device):
+    """In words, the most memory that this process has had on a GPU; nothing elsewhere."""
     import torch
 
-    words = f"{files.size_text(files.peak_memory())} of memory"
-    if device.type == "cuda":
-        words += f", {files.size_text(torch.cuda.max_memory_allocated(device))} on the GPU"
-    return words
+    if device.type != "cuda":
+        return ""
+    return f", {files.size_text(torch.cuda.max_memory_allocated(device))} on the GPU"
 
 
 class Step:
@@ -125,8 +124,11 @@ class Step:
         return loss
 
 
-def seconds_per_step(network, ema, sde, rows, settings):
-    """The fastest of a few steps of copies, which are thrown away; arguments as in `Step`."""
+def estimate(network, ema, sde, rows, held_out, settings, done):
+    """Seconds that the steps left after `done` take: those of the fastest of a few steps.
+
+    The steps are of copies, which are thrown away; arguments as in `train`.
+    """
     import torch
 
     step = Step(copy.deepcopy(network), copy.deepcopy(ema), sde, rows, settings)
@@ -137,7 +139,10 @@ def seconds_per_step(network, ema, sde, rows, settings):
         index = torch.randint(len(rows), (step.batch_size,), generator=generator)
         float(step(number, index.to(rows.values.device)))  # waits for the device
         seconds.append(time.monotonic() - began)
-    return min(seconds)
+    began = time.monotonic()
+    held_out(ema)
+    epochs = settings["epochs"] - done // step.num_batches
+    return (step.num_steps - done) * min(seconds) + epochs * (time.monotonic() - began)
 
 
 class HeldOutLoss:

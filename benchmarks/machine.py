@@ -2,13 +2,14 @@
 
 On the CPU training steps and network evaluations take turns with their own matrix
 products, alone: the same shapes and layouts, forward and backward, recorded from one pass. The
-fraction is the median ratio of the two times. On a GPU it measures throughput against batch size,
-and its fraction of the roofline: the lesser of the peak rate of a large product and of the
-bandwidth of a large copy times the counted operations per byte. Rewrites its section of
+fraction is the median ratio of the two times. A second table shows where the time of an
+evaluation goes, and --compile what torch.compile would gain. On a GPU it measures throughput
+against batch size, and its fraction of the roofline: the lesser of the peak rate of a large product
+and of the bandwidth of a large copy times the counted operations per byte. Rewrites its section of
 benchmarks/RESULTS.md.
 
 Examples:
-  python -m benchmarks.machine
+  python -m benchmarks.machine --compile
   python -m benchmarks.machine --device cuda
 """
 
@@ -33,6 +34,11 @@ POSTERIOR = {"n_cond": N_ELL, "n_param": 1, "hidden_dim": 128, "num_layers": 2} 
 CASES = (("default", {}, 128), ("default", {}, 1024), ("posterior", POSTERIOR, 1024))
 TURNS, STEPS = 11, 10
 BATCH_SIZES = (10**3, 10**4, 10**5, 10**6)
+OPERATORS = {  # of an evaluation, by what they are
+    "products": ("aten::addmm", "aten::mm"),
+    "silu": ("aten::silu",),
+    "LayerNorm": ("aten::native_layer_norm",),
+}
 LARGE = 8192  # side of the square product, and root of the length of the copy, of the roofline
 
 
@@ -122,20 +128,21 @@ def fraction_reached(ours, recorder):
     return statistics.median(products / own for own, products in laps), rate
 
 
-def training_fraction(kwargs, batch):
-    """`fraction_reached` by training steps on the CPU."""
+def training_fraction(kwargs, batch, prepare):
+    """`fraction_reached` by training steps on the CPU, of the network that `prepare` returns."""
     network, x, y = make_case(kwargs, batch, "cpu")
     recorder = record_training(network, x, y)
-    return fraction_reached(training_steps(network, x, y), recorder)
+    return fraction_reached(training_steps(prepare(network), x, y), recorder)
 
 
 @torch.no_grad()
-def sampling_fraction(kwargs, rows):
-    """`fraction_reached` by evaluations on the CPU."""
+def sampling_fraction(kwargs, rows, prepare):
+    """`fraction_reached` by evaluations on the CPU, of the network that `prepare` returns."""
     network, x, y = make_case(kwargs, rows, "cpu")
     t = torch.tensor(0.5)
     with Recorder() as recorder:
         network(x, t, y)
+    network = prepare(network)
 
     def evaluations():
         for _ in range(STEPS):
@@ -144,15 +151,34 @@ def sampling_fraction(kwargs, rows):
     return fraction_reached(evaluations, recorder)
 
 
-def fractions():
-    """Table of the fractions on the CPU."""
+def fractions(compiled):
+    """Table of the fractions on the CPU; where `compiled`, also with torch.compile (minutes)."""
+    prepared = {"fraction reached": lambda network: network}
+    if compiled:
+        prepared["with torch.compile"] = torch.compile
     rows = []
     for name, kwargs, batch in CASES:
         for task, measure in (("training", training_fraction), ("sampling", sampling_fraction)):
-            fraction, rate = measure(kwargs, batch)
-            rows.append([task, name, str(batch), f"{rate / 1e9:.0f}", f"{fraction:.2f}"])
-    header = ["task", "network", "rows", "products alone, GFLOP/s", "fraction reached"]
-    return report.table(header, rows)
+            values = [measure(kwargs, batch, prepare) for prepare in prepared.values()]
+            row = [task, name, str(batch), f"{values[0][1] / 1e9:.0f}"]
+            rows.append(row + [f"{fraction:.2f}" for fraction, _ in values])
+    return report.table(["task", "network", "rows", "products alone, GFLOP/s", *prepared], rows)
+
+
+@torch.no_grad()
+def shares():
+    """Table of where the time of an evaluation on the CPU goes."""
+    rows = []
+    for name, kwargs, batch in CASES:
+        network, x, y = make_case(kwargs, batch, "cpu")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(STEPS):
+                network(x, torch.tensor(0.5), y)
+        spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+        parts = [sum(spent.get(key, 0) for key in keys) for keys in OPERATORS.values()]
+        parts = [part / sum(spent.values()) for part in parts]
+        rows.append([name, str(batch), *(f"{part:.2f}" for part in (*parts, 1 - sum(parts)))])
+    return report.table(["network", "rows", *OPERATORS, "the rest"], rows)
 
 
 def roofline(device):
@@ -214,10 +240,19 @@ def main(argv=None):
     """Measure, print, and write the section."""
     parser = cli.make_parser(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to measure")
-    device = cli.get_device(parser.parse_args(argv).device)
-    gpu = "GPU: not measured; `python -m benchmarks.machine --device cuda` does."
-    measured = throughputs("cuda") if str(device) == "cuda" else f"{fractions()}\n\n{gpu}"
+    parser.add_argument(
+        "--compile", action="store_true", help="also with torch.compile, on the CPU"
+    )
+    args = parser.parse_args(argv)
+    device = cli.get_device(args.device)
     command = f"python -m benchmarks.machine --device {device}"
+    if str(device) == "cuda":
+        measured = throughputs("cuda")
+    else:
+        command += " --compile" * args.compile
+        gpu = "GPU: not measured; `python -m benchmarks.machine --device cuda` does."
+        share = "Shares of the time of an evaluation:"
+        measured = "\n\n".join([fractions(args.compile), share, shares(), gpu])
     cli.say(measured)
     name = "machine" if str(device) == "cpu" else "machine-cuda"
     head = f"## Machine: {device}\n\n`{command}`; {report.machine()}."

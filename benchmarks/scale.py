@@ -1,8 +1,8 @@
 """How time, memory and disk space grow with NSIDE and rows: the three scripts as people run them.
 
-Each script runs as a process of its own, of which peak memory is read from the operating system.
-Writes the table into benchmarks/RESULTS.md. Sizes are those of the largest runs divided by
---shrink; 1 takes hours and 60 GB.
+Each script runs as a process of its own, of which peak memory is read from the operating system
+and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md.
+Sizes are those of the largest runs divided by --shrink; 1 takes about an hour and 40 GB.
 
 Example:
   python -m benchmarks.scale --shrink 10
@@ -10,36 +10,48 @@ Example:
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import cli
+import files
 from benchmarks import report
 
 FOLDER = "results/scale"
 R = "0-0.01"
 NETWORK = "--hidden-dim 128 --num-layers 2 --batch-size 4096 --lr 4e-3 --epochs 1"
 DRAWS = 64
+STEPS = 2  # of the solver: memory and disk do not depend on them
 CASES = [  # NSIDE, training rows, observations
     (16, 100_000, 10_000),
     (16, 1_000_000, 100_000),
     (16, 10_000_000, 1_000_000),
     (64, 100_000, 10_000),
     (512, 10_000, 1_000),
-    (512, 100_000, 10_000),
+    (512, 100_000, 1_000),
 ]
 
 
 def run(words):
-    """(seconds, peak memory in bytes) of a command line of this project; its errors end all."""
+    """(seconds, peak memory in bytes, memory as said beforehand) of a command line of this project.
+
+    Its errors end all.
+    """
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, *words.split()], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryFile("w+") as stderr:
+        command = [sys.executable, *words.split()]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - began
+        stderr.seek(0)
+        said = stderr.read()
     if status:
-        raise SystemExit(f"failed: {words}")
-    return time.monotonic() - began, usage.ru_maxrss * 1024
+        raise SystemExit(f"failed: {words}\n{said}")
+    return seconds, usage.ru_maxrss * 1024, re.search(r"([\d.]+ \w*B) of memory", said)[1]
 
 
 def disk(names):
@@ -51,16 +63,17 @@ def disk(names):
 def measure(nside, rows, observations):
     """Rows of the table for one size."""
     shutil.rmtree(FOLDER, ignore_errors=True)
+    os.makedirs(FOLDER)
     data = f"--foregrounds none --noise-uk-arcmin 1 --r-range 0 0.01 --nside {nside}"
     data += f" --num-samples {rows} --num-test {observations} --out-dir {FOLDER}"
-    pair = f"--data-file {FOLDER}/dl_train_r{R}.npy --cond-file {FOLDER}/dl_train_noisy_r{R}.npy"
-    pair += f" --param-file {FOLDER}/r_train_r{R}.npy"
-    files = f"--data-file-noisy {FOLDER}/dl_noisy_r{R}.npy --model-checkpoint {FOLDER}/model.pth"
+    rows_of = f"--data-file {FOLDER}/dl_train_r{R}.npy --cond-file {FOLDER}/dl_train_noisy_r{R}.npy"
+    rows_of += f" --param-file {FOLDER}/r_train_r{R}.npy"
+    pair = f"--data-file-noisy {FOLDER}/dl_noisy_r{R}.npy --model-checkpoint {FOLDER}/model.pth"
     commands = {
         "data_generation.py": (data, rows + observations, ("dl_", "r_train", "r_gt")),
-        "train.py": (f"{pair} {NETWORK} --out {FOLDER}/model.pth", rows, ("model", "training")),
+        "train.py": (f"{rows_of} {NETWORK} --out {FOLDER}/model.pth", rows, ("model", "training")),
         "sample.py": (
-            f"{files} --method ode --num-draws {DRAWS} --out-dir {FOLDER}",
+            f"{pair} --method ode --num-steps {STEPS} --num-draws {DRAWS} --out-dir {FOLDER}",
             DRAWS * observations,
             ("posterior", "denoised", "r_draws"),
         ),
@@ -68,9 +81,9 @@ def measure(nside, rows, observations):
     lines = []
     for script, (words, count, names) in commands.items():
         cli.note(f"nside {nside}: {script} {words}")
-        seconds, memory = run(f"{script} {words}")
+        seconds, memory, said = run(f"{script} {words}")
         cells = [f"{nside}", script, f"{count:,}", f"{seconds:.0f}", f"{count / seconds:,.0f}"]
-        cells += [f"{memory / 2**20:,.0f}", f"{disk(names) / 1e9:.2f}"]
+        cells += [files.size_text(memory), said, files.size_text(disk(names))]
         lines.append(cells)
         cli.say("  ".join(cells))
     shutil.rmtree(FOLDER)
@@ -89,9 +102,11 @@ def main(argv=None):
     cells = [
         row for n, rows, obs in CASES for row in measure(n, rows // args.shrink, obs // args.shrink)
     ]
-    header = ["NSIDE", "script", "rows", "s", "rows / s", "peak memory, MiB", "disk, GB"]
+    header = ["NSIDE", "script", "rows", "s", "rows / s", "peak memory", "said before", "disk"]
     head = f"## Scale\n\n`python -m benchmarks.scale --shrink {args.shrink}`; {report.machine()}. "
-    head += f"Rows are pairs, rows of one epoch, and draws ({DRAWS} for each observation)."
+    head += f"Rows are pairs, rows of one epoch, and draws ({DRAWS} for each observation, with "
+    head += f"`--num-steps {STEPS}`: {STEPS + 3} network evaluations, where the default has 21). "
+    head += "Seconds are those of whole processes."
     report.write_section("scale", f"{head}\n\n{report.table(header, cells)}")
 
 

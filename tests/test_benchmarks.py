@@ -1,6 +1,8 @@
 """The benchmarks run; what they print is not judged here."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import sde_utils
 import solvers
 import storage
 import train
-from benchmarks import cleaning, draws, machine, overhead, quality, report
+from benchmarks import cleaning, draws, machine, overhead, quality, report, scale
 
 TOLERANT = "ode adaptive"  # takes the evaluations that a tolerance asks for
 
@@ -44,7 +46,27 @@ def test_machine_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(report, "write_section", written.__setitem__)
     machine.main([])
     assert written["machine"].count("| training |") == 3
+    shares = [line.split("|")[3:-1] for line in machine.shares().splitlines()[2:]]
+    assert all(sum(map(float, parts)) == pytest.approx(1, abs=0.03) for parts in shares)
+    assert all(0 < float(part) < 1 for parts in shares for part in parts)
     assert machine.throughputs("cpu").count("| draws |") == len(cli.PRECISIONS)
+
+
+def test_scale_runs(monkeypatch, tmp_path):
+    """With scripts that do nothing: all three, for each size, in one section."""
+    said = "work; up to 3.0 MB of memory; writes"
+    command = f"import sys; sys.stderr.write({said!r})"
+    popen = subprocess.Popen
+    run = [sys.executable, "-c", command]
+    monkeypatch.setattr(scale.subprocess, "Popen", lambda words, **kwargs: popen(run, **kwargs))
+    written = {}
+    monkeypatch.setattr(report, "write_section", written.__setitem__)
+    monkeypatch.setattr(scale, "CASES", scale.CASES[-1:])
+    monkeypatch.setattr(scale, "FOLDER", str(tmp_path / "scale"))
+    scale.main(["--shrink", "100"])
+    rows = [line for line in written["scale"].splitlines() if ".py |" in line]
+    assert [row.split("|")[3].strip() for row in rows] == ["1,010", "1,000", "640"]
+    assert all(row.split("|")[7].strip() == "3.0 MB" for row in rows)
 
 
 def test_the_recorder_counts_the_products():

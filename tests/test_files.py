@@ -175,7 +175,7 @@ def test_sizes(tmp_path, capsys):
     assert files.npy_bytes((10**6, 4, 1022)) == 128 + 8 * 4 * 1022 * 10**6
     texts = [files.size_text(n) for n in (12, 3100, 2.44e9, 7e12)]
     assert texts == ["12 bytes", "3.1 kB", "2.4 GB", "7.0 TB"]
-    files.announce(2e8, 3e9, str(tmp_path))
-    assert f"needs about 200.0 MB of memory; writes 3.0 GB into {tmp_path} (" in (
+    files.announce("work", 2e8, 3e9, str(tmp_path))
+    assert f"work; up to 200.0 MB of memory; writes 3.0 GB into {tmp_path} (" in (
         capsys.readouterr().err
     )

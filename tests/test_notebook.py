@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom."""
+"""The notebook runs from top to bottom, here on a tenth of its rows."""
 
 import pathlib
 
@@ -12,6 +12,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(NOTEBOOK.parents[1]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # outputs are not committed
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("--num-samples 40000", "--num-samples 4000")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()

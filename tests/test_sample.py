@@ -310,14 +310,15 @@ def num_blocks(out):
     return len(partial.PartialArrays(str(out), {}).done())
 
 
-def test_killed_sampling_resumes_byte_for_byte(work, tmp_path):
+@pytest.mark.parametrize("num_kills", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_killed_sampling_resumes_byte_for_byte(num_kills, work, tmp_path):
     """SIGKILL at random moments; it goes on with one process or two."""
     flags = ["--batch-size", "8", "--num-steps", "20"]  # 60 blocks
     argv = arguments(work, "joint, sde", tmp_path / "whole", *flags)
     sample.main(argv)
     argv[argv.index("--out-dir") + 1], out = str(tmp_path / "killed"), tmp_path / "killed"
     moments = random.Random(0)
-    for kill in range(5):
+    for kill in range(num_kills):
         before = num_blocks(out) if out.exists() else 0
         world = 1 + kill % 2
         kills = [(moments.randint(1, 4), moments.uniform(0, 0.02)) for _ in range(world)]

@@ -249,8 +249,13 @@ def test_timing_leaves_the_training_as_it_was():
     network, ema = model.ScoreNet1D(sde, 6), model.ScoreNet1D(sde, 6).requires_grad_(False)
     before = [value.clone() for n in (network, ema) for value in n.state_dict().values()]
     settings = {"batch_size": 10, "epochs": 2, "lr": 1e-3, "ema_decay": 0.9, "seed": 0}
-    seconds = training.seconds_per_step(network, ema, sde, rows, {**settings, "precision": "bf16"})
-    assert seconds > 0
+    settings["precision"] = "bf16"
+
+    def held_out(network):
+        assert network is ema
+
+    seconds = [training.estimate(network, ema, sde, rows, held_out, settings, d) for d in (0, 19)]
+    assert seconds[0] > seconds[1] > 0
     after = [value for n in (network, ema) for value in n.state_dict().values()]
     assert all(map(torch.equal, before, after))
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -269,7 +274,7 @@ def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
     captured = capsys.readouterr()
     network = checkpoints.load("model.pth")["network"]
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters} parameters, on cpu: about 0 s"
+    expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters:,} parameters, on cpu: about 0 s"
     assert expected in captured.err and "B of memory" in captured.err
     assert "rows per second" in captured.err and "wrote model.pth (" in captured.out
 
@@ -310,7 +315,7 @@ def test_two_processes_train_as_one():
 
 
 def test_processes_stop_together_and_one_goes_on():
-    argv = [*TINY, *JOINT, "--epochs", "200", "--out"]
+    argv = [*TINY, *JOINT, "--epochs", "80", "--out"]
     train.main([*argv, "one.pth"])
     with torchrun([*argv, "two.pth"]) as run:
         for line in run.stderr:
@@ -319,11 +324,11 @@ def test_processes_stop_together_and_one_goes_on():
         time.sleep(0.6)  # the loop has begun, and is far from its end
         run.send_signal(signal.SIGTERM)
         err = run.stderr.read()
-    assert 0 < checkpoints.load("two.pth")["resume"]["step"] < 200 * BATCHES
+    assert 0 < checkpoints.load("two.pth")["resume"]["step"] < 80 * BATCHES
     assert err.count("train.py: error: interrupted; go on with --resume") == 1
     assert "RuntimeError" not in err, err
     train.main([*argv, "two.pth", "--resume"])
-    assert_close("one.pth", "two.pth", 200 * BATCHES)
+    assert_close("one.pth", "two.pth", 80 * BATCHES)
 
 
 def test_the_average_follows_the_weights_after_each_step_and_training_learns():
