@@ -172,7 +172,7 @@ def file_argument(suffix):
 def add_run_arguments(parser, device=True):
     """Add --seed, and --device where there is a network to place."""
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random draw")
+    group.add_argument("--seed", type=seed, default=0, help="seed of every random draw")
     if device:
         group.add_argument(
             "--device",

@@ -1,8 +1,12 @@
 """The processes that torchrun started: which one this is, and what they do together."""
 
 import contextlib
+import datetime
 import os
 import time
+
+# a process that has done its share waits for the slowest; one that is gone is noticed at once
+PATIENCE = datetime.timedelta(days=30)
 
 
 def rank():
@@ -37,7 +41,8 @@ def process_group(device):
         return
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
     finally:

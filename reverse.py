@@ -20,6 +20,12 @@ def default_batch_size(device):
     return BATCH_ROWS.get(device.type, GPU_BATCH_ROWS)
 
 
+def batch_seed(seed, batch):
+    """Seed of a batch, another for each: hashes of 32 bits, all that a CPU takes, would meet."""
+    base = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
+    return (base + batch) % 2**32
+
+
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """Rows cut into blocks of whole observations, and those into batches.
@@ -127,8 +133,7 @@ class Reverse:
 
         sde, network = self.checkpoint["sde"], self.checkpoint["network"]
         kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
-        seed = np.random.SeedSequence((self.seed, batch)).generate_state(1, np.uint32)
-        generator = torch.Generator(device).manual_seed(int(seed[0]))
+        generator = torch.Generator(device).manual_seed(batch_seed(self.seed, batch))
         score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde, y))
         if x is None:
             shape = (n, kwargs["n_ell"] + kwargs["n_param"])

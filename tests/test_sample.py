@@ -70,6 +70,12 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws):
     torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
 
 
+def test_no_two_batches_share_their_random_numbers():
+    """Seeds of 32 bits, the only ones that a generator on the CPU tells apart."""
+    seeds = {reverse.batch_seed(seed, batch) for seed in (0, 1) for batch in range(10**5)}
+    assert len(seeds) == 2 * 10**5 and min(seeds) >= 0 and max(seeds) < 2**32
+
+
 def test_the_null_test_can_be_sampled(capsys):
     train.main([*TINY, "--epochs", "1"])
     storage.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
