@@ -26,7 +26,7 @@ FORMAT = "bmode-score-checkpoint"
 VERSION = 2
 MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
 MAX_LAYERS = 1024  # likewise
-MAX_PICKLE = 2**24  # bytes of all but the tensors; Python's objects are larger than their pickles
+MAX_OPCODES = 500_000  # of the pickle, for one byte can become an object of a hundred; likewise
 DIGEST_LENGTH = 64  # of the SHA-256 that is the archive's comment
 DTYPES = {
     "FloatStorage": torch.float32,
@@ -65,6 +65,18 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
     return storage.as_strided(size, stride, offset)
 
 
+def _counted(load):
+    """The method of an opcode, which is an error beyond MAX_OPCODES."""
+
+    def counted(self):
+        self.opcodes += 1
+        if self.opcodes > MAX_OPCODES:
+            raise pickle.UnpicklingError("describes more than any checkpoint does")
+        load(self)
+
+    return counted
+
+
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a length claims
     """Reads what torch.save writes of tensors and plain Python.
 
@@ -86,13 +98,13 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a 
         *("GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
     )
     dispatch = {
-        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+        getattr(pickle, name)[0]: _counted(pickle._Unpickler.dispatch[getattr(pickle, name)[0]])
         for name in OPCODES
     }
 
     def __init__(self, pickled, read_storage):
         super().__init__(io.BytesIO(pickled))
-        self.read_storage, self.storages = read_storage, {}
+        self.read_storage, self.storages, self.opcodes = read_storage, {}, 0
 
     def find_class(self, module, name):
         if (module, name) not in self.GLOBALS:
@@ -144,8 +156,6 @@ def _read_archive(path):
             if archive.read(f"{root}/byteorder") != b"little":
                 raise damaged
             pickled = archive.read(f"{root}/data.pkl")
-            if len(pickled) > MAX_PICKLE:
-                raise InputError(f"{path}: describes more than any checkpoint does")
             reader = _Unpickler(pickled, lambda key: archive.read(f"{root}/data/{key}"))
             return reader.load(), len(saved)
     except (InputError, MemoryError):

@@ -259,8 +259,13 @@ def note(message):
         print(message, file=sys.stderr, flush=True)
 
 
-def add_sde_arguments(parser):
-    """Add --sde-type and one flag per parameter of every SDE; all default to None."""
+def add_sde_arguments(parser, default="{:g}"):
+    """Add --sde-type and one flag per parameter of every SDE; all default to None.
+
+    Args:
+        parser: Of the script.
+        default: What help says of a parameter's default, a format for that of the SDE.
+    """
     group = parser.add_argument_group("SDE")
     group.add_argument("--sde-type", choices=sorted(SDES), help="forward process")
     for name, sde in SDES.items():
@@ -268,8 +273,8 @@ def add_sde_arguments(parser):
             group.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 type=non_negative_float,
-                help=f"{name}: {field.name.replace('_', ' ')}, normalised units "
-                f"(default: {field.default:g})",
+                help=f"{name}: {field.name.replace('_', ' ')} (default: "
+                f"{default.format(field.default)})",
             )
 
 

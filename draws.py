@@ -8,6 +8,7 @@ import cli
 import files
 import parallel
 import reverse
+import storage
 
 QUANTILES = (0.16, 0.5, 0.84)
 POSTERIOR = {  # file: quantity
@@ -106,6 +107,7 @@ class Sampler:
             dl, cond = torch.tensor(self.observed[chosen]), checkpoint["cond_normalizer"]
             inputs["start"] = None if cond else checkpoint["normalizer"].normalize(dl)
             inputs["y"] = cond.normalize(dl) if cond else None
+            storage.release(self.observed)
         if self.shown is not None and chosen.start <= self.shown < chosen.stop:
             inputs["keep"] = (self.shown - chosen.start) * num_draws
         x, record, states = self.process.block(self.blocks, number, **inputs, on_step=on_step)
@@ -137,7 +139,7 @@ def compute(sampler, arrays, chosen):
 
     Args:
         sampler: A `Sampler`.
-        arrays: A `partial.PartialArrays`.
+        arrays: A `unfinished.PartialArrays`.
         chosen: Numbers of the blocks.
 
     Raises:
@@ -161,8 +163,8 @@ def run(sampler, arrays, belongs_to, resume):
 
     Args:
         sampler: A `Sampler`.
-        arrays: A `partial.PartialArrays` of its outputs.
-        belongs_to: All that the draws depend on, see `partial.PartialArrays.prepare`.
+        arrays: A `unfinished.PartialArrays` of its outputs.
+        belongs_to: All that the draws depend on, see `unfinished.PartialArrays.prepare`.
         resume: Whether to keep the blocks of a run that was stopped.
 
     Returns:
@@ -188,10 +190,13 @@ def run(sampler, arrays, belongs_to, resume):
         arrays.remove()
         raise
     except cli.Interrupted as stop:
+        kept = len(arrays.done())
+        if not kept:  # or another process diverged, and says so
+            raise cli.Interrupted(stop.code) from None
         raise cli.Interrupted(
             stop.code,
-            f"interrupted; {len(arrays.done()):,} of {len(blocks):,} blocks are kept: the same "
-            "command with --resume goes on",
+            f"interrupted; {kept:,} of {len(blocks):,} blocks are kept: the same command with "
+            "--resume goes on",
         ) from None
     return len(left) / len(blocks)
 

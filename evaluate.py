@@ -75,13 +75,12 @@ def load_run(folder, observed):
         source, prior = (table.metadata.get(key) for key in ("observation", "prior"))
         if not isinstance(prior, dict) or not isinstance(prior.get("sky", {}), dict):
             raise cli.InputError(f"{path}: its sidecar names no prior; run sample.py again")
-        if not isinstance(source, dict) or source.get("sha256") != digest:
+        if not isinstance(source, dict) or source.get("sha256") != observed.sha256:
             raise cli.InputError(
                 f"{path}: was not sampled from {observed.path}; run sample.py on it"
             )
         return table
 
-    digest = storage.digest(observed.values)
     mean = load("denoised.npy", 2)
     draws = load("posterior_draws.npy", 3)
     r = None

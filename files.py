@@ -133,7 +133,7 @@ def _is_alive(pid):
     return True
 
 
-def _remove_leftovers(path):
+def remove_leftovers(path):
     """Remove the temporary files that killed processes left of a target and of its sidecar."""
     folder, name = os.path.split(os.path.abspath(path))
     stem = re.escape(os.path.splitext(name)[0])
@@ -172,7 +172,7 @@ def claim_outputs(paths, num_bytes=0):
     for path in paths:
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder, not a file; name another output")
-        _remove_leftovers(path)
+        remove_leftovers(path)
     for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
         free = shutil.disk_usage(folder).free
         if free < num_bytes:

@@ -12,6 +12,7 @@ It is the density of data with noise U_MIN on top: what that changes has mean 0 
 
 import math
 import os
+import time
 
 import numpy as np
 import torch
@@ -116,44 +117,41 @@ def of_spectra(checkpoint, dl, r, y, device):
         DivergedError: If one is not finite.
     """
     parts = [torch.tensor(a, dtype=torch.float64) for a in (dl, r) if a is not None]
-    x = checkpoint["normalizer"].normalize(*parts)
-    jacobian = checkpoint["normalizer"].log_jacobian(*parts)
-    sde, result = checkpoint["sde"], []
+    x, sde = checkpoint["normalizer"].normalize(*parts).to(device), checkpoint["sde"]
     if y is not None:
-        y = checkpoint["cond_normalizer"].normalize(torch.tensor(y, dtype=torch.float64))
-    with cli.progress(total=len(x), unit="spectrum") as bar, torch.no_grad():
-        for first in range(0, len(x), BLOCK_ROWS):
-            rows = slice(first, first + BLOCK_ROWS)
-            given = None if y is None else y[rows].to(device)
-            score_fn = sde_utils.make_score_fn(checkpoint["network"], sde, given)
-            block = x[rows].to(device)
-            result.append(log_likelihood(score_fn, sde, block, given is not None).cpu())
-            bar.update(len(block))
-    result = torch.cat(result) + jacobian
+        y = checkpoint["cond_normalizer"].normalize(torch.tensor(y, dtype=torch.float64)).to(device)
+    score_fn = sde_utils.make_score_fn(checkpoint["network"], sde, y)
+    with torch.no_grad():
+        result = log_likelihood(score_fn, sde, x, y is not None).cpu()
+    result = result + checkpoint["normalizer"].log_jacobian(*parts)
     if not result.isfinite().all():
         raise cli.DivergedError("--log-likelihood: not finite; the network may be untrained")
     return result.numpy()
 
 
-def exact(dl, observed, prior):
-    """log p of the exact law or posterior, shape (n,); None where it is not known here.
+def exact_law(observed, prior):
+    """Function (D_ell, rows) -> log p, shape (n,), of the exact law or posterior; None if unknown.
 
     Args:
-        dl: D_ell, shape (n, n_ell), uK^2.
-        observed: storage.Table of the observations, or None for the law S chi^2_nu / nu.
+        observed: storage.Table of the observations, of which `rows` is a slice; or None for the
+            law S chi^2_nu / nu.
         prior: Metadata of the training data.
     """
     if not prior.get("r") or "dl_signal" not in prior or prior.get("quantity") != "primordial BB":
         return None
     signal = np.array(prior["dl_signal"])
     if observed is None:
-        nu = references.degrees(dl.shape[1])
-        return stats.chi2.logpdf(dl, nu, scale=signal / nu).sum(1)
+        nu = references.degrees(len(signal))
+        return lambda dl, rows: stats.chi2.logpdf(dl, nu, scale=signal / nu).sum(1)
     N, F = observed.theory("dl_contaminant"), observed.theory("dl_fixed_foreground")
     same_r = observed.metadata.get("r") in (None, prior["r"])
     if N is None or not same_r or (F is not None and F.any()):
         return None
-    return references.GaussianPosterior(observed.values, signal, N).logpdf(dl).sum(1)
+
+    def posterior(dl, rows):
+        return references.GaussianPosterior(observed.values[rows], signal, N).logpdf(dl).sum(1)
+
+    return posterior
 
 
 def report(log_p, log_exact):
@@ -179,7 +177,7 @@ def load_truth(path, param_path, n_ell, joint):
     truth = storage.load_spectra(path)
     if truth.values.shape[1] != n_ell:
         raise cli.InputError(f"{path}: has {truth.values.shape[1]} multipoles, the model {n_ell}")
-    if (truth.values <= 0).any():
+    if storage.minimum(truth.values) <= 0:
         raise cli.InputError(f"{path}: holds zeros, which have no logarithm")
     if not joint:
         if param_path:
@@ -195,8 +193,26 @@ def load_truth(path, param_path, n_ell, joint):
     return truth.values, r
 
 
+def announce(checkpoint, n, device, folder):
+    """Say beforehand how long and how large the work is, by the time of one derivative."""
+    kwargs = checkpoint["network_kwargs"]
+    n_dim, rows = kwargs["n_ell"] + kwargs["n_param"], min(n, BLOCK_ROWS)
+    y = torch.zeros(rows, kwargs["n_cond"], device=device) if kwargs["n_cond"] else None
+    score_fn = sde_utils.make_score_fn(checkpoint["network"], checkpoint["sde"], y)
+    t, v = torch.tensor(0.5, device=device), torch.zeros(rows, n_dim, device=device)
+    _, pull_back = torch.func.vjp(lambda v: score_fn(v, t), v)
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        float(pull_back(v)[0][0, 0])  # waits for a GPU
+    derivatives = (2 * NUM_STEPS + 1) * n_dim
+    seconds = -(-n // BLOCK_ROWS) * derivatives * (time.monotonic() - began)
+    work = f"{n:,} spectra, {derivatives:,} derivatives each: about {cli.duration(seconds)}"
+    memory = files.peak_memory() + 1e8 + 64 * 8 * rows * n_dim  # states, and what is exact
+    files.announce(f"{work} on {device}", memory, files.npy_bytes((n,)), folder)
+
+
 def write(out_dir, checkpoint, truth, observed, device, metadata):
-    """Compute log-likelihoods, and write log_likelihood.npy and metrics.json.
+    """Compute log-likelihoods, and write log_likelihood.npy and log_likelihood_metrics.json.
 
     Args:
         out_dir: Folder of the outputs.
@@ -206,15 +222,28 @@ def write(out_dir, checkpoint, truth, observed, device, metadata):
         device: torch.device.
         metadata: For the sidecar.
     """
-    paths = [os.path.join(out_dir, name) for name in ("log_likelihood.npy", "metrics.json")]
-    files.claim_outputs(paths)
+    names = "log_likelihood.npy", "log_likelihood_metrics.json"
+    paths = [os.path.join(out_dir, name) for name in names]
+    (dl, r), n = truth, len(truth[0])
+    files.claim_outputs(paths, files.npy_bytes((n,)))
     checkpoint["network"].to(device)
-    log_p = of_spectra(checkpoint, *truth, None if observed is None else observed.values, device)
-    log_exact = None if truth[1] is not None else exact(truth[0], observed, checkpoint["data"])
+    announce(checkpoint, n, device, out_dir)
+    law = None if r is not None else exact_law(observed, checkpoint["data"])
+    log_p, log_exact = [], []
+    with cli.progress(total=n, unit="spectrum") as bar:
+        for first in range(0, n, BLOCK_ROWS):
+            rows = slice(first, min(first + BLOCK_ROWS, n))
+            given = [None if a is None else a[rows] for a in (r, observed and observed.values)]
+            log_p.append(of_spectra(checkpoint, dl[rows], *given, device))
+            if law is not None:
+                log_exact.append(law(dl[rows], rows))
+            bar.update(rows.stop - rows.start)
+            storage.release(dl)
+    log_p = np.concatenate(log_p)
     own = {"quantity": "log-likelihood", "unit": "nat, of a density per uK^2", "steps": NUM_STEPS}
     storage.write_array(paths[0], log_p, metadata | own)
-    entry = report(log_p, log_exact)
+    entry = report(log_p, np.concatenate(log_exact) if log_exact else None)
     files.write_json(paths[1], {"num_samples": len(log_p), **entry})
     for name, number in entry.items():
         cli.say(f"{name} {number['value']:.4f} +- {number['error']:.4f} nats")
-    cli.say(f"wrote {', '.join(paths)}")
+    cli.say(f"wrote {files.sizes_text(paths)}")

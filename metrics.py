@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 import cli
+import storage
 
 NO_INFORMATION = 0.05  # largest attainable correlation below which an observation is empty
 ECHO_SHARE = 0.1  # share of the attainable correlation below which an output is an echo
@@ -170,7 +171,7 @@ def compare_with_truth(observed, truth, dl_out, checkpoint):
 
     n, n_ell = dl_out.shape
     mean_dl = np.array(checkpoint["data"]["mean_dl"])
-    positive = truth.values.min() > 0
+    positive = storage.minimum(truth.values) > 0
     has_x = checkpoint["cond_normalizer"] is None
 
     def normalize(dl):
@@ -178,6 +179,8 @@ def compare_with_truth(observed, truth, dl_out, checkpoint):
 
     def spectra(rows):
         """D_ell of what is compared, shape (m, n_ell) each."""
+        for values in (dl_out, observed.values, truth.values):
+            storage.release(values)  # of the rows before
         # the truth of another sky is a draw from the prior that never saw the observation
         other = truth.values[np.arange(rows.start, rows.stop) - 1]
         own = {"denoised": dl_out[rows], "observation": observed.values[rows]}

@@ -7,6 +7,7 @@ import time
 
 # a process that has done its share waits for the slowest; one that is gone is noticed at once
 PATIENCE = datetime.timedelta(days=30)
+LOST = "another process stopped; its own message says why"
 
 
 def rank():
@@ -49,6 +50,15 @@ def process_group(device):
         dist.destroy_process_group()
 
 
+def is_lost(error):
+    """Whether an error means that another process is gone."""
+    if world_size() == 1:
+        return False
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def barrier():
     """Wait until all processes are here; signals are heard meanwhile.
 
@@ -65,7 +75,7 @@ def barrier():
             time.sleep(0.02)
         work.wait()
     except RuntimeError:
-        raise ConnectionError("another process stopped; its own message says why") from None
+        raise ConnectionError(LOST) from None
 
 
 def replicate(network, device):

@@ -10,7 +10,8 @@ Any other checkpoint starts at the normalised observation, as the published reci
 writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy.
 
 With --log-likelihood nothing is drawn: log_likelihood.npy (num_obs,) holds log p of each row of
---data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r).
+--data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r), and
+log_likelihood_metrics.json their mean.
 
 What an output is worth stands in metrics.json and in one sentence on stdout. Reads the checkpoint
 of train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
@@ -37,14 +38,23 @@ import draws
 import files
 import mismatch
 import parallel
-import partial
 import reverse
+import sde_utils
 import solvers
 import storage
+import unfinished
 
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1
-ELSEWHERE = ("device", "threads", "out_dir", "resume", "data_file_gt")  # leave draws as they are
+# leave draws as they are, threads and device up to rounding
+ELSEWHERE = ("device", "threads", "out_dir", "resume", "data_file_gt")
+
+
+DRAWS_ALONE = (  # do not go with --log-likelihood
+    *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
+    *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
+    *("batch_size", "precision", "seed", "resume"),
+)
 
 
 def build_parser():
@@ -75,7 +85,7 @@ def build_parser():
         help="write log p of each row of --data-file-gt, given its row of --data-file-noisy where "
         "the checkpoint is conditional, and draw nothing",
     )
-    cli.add_sde_arguments(parser)
+    cli.add_sde_arguments(parser, "that of the checkpoint")
     group = parser.add_argument_group("reverse process")
     about = "; ".join(f"{k}: {v.about}, {v.num_steps} steps" for k, v in solvers.SOLVERS.items())
     group.add_argument("--method", choices=solvers.SOLVERS, default="sde", help=about)
@@ -159,14 +169,17 @@ def check_log_likelihood(parser, args):
     """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
     if not args.data_file_gt:
         parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
-    names = ("num_samples", "num_draws", "ode_solver", "num_steps", "tolerance", "t_start")
-    for name in (*names, "plot_trajectories"):
-        if getattr(args, name):
+    if parallel.world_size() > 1:
+        parser.error("--log-likelihood runs in one process; start it without torchrun")
+    for name, value in vars(args).items():
+        if name in DRAWS_ALONE and value != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} does not go with --log-likelihood")
 
 
 def check_model(parser, args, checkpoint):
     """Error where flags contradict the checkpoint."""
+    import torch
+
     name, sde = checkpoint["sde_name"], checkpoint["sde"]
     if args.sde_type and args.sde_type != name:
         parser.error(f"--sde-type {args.sde_type}: the checkpoint was trained with {name}")
@@ -176,6 +189,12 @@ def check_model(parser, args, checkpoint):
             parser.error(
                 f"--{flag} {value:g}: the checkpoint was trained with {getattr(sde, key):g}; "
                 "leave the flag out"
+            )
+    if args.t_start:
+        t = torch.tensor(args.t_start)
+        if sde.sigma(t) <= sde_utils.U_MIN * sde.alpha(t):
+            parser.error(
+                f"--t-start {args.t_start:g}: no noise is left there to remove; start later"
             )
     if checkpoint["cond_normalizer"] is None:
         if args.num_draws:
@@ -194,7 +213,7 @@ def load_observations(args, checkpoint):
         raise cli.InputError(
             f"{args.data_file_noisy}: has {observed.values.shape[1]} multipoles, the model {n_ell}"
         )
-    if observed.values.min() <= 0:
+    if storage.minimum(observed.values) <= 0:
         raise cli.InputError(f"{args.data_file_noisy}: holds zeros, which have no logarithm")
     truth = storage.load_spectra(args.data_file_gt) if args.data_file_gt else None
     if truth is not None and truth.values.shape != observed.values.shape:
@@ -278,11 +297,21 @@ def belongs_to(args, observed, device):
     known = {k: v for k, v in vars(args).items() if k not in ELSEWHERE}
     with open(args.model_checkpoint, "rb") as file:
         known["model_checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
-    known["data_file_noisy"] = observed and storage.digest(observed.values)
+    known["data_file_noisy"] = observed and observed.sha256
     known["device"] = device.type
     result = {f"--{key.replace('_', '-')}": value for key, value in known.items()}
     provenance = storage.provenance()
     return {**result, "torch": provenance["versions"]["torch"], "commit": provenance["git_commit"]}
+
+
+def is_finished(args, identity):
+    """Whether --out-dir holds all that a run of this identity, see `belongs_to`, writes."""
+    try:
+        report = storage.read_json(os.path.join(args.out_dir, "metrics.json"))
+    except cli.InputError:
+        return False
+    started = os.path.exists(os.path.join(args.out_dir, unfinished.STATE))
+    return report.get("belongs_to") == identity and not started
 
 
 def describe(args, checkpoint, observed):
@@ -292,7 +321,7 @@ def describe(args, checkpoint, observed):
     metadata["prior"] = {k: checkpoint["data"][k] for k in known if k in checkpoint["data"]}
     metadata["prior"]["sky"] = trained_sky(checkpoint)
     if observed is not None:
-        metadata["observation"] = {"file": observed.path, "sha256": storage.digest(observed.values)}
+        metadata["observation"] = {"file": observed.path, "sha256": observed.sha256}
     return metadata
 
 
@@ -392,20 +421,24 @@ def main(argv=None):
     figures = ("examples.png", "trajectory.png")[: 1 + args.plot_trajectories]
     names = [*shapes, *whole, "metrics.json", *figures]
     outputs = {name: os.path.join(args.out_dir, name) for name in names}
-    arrays = partial.PartialArrays(args.out_dir, shapes, whole, parallel.rank())
+    arrays = unfinished.PartialArrays(args.out_dir, shapes, whole, parallel.rank())
+    identity = belongs_to(args, observed, device)
+    if args.resume and is_finished(args, identity):
+        return cli.note(f"{args.out_dir}: is finished; leave --resume out to sample anew")
     with contextlib.ExitStack() as stack:
         stack.enter_context(parallel.process_group(torch.device("cpu")))  # no tensors are shared
         if parallel.rank() == 0:
             files.claim_outputs(outputs.values(), arrays.missing_bytes())
-            stack.enter_context(partial.locked(args.out_dir))
+            stack.enter_context(unfinished.locked(args.out_dir))
         began = time.monotonic()
-        share = draws.run(sampler, arrays, belongs_to(args, observed, device), args.resume)
+        share = draws.run(sampler, arrays, identity, args.resume)
         seconds = time.monotonic() - began
         if parallel.rank() == 0:
             record = draws.record(sampler, arrays)
             metadata = describe(args, checkpoint, observed) | storage.provenance(argv) | record
             arrays.publish({k: metadata | draws.about(k, sampler.quantities) for k in shapes})
             report = {"method": args.method, "num_samples": blocks.num_samples, **record}
+            report["belongs_to"] = identity
             write_report(report, row, sampler, observed, truth, outputs)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Table:
         values: D_ell, shape (n, n_ell) or (n, num_draws, n_ell), uK^2, finite and >= 0; or r,
             shape (n,) or (n, num_draws).
         metadata: The sidecar, checked; empty for a bare file.
-        sha256: Of the values' bytes, as `digest` gives it.
+        sha256: Of the values' bytes, as hexadecimal digits.
     """
 
     path: str
@@ -188,20 +189,33 @@ def write_array(path, values, metadata):
         writer.append(values)
 
 
-def digest(values):
-    """SHA-256 of an array's bytes, as hexadecimal digits."""
-    return hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+def release(values):
+    """Give back the memory of what was read of a mapped array, or of a part of it."""
+    mapped = getattr(values, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def chunks(values):
+    """Rows of an array that may be larger than memory, CHUNK_BYTES at a time."""
+    rows = max(1, CHUNK_BYTES // values[0].nbytes)
+    for start in range(0, len(values), rows):
+        yield values[start : start + rows]
+        release(values)
+
+
+def minimum(values):
+    """The smallest number of an array that may be larger than memory."""
+    return min(float(chunk.min()) for chunk in chunks(values))
 
 
 def _scan(values):
-    """(minimum, maximum, `digest`) of an array in C order, read once; NaN is both where it occurs.
+    """(minimum, maximum, SHA-256) of an array in C order, read once; NaN is both where it occurs.
 
     The array may be larger than the memory: nothing of its size is made.
     """
     sha256, lowest, highest = hashlib.sha256(), np.inf, -np.inf
-    rows = max(1, CHUNK_BYTES // values[0].nbytes)
-    for start in range(0, len(values), rows):
-        chunk = values[start : start + rows]
+    for chunk in chunks(values):
         sha256.update(chunk)
         lowest, highest = np.minimum(lowest, chunk.min()), np.maximum(highest, chunk.max())
     return lowest, highest, sha256.hexdigest()
@@ -224,7 +238,7 @@ def read_npy(path, ndim=2):
 
 
 def _read_npy(path, ndim):
-    """(array, its minimum, its digest); see `read_npy`."""
+    """(array, its minimum, its SHA-256); see `read_npy`."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)

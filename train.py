@@ -110,14 +110,14 @@ def build_networks(sde, kwargs, seed, checkpoint, device):
     return network.to(device), ema.to(device).requires_grad_(False)
 
 
-def write_checkpoint(path, loss_file, record, network, ema, training, state):
+def write_checkpoint(path, loss_file, record, network, ema, trained, state):
     """Write the checkpoint, and the loss history that it holds."""
     import checkpoints
 
     weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
     weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
-    checkpoints.save(path, {**record, **weights, "training": training, "resume": state})
-    files.write_npy(loss_file, np.array(list(training["history"].values())).T)
+    checkpoints.save(path, {**record, **weights, "training": trained, "resume": state})
+    files.write_npy(loss_file, np.array(list(trained["history"].values())).T)
 
 
 def announce(rows, steps, seconds, settings, network, num_bytes, folder):
@@ -154,8 +154,7 @@ def describe(args, tables, sde_record):
     settings = {key: getattr(args, key) for key in keys} | {"network": kwargs, "sde": sde_record}
     for name, table in tables.items():
         if table:
-            digest = table.metadata.get("sha256") or storage.digest(table.values)
-            settings[f"{name}_sha256"] = digest
+            settings[f"{name}_sha256"] = table.sha256
     return kwargs, settings
 
 
@@ -230,7 +229,8 @@ def main(argv=None):
         began = time.monotonic()
         with cli.progress(total=steps, unit="step") as bar:
             history = training.train(*work, held_out, settings, state, save, bar)
-        rate = (steps - done) * settings["batch_size"] / (time.monotonic() - began)
+        batch_size = min(settings["batch_size"], len(rows))
+        rate = (steps - done) * batch_size / (time.monotonic() - began)
         cli.note(f"trained on {rate:,.0f} rows per second")
     if parallel.rank() == 0:
         levels = linear_denoiser.loss_by_level(ema, linear, held_out.blocks, args.seed)

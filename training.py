@@ -272,9 +272,9 @@ def train(network, ema, sde, rows, held_out, settings, state, save, bar):
                 if stop.code and not last:
                     raise cli.Interrupted(stop.code, "interrupted; go on with --resume")
         except RuntimeError as error:
-            # what processes do together breaks when the first has saved and left
-            alone = parallel.world_size() == 1
-            if alone or not stop.code or isinstance(error, cli.DivergedError):
+            if not parallel.is_lost(error):
                 raise
-            raise cli.Interrupted(stop.code) from None
+            if not stop.code:
+                raise ConnectionError(parallel.LOST) from None
+            raise cli.Interrupted(stop.code) from None  # the first has saved and left
     return history

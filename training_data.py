@@ -1,7 +1,9 @@
 """Training rows: read, split, normalised a chunk at a time, and kept where there is room."""
 
+import contextlib
 import dataclasses
 import os
+import pathlib
 import tempfile
 
 import numpy as np
@@ -13,7 +15,7 @@ import storage
 HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of itself
 BLOCK_ROWS = 4096  # held-out rows that pass the network together
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
-MEMORY_SHARE = 0.25  # of a machine or GPU, for rows; larger ones stand in a file
+MEMORY_SHARE = 0.25  # of a machine, a job or a GPU, for rows; larger ones stand in a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def load(data_file, cond_file=None, param_file=None):
     for table in filter(None, (tables["cond"], tables["param"])):
         storage.check_same_rows(tables["data"], table)
     for table in filter(None, (tables["data"], tables["cond"])):
-        if table.values.min() <= 0:
+        if storage.minimum(table.values) <= 0:
             raise cli.InputError(
                 f"{table.path}: holds zeros, which have no logarithm; train on D_ell > 0"
             )
@@ -87,14 +89,25 @@ def split_rows(n, val_fraction, seed):
     return np.sort(order[n_val:]), np.sort(order[: min(n_val, HELD_OUT_ROWS)])
 
 
+def machine_memory():
+    """Bytes of memory that the processes here may have: the machine's, or those of their job."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError):  # no control groups of version 2
+        group = pathlib.Path("/proc/self/cgroup").read_text().rpartition("::/")[2].strip()
+        root = pathlib.Path("/sys/fs/cgroup")
+        for folder in (root / group, *(root / group).parents):
+            with contextlib.suppress(OSError, ValueError):  # "max", or another namespace
+                limits.append(int((folder / "memory.max").read_text()))
+    return min(limits)
+
+
 def memory_budget(device):
     """Bytes that the rows of one process may take on its device."""
     if device.type == "cuda":
         import torch
 
         return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return MEMORY_SHARE * memory / parallel.local_world_size()
+    return MEMORY_SHARE * machine_memory() / parallel.local_world_size()
 
 
 def file_bytes(tables, device):
@@ -157,6 +170,8 @@ def prepare(tables, val_fraction, seed, device, folder):
         for start in range(0, len(index), step):
             rows = index[start : start + step]
             yield [torch.from_numpy(np.asarray(t.values[rows], float)) for t in chosen]
+            for table in chosen:
+                storage.release(table.values)
 
     def checked(table, normalizer):
         if not (normalizer.state_dict()["std"] > 0).all():

@@ -1,8 +1,9 @@
 """How time, memory and disk space grow with NSIDE and rows: the three scripts as people run them.
 
 Each script runs as a process of its own, of which peak memory is read from the operating system
-and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md.
-Sizes are those of the largest runs divided by --shrink; 1 takes about an hour and 40 GB.
+and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md, one
+size after the other. Sizes are those of the largest runs divided by --shrink; 1 takes an hour or
+two, and 25 GB.
 
 Example:
   python -m benchmarks.scale --shrink 10
@@ -26,13 +27,13 @@ R = "0-0.01"
 NETWORK = "--hidden-dim 128 --num-layers 2 --batch-size 4096 --lr 4e-3 --epochs 1"
 DRAWS = 64
 STEPS = 2  # of the solver: memory and disk do not depend on them
-CASES = [  # NSIDE, training rows, observations
+CASES = [  # NSIDE, training rows, observations; the longest last
+    (512, 10_000, 100),
+    (512, 100_000, 1_000),
+    (64, 100_000, 10_000),
     (16, 100_000, 10_000),
     (16, 1_000_000, 100_000),
     (16, 10_000_000, 1_000_000),
-    (64, 100_000, 10_000),
-    (512, 10_000, 1_000),
-    (512, 100_000, 1_000),
 ]
 
 
@@ -99,15 +100,15 @@ def main(argv=None):
         "--shrink", type=cli.positive_int, default=10, help="divides rows and observations"
     )
     args = parser.parse_args(argv)
-    cells = [
-        row for n, rows, obs in CASES for row in measure(n, rows // args.shrink, obs // args.shrink)
-    ]
     header = ["NSIDE", "script", "rows", "s", "rows / s", "peak memory", "said before", "disk"]
     head = f"## Scale\n\n`python -m benchmarks.scale --shrink {args.shrink}`; {report.machine()}. "
     head += f"Rows are pairs, rows of one epoch, and draws ({DRAWS} for each observation, with "
     head += f"`--num-steps {STEPS}`: {STEPS + 3} network evaluations, where the default has 21). "
     head += "Seconds are those of whole processes."
-    report.write_section("scale", f"{head}\n\n{report.table(header, cells)}")
+    cells = []
+    for nside, *sizes in CASES:
+        cells += measure(nside, *(max(2, size // args.shrink) for size in sizes))
+        report.write_section("scale", f"{head}\n\n{report.table(header, cells)}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_scale_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(scale.subprocess, "Popen", lambda words, **kwargs: popen(run, **kwargs))
     written = {}
     monkeypatch.setattr(report, "write_section", written.__setitem__)
-    monkeypatch.setattr(scale, "CASES", scale.CASES[-1:])
+    monkeypatch.setattr(scale, "CASES", [(512, 100_000, 1_000)])
     monkeypatch.setattr(scale, "FOLDER", str(tmp_path / "scale"))
     scale.main(["--shrink", "100"])
     rows = [line for line in written["scale"].splitlines() if ".py |" in line]

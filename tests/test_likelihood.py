@@ -8,6 +8,7 @@ from scipy import stats
 import checkpoints
 import likelihood
 import model
+import parallel
 import references
 import sample
 import sde_utils
@@ -206,7 +207,7 @@ def folder(tmp_path, monkeypatch):
 
 def run(*argv):
     sample.main(["--log-likelihood", "--data-file-gt", "gt.npy", "--device", "cpu", *argv])
-    return np.load("log_likelihood.npy"), storage.read_json("metrics.json")
+    return np.load("log_likelihood.npy"), storage.read_json("log_likelihood_metrics.json")
 
 
 def test_the_script_on_an_untrained_prior(folder):
@@ -233,9 +234,29 @@ def test_the_script_on_posteriors(folder):
     assert log_p.shape == (40,) and "kullback_leibler" not in report
 
 
+def test_blocks_do_not_matter(folder, monkeypatch):
+    observed = ["--data-file-noisy", "noisy.npy", "--model-checkpoint", "posterior.pth"]
+    whole, report = run(*observed)
+    monkeypatch.setattr(likelihood, "BLOCK_ROWS", 7)
+    parts, same = run(*observed)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert same["kullback_leibler"]["value"] == pytest.approx(
+        report["kullback_leibler"]["value"], abs=1e-3
+    )
+
+
+def test_it_runs_in_one_process(folder, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    with pytest.raises(SystemExit):
+        run("--model-checkpoint", "prior.pth")
+    assert "without torchrun" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("part", "argv"),
     {
+        "--precision does": ["--log-likelihood", "--data-file-gt", "gt.npy", "--precision", "bf16"],
+        "--resume does": ["--log-likelihood", "--data-file-gt", "gt.npy", "--resume"],
         "needs --data-file-gt": ["--log-likelihood"],
         "--num-steps does": ["--log-likelihood", "--data-file-gt", "gt.npy", "--num-steps", "3"],
         "needs --log-likelihood": ["--param-file-gt", "r.npy"],

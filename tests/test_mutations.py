@@ -187,6 +187,9 @@ HOSTILE = {
     "stride 0.pth": archive(
         TENSOR + b"K\0J\0\0\1\0J\0\0\1\0\x86K\0K\0\x86\x89NtR.", **{"data/0": b"1234"}
     ),
+    "dicts.pth": archive(b"\x80\x02" + 3 * 10**6 * b"}" + b"."),
+    "tuples.pth": archive(b"\x80\x02N" + 3 * 10**6 * b"\x85" + b"."),
+    "marks.pth": archive(b"\x80\x02" + 3 * 10**6 * b"(" + b"."),
     "bare pickle.pth": b"\x80\x02cbuiltins\nbytearray\n" + CALL,
     "deflated.pth": zeros_archive(),
     "overlapping.pth": overlapping_archive(),

@@ -27,13 +27,13 @@ from test_pipeline import (  # noqa: F401  folder and pairs are fixtures
 
 import draws
 import files
-import partial
 import reverse
 import sample
 import sde_utils
 import solvers
 import storage
 import train
+import unfinished
 
 
 def test_generate_is_reproducible_and_follows_the_seed():
@@ -100,6 +100,8 @@ BAD_SAMPLE = {
     "--beta-max": ["--beta-max", "20"],
     "--corrector-steps": ["--corrector-steps", "2", "--method", "ode"],
     "--t-start": ["--t-start", "1.5"],
+    "no noise is left": [*DENOISE, "--t-start", "0.001"],
+    "--seed": ["--seed", str(2**63)],
     "generating": [*DENOISE, "--num-samples", "5"],
     "needs --data-file-noisy": ["--data-file-gt", "data/dl_gt_r0.001.npy"],
     "--trajectory-index": ["--num-samples", "5", "--trajectory-index", "5"],
@@ -237,8 +239,8 @@ def arrays_of(out):
 
 def _process(argv, environment, kill):
     os.environ.update(environment)
-    partial.FLUSH_SECONDS = 0
-    finish, finished = partial.PartialArrays.finish, []
+    unfinished.FLUSH_SECONDS = 0
+    finish, finished = unfinished.PartialArrays.finish, []
 
     def counted(self, block, record):
         finish(self, block, record)
@@ -246,7 +248,7 @@ def _process(argv, environment, kill):
         if len(finished) == kill[0]:
             threading.Timer(kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-    partial.PartialArrays.finish = counted if kill else finish
+    unfinished.PartialArrays.finish = counted if kill else finish
     sample.main(argv)
 
 
@@ -313,7 +315,7 @@ def test_a_process_that_dies_does_not_hang_the_others(work, tmp_path):
 
 def num_blocks(out):
     """Blocks that stopped or running processes have finished."""
-    return len(partial.PartialArrays(str(out), {}).done())
+    return len(unfinished.PartialArrays(str(out), {}).done())
 
 
 @pytest.mark.parametrize("num_kills", [3, pytest.param(8, marks=pytest.mark.slow)])
@@ -371,6 +373,7 @@ def test_a_signal_ends_it_after_a_block_and_a_second_at_once(
 def test_a_run_that_is_stopped_while_it_publishes_goes_on(work, tmp_path, monkeypatch, capsys):
     sample.main(arguments(work, "joint, sde", tmp_path / "whole"))
     argv, out = arguments(work, "joint, sde", tmp_path / "out"), tmp_path / "out"
+    sample.main([*argv, "--seed", "1"])  # an earlier run, some of whose arrays stay for now
     replace = os.replace
 
     def stopped(source, target):
@@ -381,9 +384,30 @@ def test_a_run_that_is_stopped_while_it_publishes_goes_on(work, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopped)
         fails(sample.main, argv, 130, capsys)
-    assert (out / "denoised.npy").exists() and not (out / "posterior_std.npy").exists()
+    new = {"denoised.npy", "posterior_draws.npy"}
+    for name, values in arrays_of(tmp_path / "whole").items():
+        assert (values == (out / name).read_bytes()) == (name in new)
+        storage.load_table(str(out / name), np.load(out / name).ndim)  # the sidecar is its own
     sample.main([*argv, "--resume"])
     assert arrays_of(tmp_path / "whole") == arrays_of(out)
+
+
+def test_a_finished_run_is_not_done_again(work, tmp_path, capsys):
+    argv = arguments(work, "generate", tmp_path)
+    sample.main(argv)
+    before = {name: os.stat(tmp_path / name).st_mtime_ns for name in os.listdir(tmp_path)}
+    sample.main([*argv, "--resume"])
+    assert "is finished" in capsys.readouterr().err
+    assert before == {name: os.stat(tmp_path / name).st_mtime_ns for name in os.listdir(tmp_path)}
+    sample.main([*argv, "--resume", "--seed", "1"])
+    assert before["generated.npy"] < os.stat(tmp_path / "generated.npy").st_mtime_ns
+
+
+def test_what_a_killed_process_left_of_the_state_goes(work, tmp_path):
+    left = tmp_path / f".{unfinished.STATE[:-5]}.json.{2**22 + 1}.tmp"  # no such process
+    left.touch()
+    sample.main(arguments(work, "generate", tmp_path))
+    assert not any(name.startswith(".") for name in os.listdir(tmp_path))
 
 
 @pytest.fixture
@@ -427,7 +451,7 @@ def test_without_resume_it_starts_anew(stopped, work, tmp_path, capsys):
 
 
 def test_a_journal_that_was_cut_costs_its_last_block(tmp_path):
-    arrays = partial.PartialArrays(str(tmp_path), {"a.npy": (4, 2)})
+    arrays = unfinished.PartialArrays(str(tmp_path), {"a.npy": (4, 2)})
     arrays.prepare({}, False)
     for block, tail in ((0, b'[1, {"secon'), (2, b"\0\0"), (3, b"")):
         with arrays:
@@ -457,7 +481,7 @@ def test_a_full_disk_is_told_before_the_work(work, tmp_path, capsys, monkeypatch
 
 
 def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
-    with partial.locked(str(tmp_path)):
+    with unfinished.locked(str(tmp_path)):
         line = fails(sample.main, arguments(work, "generate", tmp_path), 2, capsys)
     assert "another sample.py" in line
 

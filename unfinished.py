@@ -222,17 +222,19 @@ class PartialArrays:
         Args:
             metadata: {file name: dict for its sidecar}; ell and a SHA-256 of the rows are added.
         """
-        for name, shape in self.shapes.items():
+        digests = {}
+        for name in self.shapes:
             with open(self.path(name), "rb") as file:
                 file.seek(len(self.headers[name]))
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
-            target = os.path.join(self.folder, name)
-            storage.write_sidecar(target, shape, digest, metadata[name])
         self._write_state(**self._state() | {"published": True})
         for name in (*self.shapes, *self.whole):
+            target = os.path.join(self.folder, name)
             with contextlib.suppress(FileNotFoundError):  # a whole one that is in place already
-                os.replace(self.path(name), os.path.join(self.folder, name))
+                os.replace(self.path(name), target)
+            if name in digests:  # at once, for an array and another's sidecar do not load
+                storage.write_sidecar(target, self.shapes[name], digests[name], metadata[name])
 
     def remove(self):
         """Remove all hidden files; first the state, without which nothing is taken up."""
@@ -241,3 +243,4 @@ class PartialArrays:
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+            files.remove_leftovers(path)
