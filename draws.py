@@ -139,7 +139,7 @@ def compute(sampler, arrays, chosen):
 
     Args:
         sampler: A `Sampler`.
-        arrays: A `unfinished.PartialArrays`.
+        arrays: An `unfinished.PartialArrays`.
         chosen: Numbers of the blocks.
 
     Raises:
@@ -163,7 +163,7 @@ def run(sampler, arrays, belongs_to, resume):
 
     Args:
         sampler: A `Sampler`.
-        arrays: A `unfinished.PartialArrays` of its outputs.
+        arrays: An `unfinished.PartialArrays` of its outputs.
         belongs_to: All that the draws depend on, see `unfinished.PartialArrays.prepare`.
         resume: Whether to keep the blocks of a run that was stopped.
 

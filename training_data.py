@@ -15,6 +15,7 @@ import storage
 HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of itself
 BLOCK_ROWS = 4096  # held-out rows that pass the network together
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
+CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
 MEMORY_SHARE = 0.25  # of a machine, a job or a GPU, for rows; larger ones stand in a file
 
 
@@ -93,8 +94,8 @@ def machine_memory():
     """Bytes of memory that the processes here may have: the machine's, or those of their job."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError):  # no control groups of version 2
-        group = pathlib.Path("/proc/self/cgroup").read_text().rpartition("::/")[2].strip()
-        root = pathlib.Path("/sys/fs/cgroup")
+        own, root = map(pathlib.Path, CGROUP)
+        group = own.read_text().rpartition("::/")[2].strip()
         for folder in (root / group, *(root / group).parents):
             with contextlib.suppress(OSError, ValueError):  # "max", or another namespace
                 limits.append(int((folder / "memory.max").read_text()))

@@ -287,6 +287,27 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
         training.Step(network, network, sde_utils.VESDE(), rows, {"batch_size": 50, "epochs": 1})
 
 
+def test_only_a_lost_connection_is_blamed_on_another_process(monkeypatch):
+    closed = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed")
+    assert not parallel.is_lost(closed)  # one process alone has none to lose
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    assert parallel.is_lost(closed) and parallel.is_lost(torch.distributed.DistNetworkError("x"))
+    assert not parallel.is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_rows_take_a_share_of_the_memory_of_their_job(monkeypatch, tmp_path):
+    whole = training_data.machine_memory()
+    job = tmp_path / "slurm" / "job"
+    (job / "task").mkdir(parents=True)
+    (job / "task" / "memory.max").write_text("max\n")
+    (job / "memory.max").write_text("1000000\n")
+    (tmp_path / "cgroup").write_text("0::/slurm/job/task\n")
+    monkeypatch.setattr(training_data, "CGROUP", (str(tmp_path / "cgroup"), str(tmp_path)))
+    assert training_data.machine_memory() == 1_000_000 < whole
+    monkeypatch.setattr(training_data, "CGROUP", ("nowhere", str(tmp_path)))
+    assert training_data.machine_memory() >= whole
+
+
 def torchrun(argv):
     """A running torchrun of train.py on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
