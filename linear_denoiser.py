@@ -8,7 +8,7 @@ import sde_utils
 
 NUM_LEVELS = 12  # noise levels at which network and linear denoiser are compared
 LEVEL_REPEATS = 16  # noise draws per row and level, fewer where rows are many
-LEVEL_DRAWS = 100_000  # noise draws per level at most, but one per row
+LEVEL_VALUES = 3_000_000  # noisy values per level at most, but one draw per row
 
 
 def second_moments(blocks):
@@ -89,6 +89,11 @@ class LinearDenoiser:
         return (gain**2 * alpha**2 * in_modes + (sigma * gain - 1) ** 2).mean(-1)
 
 
+def level_repeats(n, n_dim):
+    """Noise draws of each of n held-out rows at a level: enough for a small Monte-Carlo error."""
+    return min(LEVEL_REPEATS, max(1, LEVEL_VALUES // (n * n_dim)))
+
+
 def loss_by_level(network, linear, blocks, seed):
     """Held-out loss of network and linear denoiser at each noise level.
 
@@ -109,7 +114,7 @@ def loss_by_level(network, linear, blocks, seed):
 
     sde, n = linear.sde, sum(len(x0) for x0, _ in blocks)
     one = blocks[0][0].new_ones(())
-    repeats = min(LEVEL_REPEATS, max(1, LEVEL_DRAWS // n))
+    repeats = level_repeats(n, blocks[0][0].shape[1])
     generator = torch.Generator(one.device).manual_seed(seed)
     times = sde_utils.noise_levels(sde, one, NUM_LEVELS - 1)
     exact = linear.loss(second_moments(blocks), times)

@@ -11,13 +11,14 @@ import cli
 import sde_utils
 import solvers
 
-BATCH_ROWS = {"cpu": 1024}  # what fits the cache together
-GPU_BATCH_ROWS = 65536  # what keeps a GPU busy
+BATCH_ROWS, GPU_BATCH_ROWS = 1024, 65536  # at NSIDE 16: what fits the cache, what keeps a GPU busy
+LEAST_BATCH_ROWS = 128  # what weights are read for
 
 
-def default_batch_size(device):
-    """Rows to integrate together on a torch.device."""
-    return BATCH_ROWS.get(device.type, GPU_BATCH_ROWS)
+def default_batch_size(device, n_dim):
+    """Rows of n_dim columns to integrate together on a torch.device."""
+    rows = BATCH_ROWS if device.type == "cpu" else GPU_BATCH_ROWS
+    return min(rows, max(LEAST_BATCH_ROWS, 32 * rows // n_dim))
 
 
 def batch_seed(seed, batch):

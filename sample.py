@@ -115,7 +115,7 @@ def build_parser():
         "--batch-size",
         type=cli.positive_int,
         help="rows that are integrated together and share a stream of random numbers (default: "
-        f"{reverse.BATCH_ROWS['cpu']} on a CPU, {reverse.GPU_BATCH_ROWS} elsewhere)",
+        f"{reverse.BATCH_ROWS} on a CPU, {reverse.GPU_BATCH_ROWS} elsewhere, fewer above NSIDE 16)",
     )
     group.add_argument(
         "--corrector-steps",
@@ -274,7 +274,8 @@ def make_sampler(args, checkpoint, observed, device):
 
     conditional = checkpoint["cond_normalizer"] is not None
     args.num_draws = (args.num_draws or NUM_DRAWS) if conditional else 1
-    args.batch_size = args.batch_size or reverse.default_batch_size(device)
+    n_dim = checkpoint["network_kwargs"]["n_ell"] + checkpoint["network_kwargs"]["n_param"]
+    args.batch_size = args.batch_size or reverse.default_batch_size(device, n_dim)
     n = len(observed.values) if observed else args.num_samples or NUM_SAMPLES
     quantities = draws.RECIPE if observed else draws.GENERATED
     if conditional:

@@ -222,7 +222,9 @@ def main(argv=None):
         held_out = training.HeldOutLoss(linear, rows_held_out, args.seed)
         work = (network, ema, sde, rows)
         steps, done = training.num_steps(rows, settings), training.steps_done(state)
-        seconds = training.estimate(*work, held_out, settings, done)
+        repeats = linear_denoiser.level_repeats(len(rows_held_out), rows.n_dim)
+        num_passes = linear_denoiser.NUM_LEVELS * repeats / parallel.world_size()
+        seconds = training.estimate(*work, held_out, settings, done, num_passes)
         announce(rows, steps - done, seconds, settings, network, num_bytes, folder)
         if not state and parallel.rank() == 0:
             checkpoints.keep_previous(args.out)

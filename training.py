@@ -124,10 +124,11 @@ class Step:
         return loss
 
 
-def estimate(network, ema, sde, rows, held_out, settings, done):
-    """Seconds that the steps left after `done` take: those of the fastest of a few steps.
+def estimate(network, ema, sde, rows, held_out, settings, done, num_passes):
+    """Seconds that the rest takes after `done` steps: by the fastest of a few, and held-out losses.
 
-    The steps are of copies, which are thrown away; arguments as in `train`.
+    The steps are of copies, which are thrown away; arguments as in `train`, and the number of
+    passes through the held-out rows at the end.
     """
     import torch
 
@@ -141,8 +142,9 @@ def estimate(network, ema, sde, rows, held_out, settings, done):
         seconds.append(time.monotonic() - began)
     began = time.monotonic()
     held_out(ema)
-    epochs = settings["epochs"] - done // step.num_batches
-    return (step.num_steps - done) * min(seconds) + epochs * (time.monotonic() - began)
+    per_pass = time.monotonic() - began
+    passes = settings["epochs"] - done // step.num_batches + num_passes
+    return (step.num_steps - done) * min(seconds) + passes * per_pass
 
 
 class HeldOutLoss:

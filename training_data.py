@@ -13,7 +13,7 @@ import parallel
 import storage
 
 HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of itself
-BLOCK_ROWS = 4096  # held-out rows that pass the network together
+BLOCK_VALUES = 2**17  # of held-out rows that pass the network together: 4369 of 30 multipoles
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
 CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
 MEMORY_SHARE = 0.25  # of a machine, a job or a GPU, for rows; larger ones stand in a file
@@ -43,8 +43,9 @@ class Rows:
         conditional = values.shape[1] > self.n_dim
         return values[:, : self.n_dim], values[:, self.n_dim :] if conditional else None
 
-    def blocks(self, num_rows=BLOCK_ROWS):
-        """(x, y) of rows that follow each other, num_rows at a time."""
+    def blocks(self):
+        """(x, y) of rows that follow each other, about BLOCK_VALUES values at a time."""
+        num_rows = max(1, BLOCK_VALUES // self.values.shape[1])
         for start in range(0, len(self), num_rows):
             yield self[start : start + num_rows]
 

@@ -72,7 +72,7 @@ def sampling(sde, method, num_steps=100):
     if solvers.SOLVERS[method].corrected:
         step = solvers.with_corrector(step, 1, 0.1)
     checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
-    one, rows = torch.ones(()), reverse.default_batch_size(torch.device("cpu"))
+    one, rows = torch.ones(()), reverse.BATCH_ROWS
     blocks = reverse.Blocks(2 * rows, 1, rows)
     process = reverse.Reverse(checkpoint, lambda: step, one, num_steps, 0)
 

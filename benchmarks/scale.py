@@ -1,8 +1,8 @@
 """How time, memory and disk space grow with NSIDE and rows: the three scripts as people run them.
 
 Each script runs as a process of its own, of which peak memory is read from the operating system
-and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md, one
-size after the other. Sizes are those of the largest runs divided by --shrink; 1 takes an hour or
+and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md, row
+by row. Sizes are those of the largest runs divided by --shrink; 1 takes an hour or
 two, and 25 GB.
 
 Example:
@@ -62,7 +62,7 @@ def disk(names):
 
 
 def measure(nside, rows, observations):
-    """Rows of the table for one size."""
+    """Rows of the table for one size, one after the other."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     os.makedirs(FOLDER)
     data = f"--foregrounds none --noise-uk-arcmin 1 --r-range 0 0.01 --nside {nside}"
@@ -79,16 +79,14 @@ def measure(nside, rows, observations):
             ("posterior", "denoised", "r_draws"),
         ),
     }
-    lines = []
     for script, (words, count, names) in commands.items():
         cli.note(f"nside {nside}: {script} {words}")
         seconds, memory, said = run(f"{script} {words}")
         cells = [f"{nside}", script, f"{count:,}", f"{seconds:.0f}", f"{count / seconds:,.0f}"]
         cells += [files.size_text(memory), said, files.size_text(disk(names))]
-        lines.append(cells)
         cli.say("  ".join(cells))
+        yield cells
     shutil.rmtree(FOLDER)
-    return lines
 
 
 def main(argv=None):
@@ -107,8 +105,9 @@ def main(argv=None):
     head += "Seconds are those of whole processes."
     cells = []
     for nside, *sizes in CASES:
-        cells += measure(nside, *(max(2, size // args.shrink) for size in sizes))
-        report.write_section("scale", f"{head}\n\n{report.table(header, cells)}")
+        for row in measure(nside, *(max(2, size // args.shrink) for size in sizes)):
+            cells.append(row)
+            report.write_section("scale", f"{head}\n\n{report.table(header, cells)}")
 
 
 if __name__ == "__main__":

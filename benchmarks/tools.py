@@ -70,7 +70,7 @@ def timed(task, network, draw):
 
 def in_blocks(draw, n):
     """Rows of draw(m), m of them at a time, as many as sample.py takes: they fit the cache."""
-    sizes = [min(reverse.BATCH_ROWS["cpu"], n - k) for k in range(0, n, reverse.BATCH_ROWS["cpu"])]
+    sizes = [min(reverse.BATCH_ROWS, n - k) for k in range(0, n, reverse.BATCH_ROWS)]
     return torch.cat([draw(size) for size in sizes])
 
 

@@ -70,6 +70,13 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws):
     torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
 
 
+def test_the_default_batch_shrinks_with_the_width_of_its_rows():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    sizes = [reverse.default_batch_size(cpu, n_dim) for n_dim in (6, 30, 31, 126, 1023)]
+    assert sizes == [1024, 1024, 1024, 260, 128]
+    assert reverse.default_batch_size(gpu, 31) == 65536 > reverse.default_batch_size(gpu, 1023)
+
+
 def test_no_two_batches_share_their_random_numbers():
     """Seeds of 32 bits, the only ones that a generator on the CPU tells apart."""
     seeds = {reverse.batch_seed(seed, batch) for seed in (0, 1) for batch in range(10**5)}

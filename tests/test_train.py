@@ -237,7 +237,7 @@ def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
     )
     network = model.ScoreNet1D(sde, 6)
     whole = training.HeldOutLoss(linear, rows, 0)
-    monkeypatch.setattr(training_data.Rows.blocks, "__defaults__", (7,))
+    monkeypatch.setattr(training_data, "BLOCK_VALUES", 7 * 6)
     parts = training.HeldOutLoss(linear, rows, 0)
     assert len(parts.blocks) == 3
     assert parts(network) == pytest.approx(whole(network), rel=1e-5)  # sums of float32
@@ -254,7 +254,8 @@ def test_timing_leaves_the_training_as_it_was():
     def held_out(network):
         assert network is ema
 
-    seconds = [training.estimate(network, ema, sde, rows, held_out, settings, d) for d in (0, 19)]
+    work = network, ema, sde, rows, held_out, settings
+    seconds = [training.estimate(*work, done, num_passes=12) for done in (0, 19)]
     assert seconds[0] > seconds[1] > 0
     after = [value for n in (network, ema) for value in n.state_dict().values()]
     assert all(map(torch.equal, before, after))
