@@ -169,8 +169,9 @@ def prepare(tables, val_fraction, seed, device, folder):
 
     def chunks(index, *chosen):
         step = max(1, CHUNK_VALUES // data.values.shape[1])
-        for start in range(0, len(index), step):
-            rows = index[start : start + step]
+        starts = np.arange(0, len(data.values), step)
+        # by their place in the file: what lies between them is mapped along
+        for rows in filter(len, np.split(index, np.searchsorted(index, starts[1:]))):
             yield [torch.from_numpy(np.asarray(t.values[rows], float)) for t in chosen]
             for table in chosen:
                 storage.release(table.values)

@@ -2,8 +2,7 @@
 
 Each script runs as a process of its own, of which peak memory is read from the operating system
 and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md, row
-by row. Sizes are those of the largest runs divided by --shrink; 1 takes an hour or
-two, and 25 GB.
+by row. Sizes are those of the largest runs divided by --shrink; 1 takes an hour or two, and 25 GB.
 
 Example:
   python -m benchmarks.scale --shrink 10
