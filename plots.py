@@ -283,7 +283,7 @@ def forecast(cases, published):
         cases: From `forecast.load_case`.
         published: {instrument: {"sigma_r0": (low, high), ...}}.
     """
-    figure, axis = _axes(1, 7.0, 1.4 + 0.36 * len(cases))
+    figure, axis = _axes(1, 7.0, max(2.6, 1.4 + 0.36 * len(cases)))
     heights = np.arange(len(cases))[::-1]
     for key, style, label in (
         ("fisher", {"marker": "|", "ms": 14, "color": LIMIT["color"]}, "Fisher limit"),
