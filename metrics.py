@@ -1,10 +1,12 @@
-"""What the output of a reverse process is worth: errors, correlations, distances, a verdict."""
+"""What the output of a reverse process is worth: errors, distances, a verdict, figures."""
 
 import math
 
 import numpy as np
 
 import cli
+import draws
+import files
 import storage
 
 NO_INFORMATION = 0.05  # largest attainable correlation below which an observation is empty
@@ -258,3 +260,52 @@ def print_report(report):
             cli.say(f"{key} {report[key]:.4f}")
     if "verdict" in report:
         cli.say(report["verdict"])
+
+
+def example_figure(row, checkpoint, observed, truth, arrays, report):
+    """The figure of example spectra: a posterior, or what the recipe gave, or generated."""
+    import plots
+
+    name = "generated.npy" if observed is None else "denoised.npy"
+    ell = np.arange(2, 2 + arrays[name].shape[1])
+    signal = checkpoint["data"].get("dl_signal")
+    signal = None if signal is None else np.array(signal)
+    if observed is None:
+        return plots.generated_examples(ell, sample_rows(arrays[name]), signal)
+    correlations, y = report.get("correlation"), observed.values[row]
+    truth_row = None if truth is None else truth.values[row]
+    if "posterior_quantiles.npy" not in arrays:
+        return plots.denoised_example(ell, y, arrays[name][row], truth_row, signal, correlations)
+    r_row = arrays["r_draws.npy"][row] if "r_draws.npy" in arrays else None
+    quantiles = arrays["posterior_quantiles.npy"][row]
+    return plots.posterior_example(ell, y, quantiles, truth_row, signal, correlations, r_row)
+
+
+def write_report(report, row, checkpoint, observed, truth, outputs):
+    """Measure the arrays that are in place; write and print what they are worth, and the figures.
+
+    Args:
+        report: What is known without them.
+        row: Observation that the figures show.
+        checkpoint: From checkpoints.load.
+        observed: storage.Table of the observations, or None.
+        truth: storage.Table of their truth, or None.
+        outputs: {file name: path}.
+    """
+    import plots
+
+    arrays = {k: np.load(v, mmap_mode="r") for k, v in outputs.items() if k.endswith(".npy")}
+    if "r_draws.npy" in arrays:
+        report = {**report, "r": {"row": row, **draws.summarise_r(arrays["r_draws.npy"][row])}}
+    if truth is not None:
+        report |= compare_with_truth(observed, truth, arrays["denoised.npy"], checkpoint)
+    elif observed is None:
+        report |= compare_with_law(arrays["generated.npy"], checkpoint["data"])
+    files.write_json(outputs["metrics.json"], report)
+    figure = example_figure(row, checkpoint, observed, truth, arrays, report)
+    files.write_figure(outputs["examples.png"], figure)
+    if "trajectory.npy" in arrays:
+        states, n_ell = arrays["trajectory.npy"], checkpoint["network_kwargs"]["n_ell"]
+        figure = plots.trajectory(states[:, 0], states[:, 1 : 1 + n_ell], np.arange(2, 2 + n_ell))
+        files.write_figure(outputs["trajectory.png"], figure)
+    print_report(report)

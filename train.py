@@ -223,7 +223,8 @@ def main(argv=None):
         work = (network, ema, sde, rows)
         steps, done = training.num_steps(rows, settings), training.steps_done(state)
         repeats = linear_denoiser.level_repeats(len(rows_held_out), rows.n_dim)
-        num_passes = linear_denoiser.NUM_LEVELS * repeats / parallel.world_size()
+        # the first process alone passes through all of them, and all together through a share each
+        num_passes = linear_denoiser.NUM_LEVELS * repeats * parallel.world_size()
         seconds = training.estimate(*work, held_out, settings, done, num_passes)
         announce(rows, steps - done, seconds, settings, network, num_bytes, folder)
         if not state and parallel.rank() == 0:
