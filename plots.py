@@ -149,6 +149,7 @@ def r_histogram(axis, draws, r_label=R_LABEL):
     axis.axvline(median, color=OUTPUT["color"], label="median")
     axis.axvline(limit, **LIMIT, label="95 % upper limit")
     axis.set(xlabel=r_label, ylabel="posterior density")
+    axis.locator_params(axis="x", nbins=5)
 
 
 def posterior_example(ell, observed, quantiles, truth, dl_signal, correlations, r_draws):
