@@ -29,14 +29,9 @@ import os
 
 import numpy as np
 
-import cleaning
-import cli
-import files
-import foregrounds
-import instruments
-import simulation
-import spectra
-import storage
+from figures import plots
+from runtime import atomic, cli, console, records, resources, tables
+from sky import cleaning, cosmology, foregrounds, instruments, realisations, simulation
 
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
@@ -75,9 +70,9 @@ def output_paths(out_dir, r):
 def size_on_disk(splits, args):
     """Bytes of the arrays of `output_paths`; what stands beside them is small."""
     rows = {"train": args.num_samples, "test": args.num_test}
-    n_ell = len(spectra.multipoles(args.nside))
+    n_ell = len(cosmology.multipoles(args.nside))
     return sum(
-        files.npy_bytes((rows[split],) if name == "r" else (rows[split], n_ell))
+        atomic.npy_bytes((rows[split],) if name == "r" else (rows[split], n_ell))
         for split, names in splits.items()
         for name in names
     )
@@ -107,7 +102,7 @@ def write_rows(paths, draw, shape, metadata, chunk_rows, on_rows=lambda m: None)
         writers = {}
         for name, path in paths.items():
             own = {"quantity": QUANTITIES[name], "unit": "1" if name == "r" else "uK^2"}
-            writer = storage.ArrayWriter(path, shape[:1] if name == "r" else shape, own | metadata)
+            writer = tables.ArrayWriter(path, shape[:1] if name == "r" else shape, own | metadata)
             writers[name] = stack.enter_context(writer)
         for start in range(0, shape[0], chunk_rows):
             rows = draw(min(chunk_rows, shape[0] - start))
@@ -127,10 +122,9 @@ def write_budget(path, r, ell, parts, ilc, fwhm_arcmin):
         ilc: From `describe_ilc`, or {} without cleaning.
         fwhm_arcmin: Beam of the observation.
     """
-    import plots
 
     beam = instruments.beam_power(fwhm_arcmin, ell)
-    tensors = {value: spectra.tensor_bb(value, ell) * beam for value in BUDGET_R}
+    tensors = {value: cosmology.tensor_bb(value, ell) * beam for value in BUDGET_R}
     left = {
         "lensing": parts["dl_lensing"],
         "foreground": parts["dl_gaussian_foreground"] + parts["dl_fixed_foreground"],
@@ -139,12 +133,12 @@ def write_budget(path, r, ell, parts, ilc, fwhm_arcmin):
     if ilc:
         left["ILC bias"] = np.array(ilc["dl_ilc_bias"])
         left["ILC bias, expected"] = np.array(ilc["dl_ilc_bias_expected"])
-    files.write_figure(path, plots.budget(ell, left, tensors))
+    atomic.write_figure(path, plots.budget(ell, left, tensors))
     columns = [int(np.abs(ell - wanted).argmin()) for wanted in BUDGET_ELL]
     title = f"D_ell in uK^2, r = {'-'.join(f'{value:g}' for value in r)}"
-    cli.say(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
+    console.print_result(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
     for label, dl in {**{f"tensor, r = {k:g}": v for k, v in tensors.items()}, **left}.items():
-        cli.say(f"  {label:<26}" + "".join(f"{dl[k]:12.2e}" for k in columns))
+        console.print_result(f"  {label:<26}" + "".join(f"{dl[k]:12.2e}" for k in columns))
 
 
 def build_parser():
@@ -349,7 +343,7 @@ def describe_run(argv, args, instrument, fwhm_arcmin):
         recorded["gaussian_foregrounds"] = foregrounds.GAUSSIAN_FOREGROUNDS
     if args.foregrounds == ["gaussian-ensemble"]:
         recorded["foreground_ensemble"] = foregrounds.ENSEMBLE
-    return {**recorded, **storage.provenance(argv)}
+    return {**recorded, **records.provenance(argv)}
 
 
 @cli.script
@@ -363,11 +357,11 @@ def main(argv=None):
     figures = {r: budget_path(args.out_dir, r) for r in args.r} if args.instrument else {}
     targets = [p for splits in paths.values() for names in splits.values() for p in names.values()]
     disk_bytes = sum(size_on_disk(splits, args) for splits in paths.values())
-    files.claim_outputs([*targets, *figures.values()], disk_bytes)
+    atomic.claim_outputs([*targets, *figures.values()], disk_bytes)
     rows = {"train": args.num_samples, "test": args.num_test}
     total = len(args.r) * sum(rows.values())
     work = f"{total:,} pairs at ell = 2-{2 * args.nside - 1}"
-    files.announce(work, peak_memory(args, len(bands)), disk_bytes, args.out_dir)
+    resources.announce(work, peak_memory(args, len(bands)), disk_bytes, args.out_dir)
 
     hilc = args.clean == "hilc"
     sky = simulation.make_band_sky(
@@ -385,11 +379,11 @@ def main(argv=None):
         for r, signal in signals.items():
             ilc[r] = simulation.describe_ilc(r, signal, skies, args.ilc_bins, args.seed)
 
-    with cli.progress(total=total, desc="drawing", unit="pair") as bar:
+    with console.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, signal in signals.items():
             metadata = simulation.describe(r, signal, skies) | ilc[r] | recorded
             for split, targets in paths[r].items():
-                generators = spectra.make_generators(args.seed, split, *r)
+                generators = realisations.make_generators(args.seed, split, *r)
                 draw = functools.partial(
                     simulation.draw_rows, r, signal, skies, generators=generators
                 )
@@ -397,7 +391,7 @@ def main(argv=None):
                 write_rows(targets, draw, shape, own, skies.chunk_rows, bar.update)
     for r, path in figures.items():
         write_budget(path, r, ell, skies.parts, ilc[r], fwhm_arcmin)
-    cli.say(
+    console.print_result(
         f"wrote {args.num_samples} training and {args.num_test} test pairs at ell = 2-{ell[-1]} "
         f"for r = {', '.join('-'.join(f'{v:g}' for v in r) for r in args.r)} into {args.out_dir}/"
     )

@@ -20,10 +20,8 @@ import os
 
 import numpy as np
 
-import cli
-import files
-import mismatch
-import storage
+from runtime import atomic, cli, console, records, tables
+from runtime.errors import InputError
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
 MIN_ROWS, MIN_DRAWS = 10, 16  # below, a standard error means nothing
@@ -52,16 +50,16 @@ class Run:
 def check_r(path, draws, prior):
     """InputError unless draws of r vary, and come with the prior and the signal of all r."""
     try:
-        known = storage.signal_template(prior) is not None
+        known = records.signal_template(prior) is not None
     except ValueError:
         known = False
     if not known:
-        raise cli.InputError(
+        raise InputError(
             f"{path}: the sidecar of denoised.npy lacks its r_range or signal_template; "
             "run sample.py again"
         )
     if (draws.min(1) == draws.max(1)).any():
-        raise cli.InputError(f"{path}: in some row all draws are the same; train again")
+        raise InputError(f"{path}: in some row all draws are the same; train again")
 
 
 def load_run(folder, observed):
@@ -71,14 +69,12 @@ def load_run(folder, observed):
         path = os.path.join(folder, name)
         if ndim > 2 and not os.path.exists(path):
             return None
-        table = storage.load_table(path, ndim)
+        table = tables.load_table(path, ndim)
         source, prior = (table.metadata.get(key) for key in ("observation", "prior"))
         if not isinstance(prior, dict) or not isinstance(prior.get("sky", {}), dict):
-            raise cli.InputError(f"{path}: its sidecar names no prior; run sample.py again")
+            raise InputError(f"{path}: its sidecar names no prior; run sample.py again")
         if not isinstance(source, dict) or source.get("sha256") != observed.sha256:
-            raise cli.InputError(
-                f"{path}: was not sampled from {observed.path}; run sample.py on it"
-            )
+            raise InputError(f"{path}: was not sampled from {observed.path}; run sample.py on it")
         return table
 
     mean = load("denoised.npy", 2)
@@ -90,10 +86,10 @@ def load_run(folder, observed):
     shape = observed.values.shape
     for table in filter(None, (mean, draws)):
         if (len(table.values), table.values.shape[-1]) != shape:
-            raise cli.InputError(f"{table.path}: has not the {shape[0]} rows of {observed.path}")
+            raise InputError(f"{table.path}: has not the {shape[0]} rows of {observed.path}")
     draws = None if draws is None else draws.values
     if draws is not None and draws.shape[1] < MIN_DRAWS:
-        raise cli.InputError(
+        raise InputError(
             f"{folder}: has {draws.shape[1]} draws per observation; statistics need {MIN_DRAWS}: "
             "sample.py --num-draws"
         )
@@ -178,7 +174,7 @@ def r_lines(report):
 def tell_mismatch(run):
     """(what a run's model was trained on, what was observed), where they differ, in words."""
     trained, observed = run["mismatch"]["trained_on"], run["mismatch"]["observed"]
-    words = [(key, *mismatch.tell(trained[key], observed[key])) for key in trained]
+    words = [(key, *records.describe_difference(trained[key], observed[key])) for key in trained]
     if len(words) == 1:
         (key, own, other) = words[0]
         return f"{key} {own}", other
@@ -224,8 +220,8 @@ def mismatch_table(report):
 
 def sky_of_training(run, observed):
     """What the report says of the sky that a run's model was trained on."""
-    trained, seen = run.metadata["prior"].get("sky", {}), storage.sky(observed.metadata)
-    differing = mismatch.differences(trained, seen)
+    trained, seen = run.metadata["prior"].get("sky", {}), records.sky(observed.metadata)
+    differing = records.differences(trained, seen)
     if not differing:  # a sky that is unknown is no mismatch, but no match either
         return {"trained_on_this_sky": True if trained and seen else None}
     own, other = ({key: pair[k] for key, pair in differing.items()} for k in (0, 1))
@@ -235,7 +231,7 @@ def sky_of_training(run, observed):
 def write_figures(out_dir, figures):
     """Write {name: matplotlib figure} into out_dir."""
     for name, figure in figures.items():
-        files.write_figure(os.path.join(out_dir, name), figure)
+        atomic.write_figure(os.path.join(out_dir, name), figure)
 
 
 def build_parser():
@@ -255,32 +251,30 @@ def build_parser():
 
 def load_inputs(args):
     """(observed, truth, r_true, runs); r_true is None where it is unknown."""
-    observed = storage.load_spectra(args.data_file_noisy)
-    truth = storage.load_spectra(args.data_file_gt)
-    storage.check_quantity("--data-file-noisy", observed, "observed BB")
-    storage.check_quantity("--data-file-gt", truth, "primordial BB")
-    storage.check_same_rows(observed, truth)
+    observed = tables.load_spectra(args.data_file_noisy)
+    truth = tables.load_spectra(args.data_file_gt)
+    tables.check_quantity("--data-file-noisy", observed, "observed BB")
+    tables.check_quantity("--data-file-gt", truth, "primordial BB")
+    tables.check_same_rows(observed, truth)
     if truth.values.shape != observed.values.shape or (observed.values <= 0).any():
-        raise cli.InputError(
-            f"{args.data_file_noisy}: does not fit {args.data_file_gt}, or has zeros"
-        )
+        raise InputError(f"{args.data_file_noisy}: does not fit {args.data_file_gt}, or has zeros")
     if len(observed.values) < MIN_ROWS:
-        raise cli.InputError(f"{args.data_file_noisy}: has less than {MIN_ROWS} rows")
+        raise InputError(f"{args.data_file_noisy}: has less than {MIN_ROWS} rows")
     if observed.residual is not None and not (observed.residual > 0).all():
-        raise cli.InputError(
+        raise InputError(
             f"{args.data_file_noisy}: has multipoles without noise or lensing, where the "
             "observation is the truth; there is nothing to evaluate"
         )
     r_true = observed.metadata.get("r")
     if args.param_file_gt:
-        parameter = storage.load_r(args.param_file_gt)
-        storage.check_same_rows(observed, parameter)
+        parameter = tables.load_r(args.param_file_gt)
+        tables.check_same_rows(observed, parameter)
         r_true = parameter.values
     elif r_true is not None:
         r_true = np.full(len(observed.values), r_true)
     runs = [load_run(folder, observed) for folder in args.runs]
     if r_true is None and any(run.r is not None for run in runs):
-        raise cli.InputError("--param-file-gt: is needed, for a run holds draws of r")
+        raise InputError("--param-file-gt: is needed, for a run holds draws of r")
     return observed, truth, r_true, runs
 
 
@@ -294,10 +288,10 @@ def main(argv=None):
         parser.error(f"--row {args.row}: there are {n} rows")
     names = ["report.json", "report.md", *FIGURES]
     names += R_FIGURES if any(run.r is not None for run in runs) else ()
-    files.claim_outputs([os.path.join(args.out_dir, name) for name in names])
+    atomic.claim_outputs([os.path.join(args.out_dir, name) for name in names])
 
-    import comparison
-    import evaluation_plots
+    from checks import sharpness
+    from figures import evaluation
 
     y, x = np.asarray(observed.values), np.asarray(truth.values)
     scale = x.mean(0) if (x > 0).all() else None
@@ -309,42 +303,42 @@ def main(argv=None):
         key = repr([prior.get(k) for k in ("r", "dl_signal", "r_range", "signal_template")])
         if key not in answers:
             if "dl_contaminant" in observed.metadata:
-                cli.note(f"exact posterior under the prior r = {comparison.prior_of(prior)}")
-            answers[key] = comparison.Exact(y, observed, prior)
+                console.info(f"exact posterior under the prior r = {sharpness.prior_of(prior)}")
+            answers[key] = sharpness.Exact(y, observed, prior)
         return answers[key]
 
     own = exact_for(observed.metadata)
     report = {
         "num_observations": n,
-        "prior": f"r = {comparison.prior_of(observed.metadata)}",
+        "prior": f"r = {sharpness.prior_of(observed.metadata)}",
         "baselines": {},
         "runs": {},
     }
     if scale is not None:
-        errors = comparison.baselines(observed, x, own, scale)
-        report["baselines"] = {name: comparison.estimate(values) for name, values in errors.items()}
+        errors = sharpness.baselines(observed, x, own, scale)
+        report["baselines"] = {name: sharpness.estimate(values) for name, values in errors.items()}
     curves = {}
-    for run in cli.progress(runs, desc="evaluating", unit="run"):
+    for run in console.progress(runs, desc="evaluating", unit="run"):
         exact = exact_for(run.metadata.get("prior", {}))
-        results = comparison.compare(run, x, observed, exact, r_true, scale)
+        results = sharpness.compare(run, x, observed, exact, r_true, scale)
         curves[run.name] = results[1]
         report["runs"][run.name] = results[0] | sky_of_training(run, observed)
 
-    files.write_json(
-        os.path.join(args.out_dir, "report.json"), {**report, **storage.provenance(argv)}
+    atomic.write_json(
+        os.path.join(args.out_dir, "report.json"), {**report, **records.provenance(argv)}
     )
     text = markdown(report)
-    files.write_bytes(os.path.join(args.out_dir, "report.md"), text)
-    figures = evaluation_plots.overview(observed.ell, report, curves)
+    atomic.write_bytes(os.path.join(args.out_dir, "report.md"), text)
+    figures = evaluation.overview(observed.ell, report, curves)
     for run in [run for run in runs if run.r is not None][-1:]:
         exact, told = exact_for(run.metadata["prior"]), report["runs"][run.name]
-        single = comparison.Exact(y[[args.row]], observed, run.metadata["prior"])
+        single = sharpness.Exact(y[[args.row]], observed, run.metadata["prior"])
         common = run, observed, x, r_true, exact, single, told["r"], args.row
-        figures |= evaluation_plots.r_figures(*common, mismatch_title(told))
+        figures |= evaluation.r_figures(*common, mismatch_title(told))
     write_figures(args.out_dir, figures)
-    cli.say(text)
+    console.print_result(text)
     written = [*names[:2], *figures]
-    cli.say(f"wrote {', '.join(os.path.join(args.out_dir, name) for name in written)}")
+    console.print_result(f"wrote {', '.join(os.path.join(args.out_dir, name) for name in written)}")
 
 
 if __name__ == "__main__":

@@ -31,17 +31,21 @@ import hashlib
 import os
 import time
 
-import cli
-import draws
-import files
-import metrics
-import mismatch
-import parallel
-import reverse
 import sde_utils
-import solvers
-import storage
-import unfinished
+from checks import metrics
+from diffusion import reverse, sampling, solvers
+from runtime import (
+    atomic,
+    cli,
+    console,
+    devices,
+    journal,
+    processes,
+    records,
+    resources,
+    tables,
+)
+from runtime.errors import InputError
 
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1
@@ -168,7 +172,7 @@ def check_log_likelihood(parser, args):
     """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
     if not args.data_file_gt:
         parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
-    if parallel.world_size() > 1:
+    if processes.world_size() > 1:
         parser.error("--log-likelihood runs in one process; start it without torchrun")
     for name, value in vars(args).items():
         if name in DRAWS_ALONE and value != parser.get_default(name):
@@ -207,22 +211,22 @@ def check_model(parser, args, checkpoint):
 def load_observations(args, checkpoint):
     """(observed, truth) tables; truth may be None. InputError where they do not fit."""
     n_ell = checkpoint["network_kwargs"]["n_ell"]
-    observed = storage.load_spectra(args.data_file_noisy)
+    observed = tables.load_spectra(args.data_file_noisy)
     if observed.values.shape[1] != n_ell:
-        raise cli.InputError(
+        raise InputError(
             f"{args.data_file_noisy}: has {observed.values.shape[1]} multipoles, the model {n_ell}"
         )
-    if storage.minimum(observed.values) <= 0:
-        raise cli.InputError(f"{args.data_file_noisy}: holds zeros, which have no logarithm")
-    truth = storage.load_spectra(args.data_file_gt) if args.data_file_gt else None
+    if tables.minimum(observed.values) <= 0:
+        raise InputError(f"{args.data_file_noisy}: holds zeros, which have no logarithm")
+    truth = tables.load_spectra(args.data_file_gt) if args.data_file_gt else None
     if truth is not None and truth.values.shape != observed.values.shape:
-        raise cli.InputError(
+        raise InputError(
             f"{args.data_file_gt}: has shape {truth.values.shape}, the observations "
             f"{observed.values.shape}; they must match row for row"
         )
     model, data = checkpoint["data"], observed.metadata
     if "r" in model and ("r_range" in data or data.get("r", model["r"]) != model["r"]):
-        cli.note(
+        console.info(
             f"the model was trained at r = {model['r']:g} and returns that r, whatever the sky; "
             f"these observations have r = {data.get('r', data.get('r_range'))}; "
             "to infer r, train with --param-file"
@@ -232,12 +236,12 @@ def load_observations(args, checkpoint):
         and "r" in data
         and not model["r_range"][0] <= data["r"] <= model["r_range"][1]
     ):
-        cli.note(f"r = {data['r']:g} lies outside of the prior {model['r_range']} of the model")
-    differing = mismatch.differences(trained_sky(checkpoint), storage.sky(data))
+        console.info(f"r = {data['r']:g} lies outside of the prior {model['r_range']} of the model")
+    differing = records.differences(trained_sky(checkpoint), records.sky(data))
     for key, entries in differing.items():
-        own, other = mismatch.tell(*entries)
+        own, other = records.describe_difference(*entries)
         biased = "r" if "r_range" in model else "the result"
-        cli.note(
+        console.info(
             f"the model was trained on {key} {own}, these observations have {other}; "
             f"{biased} may be biased: evaluate.py says by how much"
         )
@@ -246,7 +250,7 @@ def load_observations(args, checkpoint):
 
 def trained_sky(checkpoint):
     """What a model knows of the sky, see storage.sky: nothing if it has seen no observation."""
-    return storage.sky(checkpoint["data"]) if checkpoint["cond_normalizer"] else {}
+    return records.sky(checkpoint["data"]) if checkpoint["cond_normalizer"] else {}
 
 
 def solver_of(args):
@@ -276,13 +280,13 @@ def make_sampler(args, checkpoint, observed, device):
     n_dim = checkpoint["network_kwargs"]["n_ell"] + checkpoint["network_kwargs"]["n_param"]
     args.batch_size = args.batch_size or reverse.default_batch_size(device, n_dim)
     n = len(observed.values) if observed else args.num_samples or NUM_SAMPLES
-    quantities = draws.RECIPE if observed else draws.GENERATED
+    quantities = sampling.RECIPE if observed else sampling.GENERATED
     if conditional:
         joint = checkpoint["network_kwargs"]["n_param"] > 0
-        quantities = {k: v for k, v in draws.POSTERIOR.items() if joint or k != "r_draws.npy"}
+        quantities = {k: v for k, v in sampling.POSTERIOR.items() if joint or k != "r_draws.npy"}
     t_start = torch.tensor(args.t_start or 1.0, device=device)
     step, run = functools.partial(make_step, args), (args.num_steps, args.seed, args.precision)
-    return draws.Sampler(
+    return sampling.Sampler(
         process=reverse.Reverse(checkpoint, step, t_start, *run),
         blocks=reverse.Blocks(n, args.num_draws, args.batch_size),
         quantities=quantities,
@@ -300,17 +304,17 @@ def belongs_to(args, observed, device):
     known["data_file_noisy"] = observed and observed.sha256
     known["device"] = device.type
     result = {f"--{key.replace('_', '-')}": value for key, value in known.items()}
-    provenance = storage.provenance()
+    provenance = records.provenance()
     return {**result, "torch": provenance["versions"]["torch"], "commit": provenance["git_commit"]}
 
 
 def is_finished(args, identity):
     """Whether --out-dir holds all that a run of this identity, see `belongs_to`, writes."""
     try:
-        report = storage.read_json(os.path.join(args.out_dir, "metrics.json"))
-    except cli.InputError:
+        report = records.read_json(os.path.join(args.out_dir, "metrics.json"))
+    except InputError:
         return False
-    started = os.path.exists(os.path.join(args.out_dir, unfinished.STATE))
+    started = os.path.exists(os.path.join(args.out_dir, journal.STATE))
     return report.get("belongs_to") == identity and not started
 
 
@@ -327,17 +331,18 @@ def describe(args, checkpoint, observed):
 
 def write_log_likelihood(args, checkpoint, argv):
     """What --log-likelihood asks for."""
-    import likelihood
+
+    from diffusion import likelihood
 
     n_ell, n_param = (checkpoint["network_kwargs"][key] for key in ("n_ell", "n_param"))
     observed = None
     if checkpoint["cond_normalizer"]:
         observed, _ = load_observations(args, checkpoint)
     elif args.data_file_noisy:
-        raise cli.InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
+        raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
     truth = likelihood.load_truth(args.data_file_gt, args.param_file_gt, n_ell, n_param > 0)
-    metadata = describe(args, checkpoint, observed) | storage.provenance(argv)
-    device = cli.get_device(args.device)
+    metadata = describe(args, checkpoint, observed) | records.provenance(argv)
+    device = devices.get_device(args.device)
     likelihood.write(args.out_dir, checkpoint, truth, observed, device, metadata)
 
 
@@ -349,49 +354,49 @@ def main(argv=None):
 
     import torch
 
-    import checkpoints
+    from runtime import checkpoints
 
-    cli.set_threads(args.threads)
+    devices.set_threads(args.threads)
     checkpoint = checkpoints.load(args.model_checkpoint)
     check_model(parser, args, checkpoint)
     if args.log_likelihood:
         return write_log_likelihood(args, checkpoint, argv)
     observed, truth = load_observations(args, checkpoint) if args.data_file_noisy else (None, None)
-    device = cli.get_device(args.device)
+    device = devices.get_device(args.device)
     checkpoint["network"].to(device)
     sampler = make_sampler(args, checkpoint, observed, device)
     blocks, row = sampler.blocks, args.trajectory_index
     if row >= blocks.num_samples:
         parser.error(f"--trajectory-index {row}: there are {blocks.num_samples} rows")
     n_ell = checkpoint["network_kwargs"]["n_ell"]
-    shapes = draws.shapes(sampler.quantities, blocks.num_samples, blocks.num_draws, n_ell)
+    shapes = sampling.shapes(sampler.quantities, blocks.num_samples, blocks.num_draws, n_ell)
     whole = ("trajectory.npy",) if args.plot_trajectories else ()
     figures = ("examples.png", "trajectory.png")[: 1 + args.plot_trajectories]
     names = [*shapes, *whole, "metrics.json", *figures]
     outputs = {name: os.path.join(args.out_dir, name) for name in names}
-    arrays = unfinished.PartialArrays(args.out_dir, shapes, whole, parallel.rank())
+    arrays = journal.PartialArrays(args.out_dir, shapes, whole, processes.rank())
     identity = belongs_to(args, observed, device)
     if args.resume and is_finished(args, identity):
-        return cli.note(f"{args.out_dir}: is finished; leave --resume out to sample anew")
+        return console.info(f"{args.out_dir}: is finished; leave --resume out to sample anew")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(parallel.process_group(torch.device("cpu")))  # no tensors are shared
-        if parallel.rank() == 0:
-            files.claim_outputs(outputs.values(), arrays.missing_bytes())
-            stack.enter_context(unfinished.locked(args.out_dir))
+        stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared
+        if processes.rank() == 0:
+            atomic.claim_outputs(outputs.values(), arrays.missing_bytes())
+            stack.enter_context(journal.locked(args.out_dir))
         began = time.monotonic()
-        share = draws.run(sampler, arrays, identity, args.resume)
+        share = sampling.run(sampler, arrays, identity, args.resume)
         seconds = time.monotonic() - began
-        if parallel.rank() == 0:
-            record = draws.record(sampler, arrays)
-            metadata = describe(args, checkpoint, observed) | storage.provenance(argv) | record
-            arrays.publish({k: metadata | draws.about(k, sampler.quantities) for k in shapes})
+        if processes.rank() == 0:
+            record = sampling.record(sampler, arrays)
+            metadata = describe(args, checkpoint, observed) | records.provenance(argv) | record
+            arrays.publish({k: metadata | sampling.about(k, sampler.quantities) for k in shapes})
             report = {"method": args.method, "num_samples": blocks.num_samples, **record}
             report["belongs_to"] = identity
             metrics.write_report(report, row, checkpoint, observed, truth, outputs)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws
-            written = files.sizes_text(outputs.values())
-            cli.say(f"wrote {written}; {rows / seconds:,.0f} rows a second")
+            written = resources.format_files(outputs.values())
+            console.print_result(f"wrote {written}; {rows / seconds:,.0f} rows a second")
 
 
 if __name__ == "__main__":

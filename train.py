@@ -23,14 +23,11 @@ import time
 
 import numpy as np
 
-import cli
-import files
-import linear_denoiser
-import parallel
 import sde_utils
-import storage
-import training
-import training_data
+from diffusion import baseline, dataset, trainer
+from figures import plots
+from runtime import atomic, cli, console, devices, processes, records, resources
+from runtime.errors import InputError
 
 
 def build_parser():
@@ -92,7 +89,7 @@ def check_settings(path, checkpoint, settings):
     before = {"precision": "float32", **before} if isinstance(before, dict) else {}
     if before != settings:
         key = next((k for k in settings if before.get(k) != settings[k]), "setting")
-        raise cli.InputError(f"{path}: was trained with another {key}; --resume cannot change it")
+        raise InputError(f"{path}: was trained with another {key}; --resume cannot change it")
 
 
 def build_networks(sde, kwargs, seed, checkpoint, device):
@@ -112,12 +109,13 @@ def build_networks(sde, kwargs, seed, checkpoint, device):
 
 def write_checkpoint(path, loss_file, record, network, ema, trained, state):
     """Write the checkpoint, and the loss history that it holds."""
-    import checkpoints
+
+    from runtime import checkpoints
 
     weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
     weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
     checkpoints.save(path, {**record, **weights, "training": trained, "resume": state})
-    files.write_npy(loss_file, np.array(list(trained["history"].values())).T)
+    atomic.write_npy(loss_file, np.array(list(trained["history"].values())).T)
 
 
 def announce(rows, steps, seconds, settings, network, num_bytes, folder):
@@ -125,23 +123,24 @@ def announce(rows, steps, seconds, settings, network, num_bytes, folder):
     parameters = sum(parameter.numel() for parameter in network.parameters())
     work = (
         f"{len(rows):,} rows, {steps:,} steps of {min(settings['batch_size'], len(rows))}, "
-        f"{parameters:,} parameters, on {rows.device}: about {cli.duration(seconds)}"
-        f"{training.gpu_memory(rows.device)}"
+        f"{parameters:,} parameters, on {rows.device}: about {console.format_duration(seconds)}"
+        f"{trainer.gpu_memory(rows.device)}"
     )
     # what it has had so far, a checkpoint before it is written, and the figure
-    memory = files.peak_memory() + 2 * training.checkpoint_bytes(network) + files.FIGURE_MEMORY
-    files.announce(work, memory, num_bytes, folder)
+    memory = (
+        resources.peak_memory() + 2 * trainer.checkpoint_bytes(network) + resources.FIGURE_MEMORY
+    )
+    resources.announce(work, memory, num_bytes, folder)
 
 
 def write_report(outputs, trained):
     """Write loss history and figure of a finished training, and say what it came to."""
-    import plots
 
     _, loss_file, figure_file = outputs
-    files.write_npy(loss_file, np.array(list(trained["history"].values())).T)
-    files.write_figure(figure_file, plots.training_loss(trained["history"], trained["levels"]))
-    cli.say(linear_denoiser.gaussian_verdict(trained["levels"])[0])
-    cli.say(f"wrote {files.sizes_text(outputs)}")
+    atomic.write_npy(loss_file, np.array(list(trained["history"].values())).T)
+    atomic.write_figure(figure_file, plots.training_loss(trained["history"], trained["levels"]))
+    console.print_result(baseline.gaussian_verdict(trained["levels"])[0])
+    console.print_result(f"wrote {resources.format_files(outputs)}")
 
 
 def describe(args, tables, sde_record):
@@ -177,13 +176,13 @@ def parse_arguments(argv):
 def main(argv=None):
     args, sde, sde_record = parse_arguments(argv)
 
-    import checkpoints
+    from runtime import checkpoints
 
-    cli.set_threads(args.threads)
-    device = cli.get_device(args.device)
+    devices.set_threads(args.threads)
+    device = devices.get_device(args.device)
     folder = os.path.dirname(args.out)
     outputs = args.out, *(os.path.join(folder, f"training_loss.{k}") for k in ("npy", "png"))
-    tables = training_data.load(args.data_file, args.cond_file, args.param_file)
+    tables = dataset.load(args.data_file, args.cond_file, args.param_file)
     kwargs, settings = describe(args, tables, sde_record)
     checkpoint, state = None, {}
     if args.resume and os.path.exists(args.out):
@@ -191,24 +190,24 @@ def main(argv=None):
         check_settings(args.out, checkpoint, settings)
         state = checkpoint["resume"]
         if not state:
-            cli.note(f"{args.out}: its training is finished; leave --resume out to train anew")
-            if parallel.rank() == 0:
+            console.info(f"{args.out}: its training is finished; leave --resume out to train anew")
+            if processes.rank() == 0:
                 write_report(outputs, checkpoint["training"])
             return
     elif args.resume:
-        cli.note(f"--resume: there is no {args.out} yet; the training starts anew")
+        console.info(f"--resume: there is no {args.out} yet; the training starts anew")
     network, ema = build_networks(sde, kwargs, args.seed, checkpoint, device)
     # the checkpoint that is there and its successor, and rows that do not fit into memory
-    num_bytes = 2 * training.checkpoint_bytes(network)
-    num_bytes += parallel.local_world_size() * training_data.file_bytes(tables, device)
-    if parallel.rank() == 0:
-        files.claim_outputs(outputs[1:] if state else outputs, num_bytes)
-    learnt, rows, rows_held_out = training_data.prepare(
+    num_bytes = 2 * trainer.checkpoint_bytes(network)
+    num_bytes += processes.local_world_size() * dataset.file_bytes(tables, device)
+    if processes.rank() == 0:
+        atomic.claim_outputs(outputs[1:] if state else outputs, num_bytes)
+    learnt, rows, rows_held_out = dataset.prepare(
         tables, args.val_fraction, args.seed, device, os.path.abspath(folder)
     )
-    moments = linear_denoiser.second_moments(rows.blocks())
-    linear = linear_denoiser.LinearDenoiser(sde, moments, rows.n_dim, device)
-    record = {"network_kwargs": kwargs, "sde": sde_record, **storage.provenance(argv)}
+    moments = baseline.second_moments(rows.blocks())
+    linear = baseline.LinearDenoiser(sde, moments, rows.n_dim, device)
+    record = {"network_kwargs": kwargs, "sde": sde_record, **records.provenance(argv)}
     record |= {key: learnt[key] for key in ("normalizer", "cond_normalizer")}
     record["data"] = {**tables["data"].metadata, "mean_dl": learnt["mean_dl"]}
 
@@ -218,25 +217,25 @@ def main(argv=None):
         write_checkpoint(*outputs[:2], record, network, ema, trained, state)
         return trained
 
-    with parallel.process_group(device):
-        held_out = training.HeldOutLoss(linear, rows_held_out, args.seed)
+    with processes.process_group(device):
+        held_out = trainer.HeldOutLoss(linear, rows_held_out, args.seed)
         work = (network, ema, sde, rows)
-        steps, done = training.num_steps(rows, settings), training.steps_done(state)
-        repeats = linear_denoiser.level_repeats(len(rows_held_out), rows.n_dim)
+        steps, done = trainer.num_steps(rows, settings), trainer.steps_done(state)
+        repeats = baseline.level_repeats(len(rows_held_out), rows.n_dim)
         # the first process alone passes through all of them, and all together through a share each
-        num_passes = linear_denoiser.NUM_LEVELS * repeats * parallel.world_size()
-        seconds = training.estimate(*work, held_out, settings, done, num_passes)
+        num_passes = baseline.NUM_LEVELS * repeats * processes.world_size()
+        seconds = trainer.estimate(*work, held_out, settings, done, num_passes)
         announce(rows, steps - done, seconds, settings, network, num_bytes, folder)
-        if not state and parallel.rank() == 0:
+        if not state and processes.rank() == 0:
             checkpoints.keep_previous(args.out)
         began = time.monotonic()
-        with cli.progress(total=steps, unit="step") as bar:
-            history = training.train(*work, held_out, settings, state, save, bar)
+        with console.progress(total=steps, unit="step") as bar:
+            history = trainer.train(*work, held_out, settings, state, save, bar)
         batch_size = min(settings["batch_size"], len(rows))
         rate = (steps - done) * batch_size / (time.monotonic() - began)
-        cli.note(f"trained on {rate:,.0f} rows per second")
-    if parallel.rank() == 0:
-        levels = linear_denoiser.loss_by_level(ema, linear, held_out.blocks, args.seed)
+        console.info(f"trained on {rate:,.0f} rows per second")
+    if processes.rank() == 0:
+        levels = baseline.loss_by_level(ema, linear, held_out.blocks, args.seed)
         write_report(outputs, save({"history": history}, levels=levels))
 
 

@@ -9,10 +9,9 @@ import time
 
 import numpy as np
 
-import cli
 import data_generation
-import simulation
-import spectra
+from runtime import console
+from sky import realisations, simulation
 
 NUM_SKIES, ROUNDS = 10_000, 5
 FLAGS = "--instrument echo --clean hilc --ilc-weights sky --foregrounds"
@@ -37,7 +36,7 @@ def time_normals(n_bands, num_modes, chunk, num):
 
 def time_skies(simulated, dl_signal, num):
     """Seconds for the truth and the cleaned observation of as many skies."""
-    generators, chunk = spectra.make_generators(0, "train", 0.001), simulated.chunk_rows
+    generators, chunk = realisations.make_generators(0, "train", 0.001), simulated.chunk_rows
     start = time.perf_counter()
     for first in range(0, num, chunk):
         simulated.draw(dl_signal, min(chunk, num - first), generators)
@@ -58,11 +57,11 @@ def main():
         ]
         normals, drawn = np.sum(times, 0)
         ratio = np.median([b / a for a, b in times])
-        cli.say(f"{name}: {NUM_SKIES} skies of {shape[0]} bands and {shape[1]} modes")
-        cli.say(f"  normals by numpy {normals:9.2f} s")
-        cli.say(f"  cleaned skies    {drawn:9.2f} s    {ratio:.2f} times as long")
+        console.print_result(f"{name}: {NUM_SKIES} skies of {shape[0]} bands and {shape[1]} modes")
+        console.print_result(f"  normals by numpy {normals:9.2f} s")
+        console.print_result(f"  cleaned skies    {drawn:9.2f} s    {ratio:.2f} times as long")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cli.say(f"peak memory {peak:.0f} MiB, whatever the number of skies")
+    console.print_result(f"peak memory {peak:.0f} MiB, whatever the number of skies")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ import time
 
 import numpy as np
 
-import cli
-import storage
 from benchmarks import report
 from benchmarks.problems import PROBLEMS, Task
+from checks import metrics, sharpness
+from runtime import atomic, cli, console
+from runtime.errors import InputError
 
 OUT_DIR = "results/compare"
 
@@ -40,8 +41,6 @@ def score_generated(task, sampled):
     multipoles, mean absolute error over pairs.
     """
     from scipy import stats
-
-    import metrics
 
     law = metrics.compare_with_law(sampled.dl, task.table.metadata)
     if law:
@@ -65,7 +64,6 @@ def score_posterior(task, sampled, exact):
     "ks" is that of the PIT of D_ell. The width is that of p(r | y), or at one r, of p(D_ell | y),
     over the exact one, median over observations (and ell).
     """
-    import comparison
     import evaluate
 
     metadata = {"prior": task.prior}
@@ -73,7 +71,7 @@ def score_posterior(task, sampled, exact):
     truth = np.asarray(task.truth.values)
     scale = task.observed.theory("dl_signal")
     scale = truth.mean(0) if scale is None else scale
-    report, _ = comparison.compare(run, truth, task.observed, exact, task.r_true, scale)
+    report, _ = sharpness.compare(run, truth, task.observed, exact, task.r_true, scale)
     scores = {"excess_percent": report["excess_percent"]["value"], "ks": report["pit_ks"]["value"]}
     if run.r is None:
         width = np.median(sampled.dl.std(1, ddof=1) / exact.std)
@@ -91,7 +89,7 @@ def run_tool(tool, task, exact):
     epochs = tool.train(task)
     training = {"seconds": time.perf_counter() - began, "rows": epochs * len(task.x_train)}
     training["parameters"] = sum(p.numel() for p in tool.network.parameters())
-    cli.note(f"training: {training}")
+    console.info(f"training: {training}")
     table = {}
     for label, draw in tool.samplers(task).items():
         sampled = draw()
@@ -105,7 +103,7 @@ def run_tool(tool, task, exact):
         elif finite:
             row |= score_generated(task, sampled)
         table[label] = row
-        cli.note(f"{label}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+        console.info(f"{label}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
     return {"training": training, "samplers": table}
 
 
@@ -140,7 +138,7 @@ def kept(out_dir, problem, tool_name, tool):
     """{seed: what a tool did with it before}, with the settings of today."""
     settings, records = settings_of(PROBLEMS[problem], tool), {}
     for path in glob.glob(kept_path(glob.escape(out_dir), problem, tool_name, "*")):
-        record = storage.read_json(path)
+        record = records.read_json(path)
         if record.get("settings") == settings:
             records[record["seed"]] = record
     return dict(sorted(records.items()))
@@ -148,7 +146,6 @@ def kept(out_dir, problem, tool_name, tool):
 
 def run_all(args, tools):
     """Do what is not kept yet, problem by problem and seed by seed."""
-    import comparison
 
     for name, seed in ((name, seed) for name in args.problems for seed in args.seeds):
         problem, task = PROBLEMS[name], None
@@ -162,12 +159,12 @@ def run_all(args, tools):
                 exact = None
                 if task.conditional:
                     y = np.asarray(task.observed.values)
-                    exact = comparison.Exact(y, task.observed, task.prior)
-            cli.note(f"{name}, seed {seed}: {tool_name}")
+                    exact = sharpness.Exact(y, task.observed, task.prior)
+            console.info(f"{name}, seed {seed}: {tool_name}")
             record = run_tool(tool(), task, exact)
             path = kept_path(args.out_dir, name, tool_name, seed)
             settings = {"settings": settings_of(problem, tool), "seed": seed}
-            storage.write_json(path, settings | record)
+            atomic.write_json(path, settings | record)
 
 
 def spread(values, digits=3):
@@ -289,7 +286,7 @@ def check_installed(tools):
         try:
             importlib.import_module(tool.module)
         except ImportError as error:
-            raise cli.InputError(
+            raise InputError(
                 f"--tools {name}: cannot be imported ({error}); pip install --no-deps -r "
                 "benchmarks/requirements.txt, or leave it out"
             ) from None
@@ -307,8 +304,8 @@ def main(argv=None):
     run_all(args, tools)
     text = markdown(args.out_dir, TOOLS)
     report.write_section("compare", text)
-    cli.say(text)
-    cli.say(f"wrote {report.PATH}")
+    console.print_result(text)
+    console.print_result(f"wrote {report.PATH}")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ import time
 import healpy
 import numpy as np
 
-import cli
-import spectra
+from runtime import console
+from sky import cosmology, realisations
 
 NSIDE, NUM_PAIRS, NUM_MAPS, REPEATS = 16, 10_000, 30, 5
 
 
 def make_sky():
     """A sky at NSIDE 16 with a Gaussian contaminant and a fixed foreground; the level is free."""
-    ell = spectra.multipoles(NSIDE)
-    return spectra.Sky(ell, 1e-5 * ell / ell, 1e-4 * ell / ell, 1e-3 * ell / ell)
+    ell = cosmology.multipoles(NSIDE)
+    return realisations.Sky(ell, 1e-5 * ell / ell, 1e-4 * ell / ell, 1e-3 * ell / ell)
 
 
 def time_draws(sky):
@@ -28,7 +28,7 @@ def time_draws(sky):
     times = []
     for seed in range(REPEATS):
         start = time.perf_counter()
-        spectra.draw_pairs(sky, NUM_PAIRS, spectra.make_generators(seed, "train", 0.001))
+        realisations.draw_pairs(sky, NUM_PAIRS, realisations.make_generators(seed, "train", 0.001))
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -67,11 +67,15 @@ def main():
     sky = make_sky()
     draws, maps, imported = time_draws(sky), time_maps(sky), time_import()
     per_pair = draws / NUM_PAIRS
-    cli.say(f"pair by maps       {1e3 * maps:9.3f} ms")
-    cli.say(f"pair by draw       {1e3 * per_pair:9.5f} ms   {maps / per_pair:.0f} times faster")
-    cli.say(f"import pysm3       {imported:9.3f} s")
+    console.print_result(f"pair by maps       {1e3 * maps:9.3f} ms")
+    console.print_result(
+        f"pair by draw       {1e3 * per_pair:9.5f} ms   {maps / per_pair:.0f} times faster"
+    )
+    console.print_result(f"import pysm3       {imported:9.3f} s")
     ratio = imported / draws
-    cli.say(f"{NUM_PAIRS} pairs drawn  {draws:9.3f} s    {ratio:.0f} times faster than the import")
+    console.print_result(
+        f"{NUM_PAIRS} pairs drawn  {draws:9.3f} s    {ratio:.0f} times faster than the import"
+    )
 
 
 if __name__ == "__main__":

@@ -21,13 +21,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import cli
 import model
 import sde_utils
-import solvers
-import training
-import training_data
 from benchmarks import report
+from diffusion import dataset, solvers, trainer
+from runtime import cli, console, devices
 
 N_ELL = 30
 POSTERIOR = {"n_cond": N_ELL, "n_param": 1, "hidden_dim": 128, "num_layers": 2}  # of the Makefile
@@ -102,11 +100,11 @@ def record_training(network, x, y):
 def training_steps(network, x, y, precision="float32"):
     """Callable that takes STEPS steps of train.py, each on all rows of x and y."""
     values = x if y is None else torch.cat([x, y], 1)
-    rows = training_data.Rows(values, x.shape[1], x.device)
+    rows = dataset.Rows(values, x.shape[1], x.device)
     settings = {"batch_size": len(x), "epochs": 10**6, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
     ema = copy.deepcopy(network).requires_grad_(False)
     settings["precision"] = precision
-    step = training.Step(network, ema, network.sde, rows, settings)
+    step = trainer.Step(network, ema, network.sde, rows, settings)
     index = torch.arange(len(x), device=x.device)
 
     def steps():
@@ -193,7 +191,7 @@ def roofline(device):
 
 def throughput(task, precision, compiled, rows, device):
     """(rows per second, fraction of the roofline) of training, or of draws of the ODE."""
-    with cli.autocast(torch.device(device), precision):
+    with devices.autocast(torch.device(device), precision):
         peak, bandwidth = roofline(device)
         network, x, y = make_case({}, rows, device)
         faster = torch.compile(network, mode="reduce-overhead") if compiled else network
@@ -224,7 +222,7 @@ def throughputs(device):
     """Table of throughput against batch size."""
     rows = []
     for task in ("training", "draws"):
-        for precision in cli.PRECISIONS:
+        for precision in devices.PRECISIONS:
             for compiled in (False, True) if device == "cuda" else (False,):
                 for batch in BATCH_SIZES:
                     rate, fraction = throughput(task, precision, compiled, batch, device)
@@ -244,7 +242,7 @@ def main(argv=None):
         "--compile", action="store_true", help="also with torch.compile, on the CPU"
     )
     args = parser.parse_args(argv)
-    device = cli.get_device(args.device)
+    device = devices.get_device(args.device)
     command = f"python -m benchmarks.machine --device {device}"
     if str(device) == "cuda":
         measured = throughputs("cuda")
@@ -253,7 +251,7 @@ def main(argv=None):
         gpu = "GPU: not measured; `python -m benchmarks.machine --device cuda` does."
         share = "Shares of the time of an evaluation:"
         measured = "\n\n".join([fractions(args.compile), share, shares(), gpu])
-    cli.say(measured)
+    console.print_result(measured)
     name = "machine" if str(device) == "cpu" else "machine-cuda"
     head = f"## Machine: {device}\n\n`{command}`; {report.machine()}."
     report.write_section(name, f"{head}\n\n{measured}")

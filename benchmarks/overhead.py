@@ -12,14 +12,10 @@ import time
 
 import torch
 
-import cli
-import linear_denoiser
 import model
-import reverse
 import sde_utils
-import solvers
-import training
-import training_data
+from diffusion import baseline, dataset, reverse, solvers, trainer
+from runtime import console
 
 REPEATS = 5
 ROWS, N_ELL, BATCH, EPOCHS = 10000, 30, 128, 2
@@ -42,16 +38,16 @@ def train(sde):
     x = torch.randn(ROWS, N_ELL)
     settings = {"batch_size": BATCH, "epochs": EPOCHS, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
     settings["precision"] = "float32"
-    rows, rows_val = (training_data.Rows(v, N_ELL, torch.device("cpu")) for v in (x, x[:500]))
-    moments = linear_denoiser.second_moments(rows.blocks())
-    linear = linear_denoiser.LinearDenoiser(sde, moments, N_ELL)
+    rows, rows_val = (dataset.Rows(v, N_ELL, torch.device("cpu")) for v in (x, x[:500]))
+    moments = baseline.second_moments(rows.blocks())
+    linear = baseline.LinearDenoiser(sde, moments, N_ELL)
 
     def ours():
         network = model.ScoreNet1D(sde, N_ELL)
         ema = copy.deepcopy(network).requires_grad_(False)
-        with cli.progress(disable=True) as bar:
-            held_out = training.HeldOutLoss(linear, rows_val, 0)
-            training.train(network, ema, sde, rows, held_out, settings, {}, lambda _: None, bar)
+        with console.progress(disable=True) as bar:
+            held_out = trainer.HeldOutLoss(linear, rows_val, 0)
+            trainer.train(network, ema, sde, rows, held_out, settings, {}, lambda _: None, bar)
 
     def bare():
         network = model.ScoreNet1D(sde, N_ELL)

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 
 import data_generation
-import storage
+import model
+from diffusion import dataset, normalizers
+from runtime import tables
 
 CLEAN = ("--foregrounds", "none", "--noise-uk-arcmin", "1")
 
@@ -74,9 +76,6 @@ class Task:
     def __init__(self, problem, seed, folder):
         import torch
 
-        import model
-        import training_data
-
         self.problem, self.seed, self.folder = problem, seed, folder
         self.conditional = problem.num_draws is not None
         rows = ["--num-samples", str(problem.num_train), "--num-test", str(problem.num_test)]
@@ -84,7 +83,7 @@ class Task:
         data_generation.main([*problem.flags, *rows, *common])
         paths = data_generation.output_paths(folder, problem.r)
         self.files = paths["train"]
-        self.observed, self.truth = (storage.load_spectra(paths["test"][k]) for k in "yx")
+        self.observed, self.truth = (tables.load_spectra(paths["test"][k]) for k in "yx")
         self.r_true = np.full(problem.num_test, problem.r[0])
         data, cond = self.files["x"], self.files["y"]
         if not self.conditional:
@@ -92,19 +91,19 @@ class Task:
             data, cond = (cond if "--foregrounds" in problem.flags else data), None
             self.files = {"x": data}
         if "r" in self.files:
-            self.r_true = storage.load_r(paths["test"]["r"]).values
-        rows = training_data.load(data, cond, self.files.get("r"))
+            self.r_true = tables.load_r(paths["test"]["r"]).values
+        rows = dataset.load(data, cond, self.files.get("r"))
         self.table, self.signal = rows["data"], rows["data"].signal
-        record, *splits = training_data.prepare(rows, 0.05, seed, torch.device("cpu"), folder)
+        record, *splits = dataset.prepare(rows, 0.05, seed, torch.device("cpu"), folder)
         (self.x_train, self.y_train), (self.x_val, self.y_val) = (rows[:] for rows in splits)
-        self.normalizer = model.Normalizer(**record["normalizer"])
+        self.normalizer = normalizers.Normalizer(**record["normalizer"])
         self.prior = self.table.metadata | {"mean_dl": record["mean_dl"]}
         if self.signal is not None:
             joint = self.normalizer, self.table.r_range, self.signal
-            self.normalizer = model.JointNormalizer(*joint)
+            self.normalizer = normalizers.JointNormalizer(*joint)
         self.y_test = None
         if self.conditional:
-            cond_normalizer = model.Normalizer(**record["cond_normalizer"])
+            cond_normalizer = normalizers.Normalizer(**record["cond_normalizer"])
             self.y_test = cond_normalizer.normalize(torch.tensor(self.observed.values))
 
     def denormalize(self, x):
@@ -115,7 +114,6 @@ class Task:
 
     def make_network(self):
         """ScoreNet1D of the problem's size, unconditional."""
-        import model
         import sde_utils
 
         size = {"hidden_dim": self.problem.hidden_dim, "num_layers": self.problem.num_layers}

@@ -24,16 +24,13 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-import checkpoints
-import cli
-import comparison
-import files
-import metrics
-import plots
 import sample
 import sde_utils
-import solvers
-import storage
+from checks import metrics, sharpness
+from diffusion import solvers
+from figures import plots
+from runtime import atomic, checkpoints, cli, console, devices, records, tables
+from runtime.errors import InputError
 
 ELL = (2, 5, 10)
 EVALUATIONS = (10, 20, 50, 100, 200, 1000)
@@ -120,7 +117,7 @@ def prior(checkpoint, num_rows, make, num_steps):
         checkpoint["normalizer"].denormalize(x).numpy(), checkpoint["data"]
     )
     if not found:
-        raise cli.InputError("--model-checkpoint: was trained on spectra whose law is unknown")
+        raise InputError("--model-checkpoint: was trained on spectra whose law is unknown")
     return {"mean KS distance": found["ks_mean"], "skewness error": found["skewness_error"]}, calls
 
 
@@ -133,7 +130,7 @@ def posterior(checkpoint, observed, exact, make, num_steps):
     dl = (dl[0] if checkpoint["network_kwargs"]["n_param"] else dl).numpy().reshape(n, m, -1)
     distance = np.square(dl.mean(1) - exact.mean) - dl.var(1, ddof=1) / m
     excess = 100 * (distance / exact.std**2).mean()
-    pit = comparison.pit_distances(exact.x.cdf(dl))["value"]
+    pit = sharpness.pit_distances(exact.x.cdf(dl))["value"]
     return {"PIT KS distance": pit, "excess of the squared error [%]": float(excess)}, calls
 
 
@@ -180,10 +177,10 @@ def tell(title, curves):
     """The curves of {method: points} as lines on stdout, one block for each metric."""
     first = next(iter(curves.values()))[0]
     for metric in first.keys() - {"evaluations"}:
-        cli.say(f"{title}: {metric} (network evaluations)")
+        console.print_result(f"{title}: {metric} (network evaluations)")
         for method, points in curves.items():
             cells = [f"{point[metric]:9.4f} ({point['evaluations']})" for point in points]
-            cli.say(f"  {method:<13}" + "".join(f"{cell:<17}" for cell in cells))
+            console.print_result(f"  {method:<13}" + "".join(f"{cell:<17}" for cell in cells))
 
 
 def build_parser():
@@ -213,18 +210,18 @@ def problems(args):
         sdes = {name: sde() for name, sde in sde_utils.SDES.items()}
         return "solvers", {k: functools.partial(exact_score, v, n) for k, v in sdes.items()}
     checkpoint = checkpoints.load(args.model_checkpoint)
-    checkpoint["network"].to(cli.get_device(args.device))
+    checkpoint["network"].to(devices.get_device(args.device))
     title = checkpoint["sde_name"]
     if checkpoint["cond_normalizer"] is None:
         return "solvers_prior", {title: functools.partial(prior, checkpoint, n)}
     if not args.data_file_noisy:
-        raise cli.InputError("--model-checkpoint: is conditional: it needs --data-file-noisy")
-    observed = storage.load_spectra(args.data_file_noisy)
+        raise InputError("--model-checkpoint: is conditional: it needs --data-file-noisy")
+    observed = tables.load_spectra(args.data_file_noisy)
     n = args.num_rows or NUM_OBSERVATIONS
     observed = dataclasses.replace(observed, values=np.asarray(observed.values[:n]))
-    exact = comparison.Exact(observed.values, observed, checkpoint["data"])
+    exact = sharpness.Exact(observed.values, observed, checkpoint["data"])
     if exact.x is None:
-        raise cli.InputError(f"{args.data_file_noisy}: the exact posterior of these is unknown")
+        raise InputError(f"{args.data_file_noisy}: the exact posterior of these is unknown")
     return "solvers_posterior", {title: functools.partial(posterior, checkpoint, observed, exact)}
 
 
@@ -233,15 +230,15 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     name, measures = problems(args)
     paths = [os.path.join(args.out_dir, f"{name}.{suffix}") for suffix in ("png", "json")]
-    files.claim_outputs(paths)
+    atomic.claim_outputs(paths)
     results = {}
     for title, measure in measures.items():
         curves = {k: curve(measure, *v, args.evaluations) for k, v in methods().items()}
         tell(title, curves)
         results[title] = curves
-    files.write_figure(paths[0], plots.solver_quality(results))
-    files.write_json(paths[1], {"curves": results, **storage.provenance(argv)})
-    cli.say(f"wrote {', '.join(paths)}")
+    atomic.write_figure(paths[0], plots.solver_quality(results))
+    atomic.write_json(paths[1], {"curves": results, **records.provenance(argv)})
+    console.print_result(f"wrote {', '.join(paths)}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import sys
 import tempfile
 import time
 
-import cli
-import files
 from benchmarks import report
+from runtime import cli, console, resources
 
 FOLDER = "results/scale"
 R = "0-0.01"
@@ -79,11 +78,11 @@ def measure(nside, rows, observations):
         ),
     }
     for script, (words, count, names) in commands.items():
-        cli.note(f"nside {nside}: {script} {words}")
+        console.info(f"nside {nside}: {script} {words}")
         seconds, memory, said = run(f"{script} {words}")
         cells = [f"{nside}", script, f"{count:,}", f"{seconds:.0f}", f"{count / seconds:,.0f}"]
-        cells += [files.size_text(memory), said, files.size_text(disk(names))]
-        cli.say("  ".join(cells))
+        cells += [resources.format_size(memory), said, resources.format_size(disk(names))]
+        console.print_result("  ".join(cells))
         yield cells
     shutil.rmtree(FOLDER)
 

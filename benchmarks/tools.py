@@ -19,12 +19,11 @@ import numpy as np
 import torch
 
 import evaluate
-import reverse
 import sample
 import sde_utils
-import storage
 import train
-import training
+from diffusion import reverse, trainer
+from runtime import checkpoints, records, tables
 
 EQUAL_EVALUATIONS = (20, 100)
 LEVELS = {"sigma_min": sde_utils.U_MIN, "sigma_max": 10.0}  # noise of all tools, as in train.py
@@ -95,7 +94,6 @@ class Ours:
 
     @property
     def network(self):
-        import checkpoints
 
         return checkpoints.load(self.checkpoint)["network"]
 
@@ -128,12 +126,12 @@ class Ours:
         else:
             argv += ["--num-samples", str(task.problem.num_samples)]
         sample.main(argv)
-        metrics = storage.read_json(f"{folder}/metrics.json")
+        metrics = records.read_json(f"{folder}/metrics.json")
         cost = metrics["network_evaluations"], metrics["seconds"]
         if task.conditional:
             run = evaluate.load_run(folder, task.observed)
             return Sampled(np.asarray(run.draws), run.r, *cost), metrics
-        generated = storage.load_spectra(f"{folder}/generated.npy").values
+        generated = tables.load_spectra(f"{folder}/generated.npy").values
         return Sampled(np.asarray(generated), None, *cost), metrics
 
 
@@ -165,7 +163,7 @@ class Azula:
             loss = self.denoiser.loss(rows, torch.rand(len(rows)))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            rate = training.learning_rate(step, problem.epochs * batches, problem.lr)
+            rate = trainer.learning_rate(step, problem.epochs * batches, problem.lr)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             decay = min(EMA_DECAY, (1 + step) / (10 + step))

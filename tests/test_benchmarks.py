@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import cli
 import sde_utils
-import solvers
-import storage
 import train
 from benchmarks import cleaning, draws, machine, overhead, quality, report, scale
+from diffusion import solvers
+from runtime import devices, records, tables
 
 TOLERANT = "ode adaptive"  # takes the evaluations that a tolerance asks for
 
@@ -49,7 +48,7 @@ def test_machine_runs(monkeypatch, tmp_path, capsys):
     shares = [line.split("|")[3:-1] for line in machine.shares().splitlines()[2:]]
     assert all(sum(map(float, parts)) == pytest.approx(1, abs=0.03) for parts in shares)
     assert all(0 < float(part) < 1 for parts in shares for part in parts)
-    assert machine.throughputs("cpu").count("| draws |") == len(cli.PRECISIONS)
+    assert machine.throughputs("cpu").count("| draws |") == len(devices.PRECISIONS)
 
 
 def test_scale_runs(monkeypatch, tmp_path):
@@ -92,7 +91,7 @@ def test_quality_runs(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(quality, name, value)
     tiny = ["--num-rows", "20", "--evaluations", "5", "--out-dir", str(tmp_path)]
     quality.main(tiny)
-    curves = storage.read_json(str(tmp_path / "solvers.json"))["curves"]
+    curves = records.read_json(str(tmp_path / "solvers.json"))["curves"]
     assert list(curves) == list(sde_utils.SDES)
     assert set(curves["VE"]) == {"sde", "pc", *(f"ode {name}" for name in solvers.ODE_SOLVERS)}
     assert all(points[0]["evaluations"] <= 5 for k, points in curves["VE"].items() if k != TOLERANT)
@@ -127,7 +126,7 @@ def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
     for name, quantity in (("truth", "primordial BB"), ("noisy", "observed BB")):
         files[name] = str(tmp_path / f"{name}.npy")
         rows = 1e-5 * rng.chisquare(nu, (100, 4)) / nu
-        storage.write_array(files[name], rows, {**known, "quantity": quantity})
+        tables.write_array(files[name], rows, {**known, "quantity": quantity})
     path = str(tmp_path / "model.pth")
     argv = ["--data-file", files["truth"], "--out", path, "--epochs", "1", "--hidden-dim", "8"]
     argv += ["--embed-dim", "4", "--num-layers", "1", "--batch-size", "50", "--device", "cpu"]
@@ -136,7 +135,7 @@ def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
     argv += ["--data-file-noisy", files["noisy"]] if conditional else []
     quality.main([*argv, "--out-dir", str(tmp_path), "--device", "cpu"])
     name = "solvers_posterior" if conditional else "solvers_prior"
-    curves = storage.read_json(str(tmp_path / f"{name}.json"))["curves"]["VE"]
+    curves = records.read_json(str(tmp_path / f"{name}.json"))["curves"]["VE"]
     assert len(curves["ode ab3"][0]) == 3
 
 

@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import cleaning
 import data_generation
-import foregrounds
-import instruments
-import simulation
-import spectra
-import storage
+from runtime import records, tables
+from sky import cleaning, cosmology, foregrounds, instruments, realisations, simulation
 
 TEMPLATES = pathlib.Path(__file__).parents[2] / "shared" / "pysm-data"
 NAMES = ("dl_train_r{}", "dl_train_noisy_r{}", "dl_gt_r{}", "dl_noisy_r{}")
 
 
-real_lensing_bb = spectra.lensing_bb
+real_lensing_bb = cosmology.lensing_bb
 
 
 @functools.cache
@@ -31,7 +27,7 @@ def lensing_once(ell_max):
 
 @pytest.fixture(autouse=True)
 def fast_lensing(monkeypatch):
-    monkeypatch.setattr(spectra, "lensing_bb", lambda ell: lensing_once(int(ell[-1])))
+    monkeypatch.setattr(cosmology, "lensing_bb", lambda ell: lensing_once(int(ell[-1])))
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def generate(tmp_path):
         folder = tmp_path / out
         words = ["--num-samples", rows, "--nside", 8, "--out-dir", folder, *arguments]
         data_generation.main([str(word) for word in words])
-        return lambda name: storage.load_spectra(str(folder / f"{name}.npy"))
+        return lambda name: tables.load_spectra(str(folder / f"{name}.npy"))
 
     return run
 
@@ -67,7 +63,7 @@ def test_a_range_of_r(generate, tmp_path):
     """Every row has its own r, and its truth follows the law of that r."""
     load = generate("--r-range", 0, 0.01, "--foregrounds", "none", "--num-test", 300, rows=2000)
     for split, name, n in (("train", "train", 2000), ("test", "gt", 300)):
-        r = storage.load_r(str(tmp_path / "data" / f"r_{name}_r0-0.01.npy"))
+        r = tables.load_r(str(tmp_path / "data" / f"r_{name}_r0-0.01.npy"))
         assert r.values.shape == (n,) and r.r_range == (0.0, 0.01)
         assert r.metadata["split"] == split and r.metadata["quantity"] == "r"
         assert stats.kstest(r.values / 0.01, "uniform").pvalue > 1e-5
@@ -195,12 +191,12 @@ ECHO = "--instrument echo --clean hilc --bands 45 145 340"
 def test_chunks_leave_no_trace(r, words, tmp_path):
     signal = np.ones(14)
     if len(r) == 2:
-        signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
+        signal = records.SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
     skies = make_simulation(words)
     files = []
     for chunk_rows in (1, 33, 1000):
         paths = data_generation.output_paths(str(tmp_path), r)["train"]
-        generators = spectra.make_generators(0, "train", *r)
+        generators = realisations.make_generators(0, "train", *r)
         draw = functools.partial(simulation.draw_rows, r, signal, skies, generators=generators)
         counted = []
         data_generation.write_rows(paths, draw, (100, 14), {}, chunk_rows, counted.append)
@@ -310,20 +306,20 @@ def test_an_interrupted_run_leaves_no_part(generate, tmp_path, monkeypatch):
     """The disk fills after a few chunks: the old files stay whole, no new part stays."""
     before = generate("--foregrounds", "none")("dl_gt_r0.001").values.copy()
     monkeypatch.setattr(simulation, "CHUNK_VALUES", 14 * 100)
-    append = storage.ArrayWriter.append
+    append = tables.ArrayWriter.append
 
     def failing_append(self, rows):
         append(self, rows)
         if self._rows >= 300:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage.ArrayWriter, "append", failing_append)
+    monkeypatch.setattr(tables.ArrayWriter, "append", failing_append)
     with pytest.raises(SystemExit):
         generate("--foregrounds", "none", "--seed", "1")
     monkeypatch.undo()
     folder = tmp_path / "data"
     assert {path.suffix for path in folder.iterdir()} == {".npy", ".json"}
-    data = storage.load_spectra(str(folder / "dl_gt_r0.001.npy"))
+    data = tables.load_spectra(str(folder / "dl_gt_r0.001.npy"))
     np.testing.assert_array_equal(data.values, before)
     assert json.loads((folder / "dl_gt_r0.001.json").read_text())["seed"] == 0
 
@@ -363,7 +359,7 @@ def test_a_cleaned_spectrum_is_described(weights, generate, tmp_path, capsys):
     assert any(meta["dl_ilc_bias"]) == (weights == "sky")
     # the budget adds up to what is observed
     parts = ("lensing", "noise", "gaussian_foreground", "fixed_foreground", "ilc_bias")
-    r = storage.load_r(str(tmp_path / "data" / "r_train_r0-0.01.npy")).values
+    r = tables.load_r(str(tmp_path / "data" / "r_train_r0-0.01.npy")).values
     total = truth.signal(r).mean(0) + sum(data.theory(f"dl_{part}") for part in parts)
     error = data.values.std(0) / 20
     assert np.abs((data.values.mean(0) - total) / error).max() < 5

@@ -6,16 +6,17 @@ import os
 import numpy as np
 import pytest
 
-import comparison
 import evaluate
-import references
-import spectra
-import storage
+from checks import sharpness
+from checks.exact import GaussianPosterior, RPosterior, fisher_sigma, wiener
+from runtime import records, tables
+from runtime.records import Record
+from sky import realisations
 
 N_ELL, ROWS, DRAWS = 6, 600, 40
 NOISE = np.full(N_ELL, 2e-5)
-PARTS = dict(zip(storage.GAUSSIAN_KEYS, np.outer([0.5, 0.3, 0.2], NOISE).tolist(), strict=True))
-TEMPLATE = spectra.SignalTemplate(
+PARTS = dict(zip(tables.GAUSSIAN_KEYS, np.outer([0.5, 0.3, 0.2], NOISE).tolist(), strict=True))
+TEMPLATE = records.SignalTemplate(
     np.array([0.002, 0.008]), np.array([[1e-2] * N_ELL, [1.1e-2] * N_ELL])
 )
 NU = 2 * np.arange(2, 2 + N_ELL) + 1
@@ -31,8 +32,8 @@ def simulate(prior, n, seed):
     rng = np.random.default_rng(seed)
     r = rng.uniform(*prior["r_range"], n) if "r_range" in prior else np.full(n, prior["r"])
     signal = TEMPLATE(r)
-    sky = spectra.Sky(np.arange(2, 2 + N_ELL), signal, NOISE, np.zeros(N_ELL))
-    x, y = spectra.draw_pairs(sky, n, spectra.make_generators(seed, "test", 0.5))
+    sky = realisations.Sky(np.arange(2, 2 + N_ELL), signal, NOISE, np.zeros(N_ELL))
+    x, y = realisations.draw_pairs(sky, n, realisations.make_generators(seed, "test", 0.5))
     return x, y, r
 
 
@@ -40,11 +41,11 @@ def exact_draws(prior, y, num_draws=DRAWS, noise=NOISE):
     """(draws of D_ell, draws of r or None) of the exact posterior."""
     rng = np.random.default_rng(0)
     if "r" in prior:
-        return references.GaussianPosterior(y, prior["dl_signal"], noise).rvs(num_draws, rng), None
-    r = references.RPosterior(y, TEMPLATE, noise, 0, *prior["r_range"]).rvs(num_draws, rng)
+        return GaussianPosterior(y, prior["dl_signal"], noise).rvs(num_draws, rng), None
+    r = RPosterior(y, TEMPLATE, noise, 0, *prior["r_range"]).rvs(num_draws, rng)
     signals = TEMPLATE(r.ravel()).reshape(*r.shape, N_ELL)
     each = np.broadcast_to(y[:, None], signals.shape)
-    return references.GaussianPosterior(each, signals, noise).rvs(1, rng)[..., 0, :], r
+    return GaussianPosterior(each, signals, noise).rvs(1, rng)[..., 0, :], r
 
 
 def write_run(folder, prior, y, draws, r=None, sky=None):
@@ -57,7 +58,7 @@ def write_run(folder, prior, y, draws, r=None, sky=None):
     for name, values in arrays.items():
         if values is not None:
             quantity = "posterior r" if name == "r_draws" else "posterior BB"
-            storage.write_array(f"{folder}/{name}.npy", values, {**metadata, "quantity": quantity})
+            tables.write_array(f"{folder}/{name}.npy", values, {**metadata, "quantity": quantity})
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +73,11 @@ def prepare(prior, **known):
     """
     x, y, r = simulate(prior, ROWS, 1)
     metadata = {**prior, "seed": 1, **(known or {"dl_contaminant": NOISE.tolist()})}
-    storage.write_array("x.npy", x, {**metadata, "quantity": "primordial BB"})
-    storage.write_array("y.npy", y, {**metadata, "quantity": "observed BB"})
+    tables.write_array("x.npy", x, {**metadata, "quantity": "primordial BB"})
+    tables.write_array("y.npy", y, {**metadata, "quantity": "observed BB"})
     words = ["--data-file-noisy", "y.npy", "--data-file-gt", "x.npy", "--out-dir", "out"]
     if "r_range" in prior:
-        storage.write_array("r.npy", r, {**metadata, "quantity": "r"})
+        tables.write_array("r.npy", r, {**metadata, "quantity": "r"})
         words += ["--param-file-gt", "r.npy"]
     return x, y, r, words
 
@@ -102,7 +103,7 @@ def test_exact_draws_pass_and_wrong_ones_fail(capsys):
     for name, values in runs.items():
         write_run(name, FIXED, y, values)
     evaluate.main(["--runs", *runs, *words])
-    report = storage.read_json("out/report.json")
+    report = records.read_json("out/report.json")
     assert failed(report, "exact") == set()
     sbc, tarp, pit = "SBC of D_ell, smallest p x n_ell", "TARP of D_ell, p", "PIT KS of D_ell"
     excess, lost = "MSE above the exact optimum, %", "MSE lost by shuffled observations"
@@ -124,7 +125,7 @@ def test_exact_draws_pass_and_wrong_ones_fail(capsys):
         assert os.path.getsize(f"out/{name}.png") > 0
     assert not os.path.exists("out/r.png")
     # the limits, by the closed forms
-    W = references.wiener(np.array(FIXED["dl_signal"]), NOISE)[0]
+    W = wiener(np.array(FIXED["dl_signal"]), NOISE)[0]
     entry = report["runs"]["exact"]
     np.testing.assert_allclose(entry["slope_limit"], W**2, rtol=1e-6)
     np.testing.assert_allclose(entry["r2_limit"], W**2, atol=0.12)  # 600 skies
@@ -146,12 +147,12 @@ def test_draws_of_r():
     for name, values in runs.items():
         write_run(name, PRIOR, y, draws, values)
     evaluate.main(["--runs", *runs, *words])
-    report = storage.read_json("out/report.json")
+    report = records.read_json("out/report.json")
     assert failed(report, "exact") == set()
     sigma = {
         row["check"] for row in report["runs"]["exact"]["checks"] if "sigma(r)" in row["check"]
     }
-    assert len(sigma) == comparison.R_BINS and sigma <= failed(report, "leak")
+    assert len(sigma) == sharpness.R_BINS and sigma <= failed(report, "leak")
     assert {"PIT KS of r", "width ratio of r - 1"} <= failed(report, "narrow")
     assert "rms deviation of r, sigma" in failed(report, "prior")
     for name in evaluate.FIGURES + evaluate.R_FIGURES:
@@ -176,24 +177,24 @@ def test_r_without_an_exact_posterior():
     for name, values in runs.items():
         write_run(name, PRIOR, y, draws, np.clip(values, 1e-6, 0.01 - 1e-6))
     evaluate.main(["--runs", *runs, *words])
-    report = storage.read_json("out/report.json")
+    report = records.read_json("out/report.json")
     assert failed(report, "exact") == set()
     assert {"bias of r against the truth, sigma", "SBC of r, p"} <= failed(report, "shifted")
-    assert len(sigma_checks(report, "exact")) == comparison.R_BINS
+    assert len(sigma_checks(report, "exact")) == sharpness.R_BINS
     for name in ("narrow", "leak"):
         assert sigma_checks(report, name) <= failed(report, name)
     entry = report["runs"]["exact"]["r"]
     assert not {"bias", "pit_ks", "width_ratio", "rms_deviation", "exact_bias_truth"} & set(entry)
     assert report["runs"]["shifted"]["r"]["bias_truth"]["value"] > 0.3
     assert entry["coverage"]["0.68"]["value"] == pytest.approx(0.68, abs=0.06)  # 3 errors
-    posterior = references.RPosterior(y, TEMPLATE, NOISE, 0, *PRIOR["r_range"])
+    posterior = RPosterior(y, TEMPLATE, NOISE, 0, *PRIOR["r_range"])
     for level in (0.68, 0.95):
         upper, limits = entry[f"upper_limit_{100 * level:.0f}"], posterior.quantile([level])
         assert upper["median"] == pytest.approx(np.median(limits), rel=0.03)
         assert upper["mean"] == pytest.approx(limits.mean(), rel=0.03)
         assert "exact_median" not in upper
     for row in entry["sigma"]:
-        fisher = references.fisher_sigma(TEMPLATE, NOISE, row["r"])
+        fisher = fisher_sigma(TEMPLATE, NOISE, row["r"])
         assert row["exact"] is None and row["fisher"] == pytest.approx(fisher)
     with open("out/report.md", encoding="utf-8") as file:
         text = file.read()
@@ -207,7 +208,7 @@ def test_without_residuals_there_is_no_limit():
     _, y, _, words = prepare(PRIOR, instrument={"freq_ghz": 45.0})
     write_run("run", PRIOR, y, *exact_draws(PRIOR, y))
     evaluate.main(["--runs", "run", *words])
-    entry = storage.read_json("out/report.json")["runs"]["run"]["r"]
+    entry = records.read_json("out/report.json")["runs"]["run"]["r"]
     assert {(row["fisher"], row["exact"], row["limit"]) for row in entry["sigma"]} == {(None,) * 3}
     with open("out/report.md", encoding="utf-8") as file:
         assert "| – | – |" in file.read()
@@ -219,12 +220,12 @@ def test_the_limit_knows_of_a_fixed_foreground():
     sigma = []
     for F in (0 * NOISE, 3 * NOISE):
         metadata = {**PARTS, "dl_fixed_foreground": F.tolist()}
-        exact = comparison.Exact(y, storage.Table("y.npy", y, metadata), PRIOR)
+        exact = sharpness.Exact(y, tables.Table("y.npy", y, Record.from_json(metadata)), PRIOR)
         draws = np.random.default_rng(0).random((20, 30))
         run = evaluate.Run("run", y, None, draws, {"prior": PRIOR})
-        report = comparison.r_report(run, np.full(20, 0.005), exact, False)
+        report = sharpness.r_report(run, np.full(20, 0.005), exact, False)
         sigma.append(report["sigma"][0]["fisher"])
-        assert sigma[-1] == pytest.approx(references.fisher_sigma(TEMPLATE, NOISE, 0.005, F))
+        assert sigma[-1] == pytest.approx(fisher_sigma(TEMPLATE, NOISE, 0.005, F))
     assert sigma[1] > 1.1 * sigma[0]
 
 
@@ -245,7 +246,7 @@ def prepare_mismatch():
 def test_a_mismatch_stands_beside_r_with_its_matched_run(capsys):
     words = prepare_mismatch()
     evaluate.main(["--runs", "old", "matched", "cleaner", *words])
-    runs = storage.read_json("out/report.json")["runs"]
+    runs = records.read_json("out/report.json")["runs"]
     expected = {"trained_on": {"foregrounds": ["gaussian"]}}
     expected["observed"] = {"foregrounds": ["d1", "s1"]}
     assert runs["cleaner"]["mismatch"] == expected
@@ -282,13 +283,13 @@ def test_the_null_test_has_its_distribution_of_r(capsys):
     null = {"r": 0.0, "dl_signal": [0.0] * N_ELL}
     x, y, _ = simulate({"r": 0.0}, ROWS, 2)
     for name, values in (("x", x), ("y", y)):
-        storage.write_array(f"{name}.npy", values, {**null, "dl_contaminant": NOISE.tolist()})
+        tables.write_array(f"{name}.npy", values, {**null, "dl_contaminant": NOISE.tolist()})
     # the median standard deviation of few draws from a law as skew as this one is too small
     draws, r = exact_draws(PRIOR, y, 500)
     write_run("null", PRIOR, y, draws, r)
     words = ["--runs", "null", "--data-file-noisy", "y.npy", "--data-file-gt", "x.npy"]
     evaluate.main([*words, "--out-dir", "out"])
-    report = storage.read_json("out/report.json")
+    report = records.read_json("out/report.json")
     assert failed(report, "null") == set()
     entry = report["runs"]["null"]["r"]
     for name in ("upper_limit_68", "upper_limit_95"):
@@ -307,7 +308,7 @@ def test_a_prior_over_r_is_not_judged_by_the_ranks_of_one_r():
     draws, r = exact_draws(PRIOR, y)
     write_run("joint", PRIOR, y, draws, r)
     evaluate.main(["--runs", "joint", *words])
-    entry = storage.read_json("out/report.json")["runs"]["joint"]
+    entry = records.read_json("out/report.json")["runs"]["joint"]
     assert "sbc" not in entry and "tarp" not in entry and "sbc_p" not in entry["r"]
     assert "coverage" not in entry["r"]
     assert {row["check"] for row in entry["checks"] if not row["passed"]} == set()
@@ -320,7 +321,7 @@ def test_without_a_sidecar_only_the_truth_is_used():
     for name in ("x", "y"):
         os.unlink(f"{name}.json")
     evaluate.main(["--runs", "exact", *words])
-    entry = storage.read_json("out/report.json")["runs"]["exact"]
+    entry = records.read_json("out/report.json")["runs"]["exact"]
     assert "excess_percent" not in entry and "pit_ks" not in entry
     assert {"sbc", "tarp", "coverage", "crps_skill"} <= set(entry)
 
@@ -331,11 +332,11 @@ def test_bad_usage(capsys):
     write_run("good", PRIOR, y, draws, r)
     write_run("foreign", PRIOR, y[::-1].copy(), draws, r)
     bare = {**PRIOR, "seed": 1, "dl_contaminant": [0.0] * N_ELL}
-    storage.write_array("clean.npy", y, {**bare, "quantity": "observed BB"})
+    tables.write_array("clean.npy", y, {**bare, "quantity": "observed BB"})
     write_run("few", PRIOR, y, draws[:, :2], r[:, :2])
     write_run("blind", FIXED, y, draws, r)
     write_run("stuck", PRIOR, y, draws, 0 * r + 0.003)
-    storage.write_array("short.npy", x[:5], {})
+    tables.write_array("short.npy", x[:5], {})
     before = sorted(os.listdir("."))
     for part, argv in {
         "--param-file-gt": ["--runs", "good", *words[:-2]],

@@ -6,7 +6,8 @@ import torch
 
 import model
 import sde_utils
-import spectra
+from diffusion import normalizers
+from runtime import records
 
 
 @pytest.mark.parametrize("sde", [s() for s in sde_utils.SDES.values()], ids=sde_utils.SDES)
@@ -55,12 +56,12 @@ def test_a_conditional_network_starts_at_the_prior_and_then_sees_its_observation
 
 
 def test_joint_normalizer():
-    signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
+    signal = records.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
     generator = torch.Generator().manual_seed(0)
     r = 0.01 * torch.rand(5000, dtype=torch.float64, generator=generator)
     ratio = torch.rand(5000, 4, dtype=torch.float64, generator=generator) + 1e-3
     dl = torch.from_numpy(signal(r.numpy())) * ratio
-    normalizer = model.JointNormalizer.fit([(dl, r)], (0.0, 0.01), signal)
+    normalizer = normalizers.JointNormalizer.fit([(dl, r)], (0.0, 0.01), signal)
     x = normalizer.normalize(dl, r)
     assert x.dtype == torch.float32 and x.shape == (5000, 5)
     torch.testing.assert_close(x.mean(0), torch.zeros(5), atol=0.06, rtol=0)  # 4 / sqrt(5000)
@@ -74,13 +75,13 @@ def test_joint_normalizer():
 
 def test_normalizer():
     dl = torch.rand(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1e-6
-    normalizer = model.Normalizer.fit([dl * 1e-5])
+    normalizer = normalizers.Normalizer.fit([dl * 1e-5])
     x = normalizer.normalize(dl * 1e-5)
     assert x.dtype == torch.float32
     torch.testing.assert_close(x.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(x.std(0, correction=0), torch.ones(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(normalizer.denormalize(x), dl * 1e-5, rtol=1e-5, atol=0)
-    again = model.Normalizer(**normalizer.state_dict())
+    again = normalizers.Normalizer(**normalizer.state_dict())
     assert torch.equal(again.normalize(dl), normalizer.normalize(dl))
 
 
@@ -88,7 +89,7 @@ def test_moments_of_chunks_are_those_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     dl = 1e-5 * torch.rand(5000, 4, dtype=torch.float64, generator=generator) + 1e-9
     dl[:, 3] = 0.1  # of which the mean over rows differs from each by rounding
-    mean, std = model.log_moments(dl.split(700))
+    mean, std = normalizers.log_moments(dl.split(700))
     log_dl = dl.log()
     torch.testing.assert_close(mean, log_dl.mean(0), rtol=1e-12, atol=0)
     torch.testing.assert_close(std[:3], log_dl[:, :3].std(0, correction=0), rtol=1e-12, atol=0)
@@ -96,13 +97,13 @@ def test_moments_of_chunks_are_those_of_the_whole():
 
 
 def test_joint_normalizer_fits_chunks_as_the_whole():
-    signal = spectra.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
+    signal = records.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
     generator = torch.Generator().manual_seed(0)
     r = 0.01 * torch.rand(1000, dtype=torch.float64, generator=generator) + 1e-6
     dl = torch.rand(1000, 4, dtype=torch.float64, generator=generator) + 1e-3
-    whole = model.Normalizer.fit([dl / torch.from_numpy(signal(r.numpy()))])
+    whole = normalizers.Normalizer.fit([dl / torch.from_numpy(signal(r.numpy()))])
     chunks = zip(dl.split(300), r.split(300), strict=True)
-    joint = model.JointNormalizer.fit(chunks, (0.0, 0.02), signal)
+    joint = normalizers.JointNormalizer.fit(chunks, (0.0, 0.02), signal)
     for name, value in whole.state_dict().items():  # one rounding of float32
         torch.testing.assert_close(joint.state_dict()[name], value, rtol=1.2e-7, atol=0)
 

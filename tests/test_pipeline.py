@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoints
 import sample
 import sde_utils
-import solvers
-import storage
 import train
+from diffusion import solvers
+from runtime import checkpoints, records, tables
 
 SIGNAL = 1e-5 * np.ones(6)
 NOISE = 1e-6 * np.ones(6)
@@ -41,13 +40,13 @@ def folder(tmp_path, monkeypatch):
     theory = {"dl_signal": SIGNAL.tolist(), "dl_contaminant": NOISE.tolist()}
     metadata = {"quantity": "primordial BB", "unit": "uK^2", "r": 0.001, **theory}
     truth, observed = draw(400, 1)
-    storage.write_array("data/dl_train_r0.001.npy", truth, metadata)
+    tables.write_array("data/dl_train_r0.001.npy", truth, metadata)
     observation = {**metadata, "quantity": "observed BB"}
-    storage.write_array("data/dl_train_noisy_r0.001.npy", observed, observation)
+    tables.write_array("data/dl_train_noisy_r0.001.npy", observed, observation)
     truth, observed = draw(300, 2)
-    storage.write_array("data/dl_gt_r0.001.npy", truth, metadata)
+    tables.write_array("data/dl_gt_r0.001.npy", truth, metadata)
     metadata["quantity"] = "observed BB"
-    storage.write_array("data/dl_noisy_r0.001.npy", observed, metadata)
+    tables.write_array("data/dl_noisy_r0.001.npy", observed, metadata)
     return tmp_path
 
 
@@ -77,13 +76,13 @@ def test_train_and_sample_with_every_solver(sde, capsys):
     for method in solvers.SOLVERS:
         extra = ["--method", method, "--num-steps", "5", "--out-dir", method]
         sample.main([*DENOISE, *extra, "--plot-trajectories", "--trajectory-index", "7"])
-        spectra = storage.load_spectra(f"{method}/denoised.npy")
+        spectra = tables.load_spectra(f"{method}/denoised.npy")
         assert spectra.values.shape == (300, 6)
-        report = storage.read_json(f"{method}/metrics.json")
+        report = records.read_json(f"{method}/metrics.json")
         assert set(report["mse"]) == {"denoised", "observation", "prior_mean", "prior_draw"}
         assert report["correlation"]["limit"] == pytest.approx([1 / 1.1] * 6)
         assert report["verdict"] in capsys.readouterr().out
-        states = storage.read_npy(f"{method}/trajectory.npy")
+        states = tables.read_npy(f"{method}/trajectory.npy")
         assert states.shape == (7, 7) and states[-1, 0] == 0
         observation = torch.tensor(np.load("data/dl_noisy_r0.001.npy")[7])
         first = checkpoint["normalizer"].normalize(observation)
@@ -103,7 +102,7 @@ def test_the_previous_checkpoint_is_kept():
 
 def test_the_null_test_cannot_be_trained_on(capsys):
     zeros = np.zeros((10, 6))
-    storage.write_array("data/dl_train_r0.npy", zeros, {"r": 0.0})
+    tables.write_array("data/dl_train_r0.npy", zeros, {"r": 0.0})
     message = fails(train.main, [*TINY, "--data-file", "data/dl_train_r0.npy"], 2, capsys)
     assert "null test" in message
     assert not os.path.exists("model.pth")
@@ -154,7 +153,7 @@ def pairs(folder):
         quantities = ("primordial BB", "observed BB", "r")
         for name, values, quantity in zip(names, (truth, observed, r), quantities, strict=True):
             path = f"data/{name.format('0-0.01')}.npy"
-            storage.write_array(path, values, {**metadata, "split": split, "quantity": quantity})
+            tables.write_array(path, values, {**metadata, "split": split, "quantity": quantity})
     return folder
 
 
@@ -166,21 +165,21 @@ def test_joint_posterior_with_every_solver(sde, pairs, capsys):
     for method, flags in methods.items():
         extra = [*flags, "--out-dir", method, "--num-draws", "7"]
         sample.main([*POSTERIOR, *extra, "--plot-trajectories", "--trajectory-index", "3"])
-        draws = storage.load_table(f"{method}/posterior_draws.npy", 3).values
-        r = storage.load_table(f"{method}/r_draws.npy", 2).values
+        draws = tables.load_table(f"{method}/posterior_draws.npy", 3).values
+        r = tables.load_table(f"{method}/r_draws.npy", 2).values
         assert draws.shape == (30, 7, 6) and r.shape == (30, 7)
         assert r.min() >= 0 and r.max() <= 0.01
-        mean = storage.load_spectra(f"{method}/denoised.npy").values
+        mean = tables.load_spectra(f"{method}/denoised.npy").values
         np.testing.assert_allclose(mean, draws.mean(1))
-        std = storage.load_spectra(f"{method}/posterior_std.npy").values
+        std = tables.load_spectra(f"{method}/posterior_std.npy").values
         np.testing.assert_allclose(std, draws.std(1))
-        quantiles = storage.load_table(f"{method}/posterior_quantiles.npy", 3).values
+        quantiles = tables.load_table(f"{method}/posterior_quantiles.npy", 3).values
         np.testing.assert_allclose(quantiles[:, 1], np.median(draws, 1))
-        states = storage.read_npy(f"{method}/trajectory.npy")
+        states = tables.read_npy(f"{method}/trajectory.npy")
         assert states.shape == (6, 8)
         out = capsys.readouterr().out
         assert "95 % upper limit" in out
-        report = storage.read_json(f"{method}/metrics.json")
+        report = records.read_json(f"{method}/metrics.json")
         assert report["r"]["median"] == pytest.approx(np.median(r[3]))
 
 

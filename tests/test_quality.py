@@ -9,9 +9,9 @@ import data_generation
 import evaluate
 import sample
 import sde_utils
-import solvers
-import storage
 import train
+from diffusion import solvers
+from runtime import tables
 
 
 @pytest.fixture(scope="module", params=sde_utils.SDES)
@@ -22,7 +22,7 @@ def trained(request, tmp_path_factory):
     # after normalisation the power spectrum drops out of everything that is measured here
     rows = np.random.default_rng(0).chisquare(nu, (10000, 30)) / nu * 1e-5
     metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": [1e-5] * 30}
-    storage.write_array(str(folder / "rows.npy"), rows, metadata)
+    tables.write_array(str(folder / "rows.npy"), rows, metadata)
     files = ["--data-file", str(folder / "rows.npy"), "--out", str(folder / "model.pth")]
     train.main([*files, "--sde-type", request.param])
     return folder

@@ -25,15 +25,11 @@ from test_pipeline import (  # noqa: F401  folder and pairs are fixtures
     pairs,
 )
 
-import draws
-import files
-import reverse
 import sample
 import sde_utils
-import solvers
-import storage
 import train
-import unfinished
+from diffusion import reverse, sampling, solvers
+from runtime import atomic, journal, records, tables
 
 
 def test_generate_is_reproducible_and_follows_the_seed():
@@ -45,7 +41,7 @@ def test_generate_is_reproducible_and_follows_the_seed():
         results.append(np.load("generated.npy"))
     assert np.array_equal(results[0], results[1])
     assert not (results[0] == results[2]).any()
-    report = storage.read_json("metrics.json")
+    report = records.read_json("metrics.json")
     assert 0 < report["ks_mean"] < 1 and report["network_evaluations"] == 4
 
 
@@ -85,7 +81,7 @@ def test_no_two_batches_share_their_random_numbers():
 
 def test_the_null_test_can_be_sampled(capsys):
     train.main([*TINY, "--epochs", "1"])
-    storage.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
+    tables.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
     argv = [*DENOISE, "--num-steps", "3"]
     argv[3] = "data/dl_gt_r0.npy"
     sample.main(argv)
@@ -95,7 +91,7 @@ def test_the_null_test_can_be_sampled(capsys):
 def test_a_model_of_another_r_says_so(capsys):
     train.main([*TINY, "--epochs", "1"])
     _, observed = draw(50, 3)
-    storage.write_array("other.npy", observed, {"r": 0.01})
+    tables.write_array("other.npy", observed, {"r": 0.01})
     sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--device", "cpu"])
     assert "trained at r = 0.001" in capsys.readouterr().err
     assert os.path.exists("denoised.npy")
@@ -133,14 +129,14 @@ def test_a_model_of_another_sky_says_so(capsys):
     """The sky of training travels with the model; each key that differs is told."""
     skies = ({"a_lens": 1.0, "foregrounds": ["gaussian"]}, {"a_lens": 1.0, "foregrounds": ["d1"]})
     for name in ("dl_train", "dl_train_noisy", "r_train"):
-        metadata = storage.read_json(f"data/{name}_r0-0.01.json")
-        del metadata[storage.SEAL]
-        files.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
+        metadata = records.read_json(f"data/{name}_r0-0.01.json")
+        del metadata[tables.SEAL]
+        atomic.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
     train.main([*TINY, *JOINT, "--epochs", "1"])
     for sky, told in ((skies[1], 1), (skies[0], 0), ({}, 0)):
-        metadata = storage.read_json("data/dl_noisy_r0-0.01.json")
-        metadata.pop(storage.SEAL, None)
-        files.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
+        metadata = records.read_json("data/dl_noisy_r0-0.01.json")
+        metadata.pop(tables.SEAL, None)
+        atomic.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
         if not sky:
             os.unlink("data/dl_noisy_r0-0.01.json")
         capsys.readouterr()
@@ -148,20 +144,20 @@ def test_a_model_of_another_sky_says_so(capsys):
         words = "trained on foregrounds gaussian, these observations have d1; r may be biased"
         err = capsys.readouterr().err
         assert err.count(words) == told and err.count("may be biased") == told
-        assert storage.read_json("denoised.json")["prior"]["sky"] == skies[0]
+        assert records.read_json("denoised.json")["prior"]["sky"] == skies[0]
     # one that has seen no observation knows no sky of theirs
     train.main([*TINY, *JOINT[:2], "--epochs", "1"])
     sample.main(POSTERIOR)
-    assert storage.read_json("denoised.json")["prior"]["sky"] == {}
+    assert records.read_json("denoised.json")["prior"]["sky"] == {}
 
 
 def test_posterior_at_one_r_and_what_it_says_of_another(capsys):
     train.main([*TINY, "--epochs", "1", "--cond-file", "data/dl_train_noisy_r0.001.npy"])
     sample.main([*DENOISE, "--num-steps", "3", "--num-draws", "5"])
-    assert storage.read_npy("posterior_draws.npy", 3).shape == (300, 5, 6)
+    assert tables.read_npy("posterior_draws.npy", 3).shape == (300, 5, 6)
     assert not os.path.exists("r_draws.npy")
     _, observed = draw(50, 3)
-    storage.write_array("other.npy", observed, {"r": 0.01})
+    tables.write_array("other.npy", observed, {"r": 0.01})
     sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--num-draws", "2"])
     assert "returns that r, whatever the sky" in capsys.readouterr().err
 
@@ -207,7 +203,7 @@ def work(tmp_path_factory):
     ):
         for split, rows in (("train", slice(400)), ("test", slice(400, 460))):
             path = str(out / f"{name}_{split}.npy")
-            storage.write_array(path, values[rows], {**metadata, "quantity": quantity})
+            tables.write_array(path, values[rows], {**metadata, "quantity": quantity})
     argv = [*TINY, "--epochs", "1", "--data-file", str(out / "dl_train.npy"), "--out"]
     train.main([*argv, str(out / "prior.pth")])
     pair = ["--cond-file", str(out / "y_train.npy"), "--param-file", str(out / "r_train.npy")]
@@ -246,8 +242,8 @@ def arrays_of(out):
 
 def _process(argv, environment, kill):
     os.environ.update(environment)
-    unfinished.FLUSH_SECONDS = 0
-    finish, finished = unfinished.PartialArrays.finish, []
+    journal.FLUSH_SECONDS = 0
+    finish, finished = journal.PartialArrays.finish, []
 
     def counted(self, block, record):
         finish(self, block, record)
@@ -255,7 +251,7 @@ def _process(argv, environment, kill):
         if len(finished) == kill[0]:
             threading.Timer(kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-    unfinished.PartialArrays.finish = counted if kill else finish
+    journal.PartialArrays.finish = counted if kill else finish
     sample.main(argv)
 
 
@@ -296,7 +292,7 @@ def test_any_number_of_processes_gives_the_same_samples(case, world, work, tmp_p
     sample.main(arguments(work, case, tmp_path / "one"))
     assert exit_codes(start(arguments(work, case, tmp_path / "many"), world)) == [0] * world
     assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
-    reports = [storage.read_json(str(tmp_path / k / "metrics.json")) for k in ("one", "many")]
+    reports = [records.read_json(str(tmp_path / k / "metrics.json")) for k in ("one", "many")]
     assert all(report.pop("seconds") > 0 for report in reports) and reports[0] == reports[1]
 
 
@@ -322,7 +318,7 @@ def test_a_process_that_dies_does_not_hang_the_others(work, tmp_path):
 
 def num_blocks(out):
     """Blocks that stopped or running processes have finished."""
-    return len(unfinished.PartialArrays(str(out), {}).done())
+    return len(journal.PartialArrays(str(out), {}).done())
 
 
 @pytest.mark.parametrize("num_kills", [3, pytest.param(8, marks=pytest.mark.slow)])
@@ -346,14 +342,14 @@ def test_killed_sampling_resumes_byte_for_byte(num_kills, work, tmp_path):
 
 def stop_at_block(monkeypatch, number, *signals):
     """Send signals to this process while it computes the block of this number."""
-    block = draws.Sampler.block
+    block = sampling.Sampler.block
 
     def stopped(self, chosen, on_step=None):
         for name in signals if chosen == number else ():
             signal.raise_signal(name)
         return block(self, chosen, on_step)
 
-    monkeypatch.setattr(draws.Sampler, "block", stopped)
+    monkeypatch.setattr(sampling.Sampler, "block", stopped)
 
 
 STOPS = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
@@ -394,7 +390,7 @@ def test_a_run_that_is_stopped_while_it_publishes_goes_on(work, tmp_path, monkey
     new = {"denoised.npy", "posterior_draws.npy"}
     for name, values in arrays_of(tmp_path / "whole").items():
         assert (values == (out / name).read_bytes()) == (name in new)
-        storage.load_table(str(out / name), np.load(out / name).ndim)  # the sidecar is its own
+        tables.load_table(str(out / name), np.load(out / name).ndim)  # the sidecar is its own
     sample.main([*argv, "--resume"])
     assert arrays_of(tmp_path / "whole") == arrays_of(out)
 
@@ -411,7 +407,7 @@ def test_a_finished_run_is_not_done_again(work, tmp_path, capsys):
 
 
 def test_what_a_killed_process_left_of_the_state_goes(work, tmp_path):
-    left = tmp_path / f".{unfinished.STATE[:-5]}.json.{2**22 + 1}.tmp"  # no such process
+    left = tmp_path / f".{journal.STATE[:-5]}.json.{2**22 + 1}.tmp"  # no such process
     left.touch()
     sample.main(arguments(work, "generate", tmp_path))
     assert not any(name.startswith(".") for name in os.listdir(tmp_path))
@@ -458,7 +454,7 @@ def test_without_resume_it_starts_anew(stopped, work, tmp_path, capsys):
 
 
 def test_a_journal_that_was_cut_costs_its_last_block(tmp_path):
-    arrays = unfinished.PartialArrays(str(tmp_path), {"a.npy": (4, 2)})
+    arrays = journal.PartialArrays(str(tmp_path), {"a.npy": (4, 2)})
     arrays.prepare({}, False)
     for block, tail in ((0, b'[1, {"secon'), (2, b"\0\0"), (3, b"")):
         with arrays:
@@ -468,7 +464,7 @@ def test_a_journal_that_was_cut_costs_its_last_block(tmp_path):
             file.write(tail)
     assert set(arrays.done()) == {0, 2, 3}
     arrays.publish({"a.npy": {}})
-    assert np.array_equal(storage.load_spectra(str(tmp_path / "a.npy")).values[:, 0], [0, 0, 2, 3])
+    assert np.array_equal(tables.load_spectra(str(tmp_path / "a.npy")).values[:, 0], [0, 0, 2, 3])
 
 
 def test_a_full_disk_is_told_before_the_work(work, tmp_path, capsys, monkeypatch):
@@ -488,7 +484,7 @@ def test_a_full_disk_is_told_before_the_work(work, tmp_path, capsys, monkeypatch
 
 
 def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
-    with unfinished.locked(str(tmp_path)):
+    with journal.locked(str(tmp_path)):
         line = fails(sample.main, arguments(work, "generate", tmp_path), 2, capsys)
     assert "another sample.py" in line
 

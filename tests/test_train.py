@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoints
-import cli
-import files
 import model
-import parallel
 import sde_utils
-import storage
 import train
-import training
-import training_data
+from diffusion import dataset, trainer
+from runtime import atomic, checkpoints, processes, signals, tables
+from runtime.errors import InputError
 
 ROOT = os.path.dirname(os.path.abspath(train.__file__))
 TINY = ["--hidden-dim", "16", "--embed-dim", "8", "--num-layers", "1", "--batch-size", "50"]
@@ -37,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     """A working folder with 400 toy pairs of spectra of six multipoles, and their r."""
     monkeypatch.chdir(tmp_path)
     # a figure takes longer than the training; test_pipeline.py draws it
-    monkeypatch.setattr(files, "write_figure", lambda path, figure: files.write_json(path, {}))
+    monkeypatch.setattr(atomic, "write_figure", lambda path, figure: atomic.write_json(path, {}))
     rng = np.random.default_rng(0)
     r = rng.uniform(0, 0.01, 400)
     x = 1e-2 * r[:, None] * rng.chisquare(NU, (400, 6)) / NU
@@ -46,7 +42,7 @@ def folder(tmp_path, monkeypatch):
     metadata = {"r_range": [0.0, 0.01], "signal_template": template, "split": "train"}
     names = {"x": "primordial BB", "y": "observed BB", "r": "r"}
     for (name, quantity), values in zip(names.items(), (x, y, r), strict=True):
-        storage.write_array(f"{name}.npy", values, {**metadata, "quantity": quantity})
+        tables.write_array(f"{name}.npy", values, {**metadata, "quantity": quantity})
     return tmp_path
 
 
@@ -64,15 +60,15 @@ def fails(argv, code, capsys):
 
 def signal_at_step(monkeypatch, step, number):
     """A signal arrives while `step` is being computed."""
-    take, calls = training.Step.__call__, []
+    take, calls = trainer.Step.__call__, []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == step + training.TIMED_STEPS:
+        if len(calls) == step + trainer.TIMED_STEPS:
             signal.raise_signal(number)
         return take(*args)
 
-    monkeypatch.setattr(training.Step, "__call__", interrupted)
+    monkeypatch.setattr(trainer.Step, "__call__", interrupted)
 
 
 def assert_same(one, other):
@@ -92,7 +88,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(flags, step, number, monkeypatch
     argv = [*TINY, *flags, "--out", "stopped.pth"]
     with monkeypatch.context() as patch:
         signal_at_step(patch, step, number)
-        assert "--resume" in fails(argv, cli.STOP_SIGNALS[number], capsys)
+        assert "--resume" in fails(argv, signals.STOP_SIGNALS[number], capsys)
     stopped = checkpoints.load("stopped.pth")
     assert stopped["resume"]["step"] == step
     assert len(stopped["training"]["history"]["train"]) == step // BATCHES
@@ -101,7 +97,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(flags, step, number, monkeypatch
 
 
 def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatch, capsys):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
     signal_at_step(monkeypatch, 5, signal.SIGINT)
     save, saved = torch.save, []
 
@@ -178,18 +174,18 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(
     step, capsys, monkeypatch
 ):
     """Gradients that are not finite spoil the weights a step before the loss."""
-    replicate, calls = parallel.replicate, []
+    replicate, calls = processes.replicate, []
 
     def spoil(gradient):
         calls.append(1)
-        return gradient * (float("nan") if len(calls) == step + training.TIMED_STEPS else 1)
+        return gradient * (float("nan") if len(calls) == step + trainer.TIMED_STEPS else 1)
 
     def spoilt(network, device):
         network.output.bias.register_hook(spoil)
         return replicate(network, device)
 
-    monkeypatch.setattr(parallel, "replicate", spoilt)
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(processes, "replicate", spoilt)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
     assert "not finite" in fails(TINY, 3, capsys)
     assert checkpoints.load("model.pth")["resume"]["step"] == step - 1
 
@@ -197,7 +193,7 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(
 def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
     train.main([*TINY, *JOINT, "--out", "memory.pth"])
     before = sorted(os.listdir("."))
-    monkeypatch.setattr(training_data, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(dataset, "MEMORY_SHARE", 0)
     make, folders = tempfile.TemporaryFile, []
 
     def recorded(dir):
@@ -212,10 +208,10 @@ def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
 
 
 def test_rows_are_normalised_alike_in_chunks_and_as_a_whole(monkeypatch):
-    tables = training_data.load("x.npy", "y.npy", "r.npy")
-    whole = training_data.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
-    monkeypatch.setattr(training_data, "CHUNK_VALUES", 6 * 64)
-    chunked = training_data.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
+    tables = dataset.load("x.npy", "y.npy", "r.npy")
+    whole = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
+    monkeypatch.setattr(dataset, "CHUNK_VALUES", 6 * 64)
+    chunked = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
     assert len(whole[1]) == 380 and len(whole[2]) == 20
     assert chunked[0]["mean_dl"] == pytest.approx(whole[0]["mean_dl"], rel=1e-12)
     for one, other in zip(whole[1:], chunked[1:], strict=True):
@@ -224,27 +220,27 @@ def test_rows_are_normalised_alike_in_chunks_and_as_a_whole(monkeypatch):
     x, y = whole[1][torch.arange(380)]
     assert x.shape == (380, 7) and y.shape == (380, 6)
     torch.testing.assert_close(y.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-    train_rows, held_out = training_data.split_rows(400, 0.05, 0)
+    train_rows, held_out = dataset.split_rows(400, 0.05, 0)
     assert sorted([*train_rows, *held_out]) == list(range(400))
 
 
 def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
-    tables = training_data.load("x.npy")
-    rows = training_data.prepare(tables, 0.05, 0, torch.device("cpu"), ".")[2]
+    tables = dataset.load("x.npy")
+    rows = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")[2]
     sde = sde_utils.VESDE()
     linear = train.linear_denoiser.LinearDenoiser(
         sde, train.linear_denoiser.second_moments(rows.blocks()), 6
     )
     network = model.ScoreNet1D(sde, 6)
-    whole = training.HeldOutLoss(linear, rows, 0)
-    monkeypatch.setattr(training_data, "BLOCK_VALUES", 7 * 6)
-    parts = training.HeldOutLoss(linear, rows, 0)
+    whole = trainer.HeldOutLoss(linear, rows, 0)
+    monkeypatch.setattr(dataset, "BLOCK_VALUES", 7 * 6)
+    parts = trainer.HeldOutLoss(linear, rows, 0)
     assert len(parts.blocks) == 3
     assert parts(network) == pytest.approx(whole(network), rel=1e-5)  # sums of float32
 
 
 def test_timing_leaves_the_training_as_it_was():
-    rows = training_data.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
+    rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
     sde = sde_utils.VESDE()
     network, ema = model.ScoreNet1D(sde, 6), model.ScoreNet1D(sde, 6).requires_grad_(False)
     before = [value.clone() for n in (network, ema) for value in n.state_dict().values()]
@@ -255,7 +251,7 @@ def test_timing_leaves_the_training_as_it_was():
         assert network is ema
 
     work = network, ema, sde, rows, held_out, settings
-    seconds = [training.estimate(*work, done, num_passes=12) for done in (0, 19)]
+    seconds = [trainer.estimate(*work, done, num_passes=12) for done in (0, 19)]
     assert seconds[0] > seconds[1] > 0
     after = [value for n in (network, ema) for value in n.state_dict().values()]
     assert all(map(torch.equal, before, after))
@@ -281,32 +277,34 @@ def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
 
 
 def test_a_batch_must_divide_among_the_processes(monkeypatch):
-    monkeypatch.setattr(parallel, "world_size", lambda: 3)
-    rows = training_data.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
+    monkeypatch.setattr(processes, "world_size", lambda: 3)
+    rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
     network = model.ScoreNet1D(sde_utils.VESDE(), 6)
-    with pytest.raises(cli.InputError, match="--batch-size: 50 rows do not divide among 3"):
-        training.Step(network, network, sde_utils.VESDE(), rows, {"batch_size": 50, "epochs": 1})
+    with pytest.raises(InputError, match="--batch-size: 50 rows do not divide among 3"):
+        trainer.Step(network, network, sde_utils.VESDE(), rows, {"batch_size": 50, "epochs": 1})
 
 
 def test_only_a_lost_connection_is_blamed_on_another_process(monkeypatch):
     closed = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed")
-    assert not parallel.is_lost(closed)  # one process alone has none to lose
-    monkeypatch.setattr(parallel, "world_size", lambda: 2)
-    assert parallel.is_lost(closed) and parallel.is_lost(torch.distributed.DistNetworkError("x"))
-    assert not parallel.is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not processes.is_peer_lost(closed)  # one process alone has none to lose
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    assert processes.is_peer_lost(closed) and processes.is_peer_lost(
+        torch.distributed.DistNetworkError("x")
+    )
+    assert not processes.is_peer_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_rows_take_a_share_of_the_memory_of_their_job(monkeypatch, tmp_path):
-    whole = training_data.machine_memory()
+    whole = dataset.machine_memory()
     job = tmp_path / "slurm" / "job"
     (job / "task").mkdir(parents=True)
     (job / "task" / "memory.max").write_text("max\n")
     (job / "memory.max").write_text("1000000\n")
     (tmp_path / "cgroup").write_text("0::/slurm/job/task\n")
-    monkeypatch.setattr(training_data, "CGROUP", (str(tmp_path / "cgroup"), str(tmp_path)))
-    assert training_data.machine_memory() == 1_000_000 < whole
-    monkeypatch.setattr(training_data, "CGROUP", ("nowhere", str(tmp_path)))
-    assert training_data.machine_memory() >= whole
+    monkeypatch.setattr(dataset, "CGROUP", (str(tmp_path / "cgroup"), str(tmp_path)))
+    assert dataset.machine_memory() == 1_000_000 < whole
+    monkeypatch.setattr(dataset, "CGROUP", ("nowhere", str(tmp_path)))
+    assert dataset.machine_memory() >= whole
 
 
 def torchrun(argv):
@@ -359,9 +357,9 @@ def test_the_average_follows_the_weights_after_each_step_and_training_learns():
     network = model.ScoreNet1D(sde, 6, hidden_dim=16, embed_dim=8, num_layers=1)
     ema = copy.deepcopy(network).requires_grad_(False)
     x = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0)).sign()  # far from Gaussian
-    rows = training_data.Rows(x, 6, torch.device("cpu"))
+    rows = dataset.Rows(x, 6, torch.device("cpu"))
     settings = {"batch_size": 1000, "epochs": 200, "lr": 1e-2, "ema_decay": 0.9, "seed": 0}
-    step = training.Step(network, ema, sde, rows, settings | {"precision": "float32"})
+    step = trainer.Step(network, ema, sde, rows, settings | {"precision": "float32"})
     expected = [weights.clone() for weights in ema.parameters()]
     losses = []
     for number in range(150):

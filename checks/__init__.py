@@ -1,0 +1,1 @@
+"""What is true, and how far draws are from it: exact posteriors, statistics, verdicts."""

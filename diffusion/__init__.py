@@ -1,0 +1,1 @@
+"""What is learned and drawn: normalisers, training, solvers, sampling, likelihood."""

@@ -1,0 +1,1 @@
+"""No physics: errors, command lines, devices, processes, files, records, resuming."""

@@ -1,0 +1,149 @@
+"""Command lines: argument types, help, flags that scripts share, exit codes."""
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import signal
+import sys
+
+from runtime import devices, processes, signals
+from runtime.errors import EXIT_DIVERGED, EXIT_INPUT, DivergedError, InputError, Interrupted
+from sde_utils import SDES
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the script's docstring as it was written."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.const is not None:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(docstring):
+    """Parser whose help is the script's docstring; flags may not be abbreviated."""
+    return argparse.ArgumentParser(
+        description=docstring, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+
+
+def script(main):
+    """Turn the errors a user can mend into one line on stderr and an exit code."""
+
+    @functools.wraps(main)
+    def wrapper(argv=None):
+        try:
+            with signals._handle_signals(signals._interrupt):
+                main(argv)
+        except (InputError, OSError) as error:
+            message, code = str(error), EXIT_INPUT
+        except DivergedError as error:
+            message, code = str(error), EXIT_DIVERGED
+        except Interrupted as stop:
+            message, code = str(stop), stop.code
+        except KeyboardInterrupt:
+            message, code = "interrupted", signals.STOP_SIGNALS[signal.SIGINT]
+        else:
+            return
+        name = os.path.basename(sys.modules[main.__module__].__file__)
+        if processes.rank() == 0 or code < 128:  # stopped together, they say so once
+            print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(code)
+
+    return wrapper
+
+
+def _number(convert, accept, wanted):
+    def parse(text):
+        try:
+            value = convert(text)
+            accepted = math.isfinite(value) and accept(value)
+        except (ValueError, OverflowError):
+            accepted = False
+        if not accepted:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
+even_int = _number(int, lambda v: v > 0 and v % 2 == 0, "an even whole number above 0")
+non_negative_int = _number(int, lambda v: v >= 0, "a whole number, 0 or above")
+positive_float = _number(float, lambda v: v > 0, "a number above 0")
+non_negative_float = _number(float, lambda v: v >= 0, "a number, 0 or above")
+fraction = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+seed = _number(int, lambda v: 0 <= v < 2**63, "a whole number from 0 up to 2^63")
+diffusion_time = _number(float, lambda v: 0 < v <= 1, "a time above 0 and up to 1")
+nside = _number(int, lambda v: v >= 2 and v & (v - 1) == 0, "a power of two from 2 up")
+
+
+def file_argument(suffix):
+    """Type of a file name that must end in suffix."""
+
+    def parse(text):
+        if not text.endswith(suffix):
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        return text
+
+    return parse
+
+
+def add_run_arguments(parser, device=True):
+    """Add --seed, and --device where there is a network to place."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--seed", type=seed, default=0, help="seed of every random draw")
+    if device:
+        group.add_argument(
+            "--device",
+            default="auto",
+            help="cpu, cuda, cuda:N or mps; auto takes a GPU where there is one, each process of "
+            "torchrun its own",
+        )
+        group.add_argument(
+            "--threads",
+            type=positive_int,
+            help="CPU threads of each process (default: the cores, shared among the processes)",
+        )
+        group.add_argument(
+            "--precision",
+            choices=devices.PRECISIONS,
+            default="float32",
+            help="of matrix products: tf32 (GPU) and bf16 are faster and less exact",
+        )
+    return group
+
+
+def add_sde_arguments(parser, default="{:g}"):
+    """Add --sde-type and one flag per parameter of every SDE; all default to None.
+
+    Args:
+        parser: Of the script.
+        default: What help says of a parameter's default, a format for that of the SDE.
+    """
+    group = parser.add_argument_group("SDE")
+    group.add_argument("--sde-type", choices=sorted(SDES), help="forward process")
+    for name, sde in SDES.items():
+        for field in dataclasses.fields(sde):
+            group.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=non_negative_float,
+                help=f"{name}: {field.name.replace('_', ' ')} (default: "
+                f"{default.format(field.default)})",
+            )
+
+
+def sde_parameters(parser, args, sde_type):
+    """The SDE flags that were given, as {name: value}; a flag of another SDE is an error."""
+    given = {}
+    for name, sde in SDES.items():
+        for field in dataclasses.fields(sde):
+            value = getattr(args, field.name)
+            if value is not None and name != sde_type:
+                flag = field.name.replace("_", "-")
+                parser.error(f"--{flag} belongs to --sde-type {name}, not to {sde_type}")
+            if value is not None:
+                given[field.name] = value
+    return given

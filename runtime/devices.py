@@ -1,0 +1,43 @@
+"""Devices, threads and precision of PyTorch."""
+
+import os
+
+from runtime import processes
+from runtime.errors import InputError
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+def set_threads(threads):
+    """Use this number of CPU threads; where None, all cores, shared among local processes."""
+    import torch
+
+    if threads is None and processes.local_world_size() == 1:
+        return  # torch's own choice, which follows OMP_NUM_THREADS
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or max(1, cores // processes.local_world_size()))
+
+
+def autocast(device, precision):
+    """Context in which the network's matrix products have a precision out of `PRECISIONS`."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def get_device(name):
+    """torch.device for --device; InputError where it is unknown or not there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.world_size() > 1:
+        name = f"cuda:{processes.local_rank()}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
+    return device

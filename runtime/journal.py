@@ -1,0 +1,247 @@
+"""Outputs that several processes write in blocks, and that a stopped run goes on with.
+
+Until it is whole an output is a hidden file of its final size, .NAME.npy.partial, beside its
+target. Each process writes its blocks at their place and, once they are safe on the disk, notes
+them in a journal of its own. What all of it belongs to stands in .sample.partial.json.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+
+import numpy as np
+
+from runtime import atomic, console, records, resources, tables
+from runtime.errors import InputError
+
+FLUSH_SECONDS = 5  # of work that a SIGKILL or a power cut may cost
+STATE = ".sample.partial.json"
+
+
+def _allocate(file, num_bytes):
+    """Give a file its size, on the disk where the file system can."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        file.truncate(num_bytes)
+
+
+def _write_at(file, data, offset):
+    """Write all bytes of data at an offset."""
+    data = memoryview(data).cast("B")
+    while data:
+        written = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[written:], offset + written
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold a folder for the block.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"{folder}: another sample.py is writing there; name another --out-dir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class PartialArrays:
+    """Float64 arrays on their way to disk.
+
+    One process calls `prepare`, then all enter the context, `write` and `finish` their blocks, then
+    one calls `publish` and `remove`.
+
+    Args:
+        folder: Folder of the outputs.
+        shapes: {file name: shape}.
+        whole: Names of .npy files that are written whole, by any process, if at all.
+        rank: Number of this process.
+    """
+
+    def __init__(self, folder, shapes, whole=(), rank=0):
+        self.folder, self.shapes, self.whole = folder, shapes, whole
+        self.headers = {name: atomic.npy_header(shape) for name, shape in shapes.items()}
+        self._files, self._pending = {}, []
+        self._journal_path = self.path(f"sample.{rank}.journal")
+
+    def path(self, name):
+        """The hidden file of an output."""
+        return os.path.join(self.folder, f".{name}.partial")
+
+    def size(self, name):
+        """Bytes of an output."""
+        return len(self.headers[name]) + 8 * math.prod(self.shapes[name])
+
+    def missing_bytes(self):
+        """Bytes of disk that the outputs need beyond what hidden files hold already."""
+        there = filter(os.path.exists, map(self.path, self.shapes))
+        return sum(map(self.size, self.shapes)) - sum(map(os.path.getsize, there))
+
+    def _state(self):
+        """What a run that was stopped left behind; empty where there is none."""
+        path = os.path.join(self.folder, STATE)
+        return records.read_json(path) if os.path.exists(path) else {}
+
+    def _write_state(self, **state):
+        atomic.write_json(os.path.join(self.folder, STATE), state)
+
+    def prepare(self, belongs_to, resume):
+        """Make the hidden files, or take up those that are there.
+
+        Args:
+            belongs_to: All that the result depends on, {name: JSON}.
+            resume: Whether to keep what is there; otherwise it is removed.
+
+        Raises:
+            InputError: If what is there belongs to other work or is damaged, or the disk is full.
+        """
+        state = self._state()
+        if not resume or not state:
+            if state:
+                console.info(
+                    f"starting anew: {len(self.done())} finished blocks of a stopped run go"
+                )
+            self.remove()
+            self._create(belongs_to)
+            return
+        before = state.get("belongs_to", {})
+        for key in belongs_to.keys() | before.keys():
+            if before.get(key) != belongs_to.get(key):
+                own, other = (json.dumps(v.get(key)) for v in (belongs_to, before))
+                raise InputError(
+                    f"--resume: what was stopped in {self.folder} had {key} {other}, not {own}; "
+                    "give the same, or leave out --resume to start anew"
+                )
+        for name in self.shapes:
+            target, path = os.path.join(self.folder, name), self.path(name)
+            if state.get("published") and not os.path.exists(path) and os.path.exists(target):
+                os.replace(target, path)  # stopped when this one was in place already
+            if not os.path.exists(path) or os.path.getsize(path) != self.size(name):
+                raise InputError(
+                    f"--resume: {path} is missing or damaged; leave out --resume to start anew"
+                )
+
+    def _create(self, belongs_to):
+        try:
+            for name, header in self.headers.items():
+                with open(self.path(name), "wb") as file:
+                    _allocate(file, self.size(name))
+                    _write_at(file, header, 0)
+                    os.fsync(file.fileno())
+            self._write_state(belongs_to=belongs_to, files=[*self.shapes, *self.whole])
+        except OSError as error:
+            self.remove()
+            if error.errno != errno.ENOSPC:
+                raise
+            needed, free = self.missing_bytes(), shutil.disk_usage(self.folder).free
+            raise InputError(
+                f"{self.folder}: the disk is full: {resources.format_size(needed)} are needed, "
+                f"{resources.format_size(free)} free; make room, or name another --out-dir"
+            ) from None
+
+    def _journals(self):
+        return glob.glob(os.path.join(glob.escape(self.folder), ".sample.*.journal.partial"))
+
+    def done(self):
+        """{block: its record} of all finished blocks, from the journals of all processes."""
+        result = {}
+        for path in self._journals():
+            with open(path, "rb") as file:
+                for line in file:
+                    with contextlib.suppress(ValueError, TypeError):  # a line that was cut
+                        block, record = json.loads(line)
+                        result[block] = record
+        return result
+
+    def __enter__(self):
+        """Open the hidden files for the blocks of this process."""
+        for name in self.shapes:
+            self._files[name] = open(self.path(name), "r+b", buffering=0)
+        self._journal = open(self._journal_path, "ab")
+        self._journal.write(b"\n")  # after a line that was cut
+        self._flushed = time.monotonic()
+        return self
+
+    def write(self, name, first, rows):
+        """Put rows, shape (m, ...), at row `first` of an output."""
+        shape = self.shapes[name]
+        offset = len(self.headers[name]) + 8 * first * math.prod(shape[1:])
+        _write_at(self._files[name], np.ascontiguousarray(rows, "<f8"), offset)
+
+    def write_whole(self, name, array):
+        """Write an output of the second kind."""
+        atomic.write_npy(self.path(name), array)
+
+    def finish(self, block, record):
+        """Note a block all of whose rows are written; a flush follows every few seconds."""
+        self._pending.append(json.dumps([block, record]))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self):
+        """Bring what is finished safely to disk: first the rows, then the journal."""
+        if self._pending:
+            for file in self._files.values():
+                os.fsync(file.fileno())
+            self._journal.write("".join(f"{line}\n" for line in self._pending).encode())
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+            self._pending = []
+        self._flushed = time.monotonic()
+
+    def __exit__(self, kind, error, trace):
+        try:
+            self.flush()
+        finally:
+            for file in (*self._files.values(), self._journal):
+                file.close()
+
+    def publish(self, metadata):
+        """Move the outputs, all of whose blocks are finished, into place, with their sidecars.
+
+        Args:
+            metadata: {file name: dict for its sidecar}; ell and a SHA-256 of the rows are added.
+        """
+        digests = {}
+        for name in self.shapes:
+            with open(self.path(name), "rb") as file:
+                file.seek(len(self.headers[name]))
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+        self._write_state(**self._state() | {"published": True})
+        for name in (*self.shapes, *self.whole):
+            target = os.path.join(self.folder, name)
+            with contextlib.suppress(FileNotFoundError):  # a whole one that is in place already
+                os.replace(self.path(name), target)
+            if name in digests:  # at once, for an array and another's sidecar do not load
+                tables.write_sidecar(target, self.shapes[name], digests[name], metadata[name])
+
+    def remove(self):
+        """Remove all hidden files; first the state, without which nothing is taken up."""
+        names = {*self.shapes, *self.whole, *self._state().get("files", [])}
+        paths = [os.path.join(self.folder, STATE), *self._journals(), *map(self.path, names)]
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            atomic.remove_leftovers(path)

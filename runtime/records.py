@@ -1,0 +1,485 @@
+"""Records of data files: typed, read once from the JSON beside an array and written once.
+
+`Record` is what is known of a table of spectra, of r, or of draws: the prior of its rows, the sky
+and its analysis, the contaminants of its observations, where draws came from. It crosses the border
+to JSON in `from_json` and `to_json` and nowhere else. To record one more thing, add a field.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata as importlib_metadata
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import InputError
+
+MAX_JSON_BYTES = 2**24  # far above use; Python's objects are many times larger than their text
+PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
+
+FloatArray = npt.NDArray[np.float64]
+Json = dict[str, Any]
+
+
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def _finite_number(text: str) -> float:
+    number = float(text) if set(text) & set(".eENI") else int(text)
+    if not math.isfinite(number):  # OverflowError, where an integer is beyond every float
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return content
+
+
+def read_json(path: str) -> Json:
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing or is no JSON object; if it holds a number that no
+            float can be, or a key twice.
+    """
+    hooks = dict.fromkeys(("parse_constant", "parse_float", "parse_int"), _finite_number)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise InputError(f"{path}: is larger than any file of its kind")
+        content = json.loads(text.decode(), object_pairs_hook=_unique_keys, **hooks)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number, and not true or false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def to_json(value: Any) -> Any:
+    """A value as JSON: arrays and tuples as lists, dataclasses by field, None left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {name: to_json(v) for name, v in fields.items() if v is not None}
+    if isinstance(value, Mapping):
+        return {str(name): to_json(v) for name, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [to_json(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _field_names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _array(content: Mapping[str, Any], name: str) -> FloatArray | None:
+    values = content.get(name)
+    return None if values is None else np.asarray(values, float)
+
+
+# --- what is recorded ------------------------------------------------------------------------
+
+
+def provenance(argv: list[str] | None = None) -> Json:
+    """Command, package versions and git commit, for a sidecar or a checkpoint.
+
+    Args:
+        argv: The script's arguments; those of this process when None.
+    """
+    words = [os.path.basename(sys.argv[0]), *(sys.argv[1:] if argv is None else argv)]
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib_metadata.PackageNotFoundError):
+            versions[name] = importlib_metadata.version(name)
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=os.path.dirname(os.path.abspath(__file__)),
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+    return {"command": " ".join(map(str, words)), "versions": versions, "git_commit": commit}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SignalTemplate:
+    """Primordial BB at any r of a range, from its values at a few.
+
+    D_ell / r varies with r through the tilt alone, so slowly that the polynomial through six
+    Chebyshev nodes is as good as CAMB (1e-4, up to r_max = 1).
+
+    Attributes:
+        r_nodes: Tensor-to-scalar ratios, shape (k,).
+        dl_per_r: D_ell / r there, shape (k, n_ell), uK^2.
+    """
+
+    r_nodes: FloatArray
+    dl_per_r: FloatArray
+
+    def __call__(self, r: FloatArray) -> FloatArray:
+        """D_ell at each r, shape (n, n_ell), uK^2; r of shape (n,)."""
+        from scipy.interpolate import BarycentricInterpolator
+
+        return r[:, None] * BarycentricInterpolator(self.r_nodes, self.dl_per_r, rng=0)(r)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prior:
+    """Prior of r and of the realised spectrum; a field that is unknown is None.
+
+    Attributes:
+        r: The one tensor-to-scalar ratio of all rows.
+        r_range: (r_min, r_max) where r is uniform between them.
+        dl_signal: Expected primordial D_ell at r, through the beam, shape (n_ell,), uK^2.
+        signal_template: The same at any r of r_range.
+        mean_dl: Mean D_ell of training rows, shape (n_ell,), uK^2.
+    """
+
+    r: float | None = None
+    r_range: tuple[float, float] | None = None
+    dl_signal: FloatArray | None = None
+    signal_template: SignalTemplate | None = None
+    mean_dl: FloatArray | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Prior from the keys of a sidecar or checkpoint.
+
+        Raises:
+            ValueError: If r_range or signal_template is damaged.
+        """
+        r_range = content.get("r_range")
+        return cls(
+            r=content.get("r"),
+            r_range=None if r_range is None else tuple(r_range),
+            dl_signal=_array(content, "dl_signal"),
+            signal_template=_read_signal_template(content),
+            mean_dl=_array(content, "mean_dl"),
+        )
+
+    @property
+    def r_or_range(self) -> float | list[float] | None:
+        """r, or the two ends of its range, as reports print it."""
+        return self.r if self.r_range is None else list(self.r_range)
+
+
+def _read_signal_template(content: Mapping[str, Any]) -> SignalTemplate | None:
+    if "signal_template" not in content:
+        return None
+    names = _field_names(SignalTemplate)
+    try:
+        arrays = {name: np.array(content["signal_template"][name], float) for name in names}
+        low, high = content["r_range"]
+        finite = all(np.isfinite(value).all() for value in arrays.values())
+        in_order = 0 <= low < high < math.inf
+    except (KeyError, TypeError, ValueError):
+        finite = in_order = False
+    if not finite or not in_order:
+        raise ValueError("r_range or signal_template is damaged")
+    if arrays["dl_per_r"].shape[:1] != arrays["r_nodes"].shape or arrays["dl_per_r"].ndim != 2:
+        raise ValueError("signal_template has not one spectrum per r")
+    return SignalTemplate(**arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sky:
+    """Instrument, cleaning and contaminants that rows were simulated with; None where unknown.
+
+    Attributes:
+        instrument: A band {"freq_ghz", "fwhm_arcmin", "noise_uk_arcmin"}, or {"name", "bands"}.
+        cleaning: {"method", "fwhm_arcmin", "bins", "weights_from"}; None as well without cleaning.
+        a_lens: Share of the lensing power that is left.
+        foregrounds: Names, as on the command line.
+        foreground_scale: Share of the foreground amplitude that is left.
+    """
+
+    instrument: Json | None = None
+    cleaning: Json | None = None
+    a_lens: float | None = None
+    foregrounds: list[str] | None = None
+    foreground_scale: float | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Sky from the keys of a sidecar or checkpoint."""
+        return cls(**{name: content.get(name) for name in _field_names(cls)})
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of it."""
+        return self != Sky()
+
+    def differences(self, other: "Sky") -> dict[str, tuple[Any, Any]]:
+        """How another sky differs: {field: (entry here, entry there)}.
+
+        Nothing differs where a sky is unknown. No cleaning is an entry of its own; any other entry
+        that one of the two lacks counts as unknown.
+        """
+        if not self.known or not other.known:
+            return {}
+        names = _field_names(Sky)
+        if self.cleaning is None:
+            names = [*(name for name in names if name != "cleaning"), "cleaning"]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return {
+            name: pair
+            for name, pair in pairs.items()
+            if pair[0] != pair[1] and (name == "cleaning" or None not in pair)
+        }
+
+
+def describe_difference(own: Any, other: Any) -> tuple[str, str]:
+    """Few words each for two entries that differ: a name, and what differs where that is the same.
+
+    Args:
+        own: An entry of a sky: a number, a list, a dict, or None.
+        other: Another.
+    """
+    words = _title(own), _title(other)
+    if words[0] != words[1] or not (isinstance(own, dict) and isinstance(other, dict)):
+        return words
+    keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+    here, there = (
+        f"{words[0]} with " + ", ".join(f"{key} {_title(entry.get(key))}" for key in keys)
+        for entry in (own, other)
+    )
+    return here, there
+
+
+def _title(entry: Any) -> str:
+    if isinstance(entry, dict):
+        return entry.get("name") or entry.get("method") or f"{_title(entry.get('freq_ghz'))} GHz"
+    if isinstance(entry, list):
+        return " ".join(map(_title, entry))
+    if isinstance(entry, (int, float)):
+        return f"{entry:g}"
+    return "none" if entry is None else str(entry)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contaminants:
+    """Expected power of all that lies on the signal: D_ell, shape (n_ell,), uK^2; None if unknown.
+
+    Attributes:
+        dl_lensing: Lensing BB that is left.
+        dl_noise: Instrument noise.
+        dl_gaussian_foreground: Foregrounds drawn anew for each row; of an ensemble, their mean.
+        dl_fixed_foreground: Realised power of a foreground that is the same in all rows.
+        dl_contaminant: N, all that is Gaussian and drawn anew; known only where the exact law of
+            the observation is: see `law_known`.
+    """
+
+    dl_lensing: FloatArray | None = None
+    dl_noise: FloatArray | None = None
+    dl_gaussian_foreground: FloatArray | None = None
+    dl_fixed_foreground: FloatArray | None = None
+    dl_contaminant: FloatArray | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Contaminants from the keys of a sidecar."""
+        return cls(**{name: _array(content, name) for name in _field_names(cls)})
+
+    @property
+    def law_known(self) -> bool:
+        """Whether the exact law of the observation is known: signal + N + a fixed foreground.
+
+        It is not where weights of a cleaning were estimated from each sky itself, or foregrounds
+        have parameters of their own in each sky.
+        """
+        return self.dl_contaminant is not None
+
+    @property
+    def mean_gaussian(self) -> FloatArray | None:
+        """Mean Gaussian power on top of the signal, shape (n_ell,), uK^2; None where unknown."""
+        if self.dl_contaminant is not None:
+            return self.dl_contaminant
+        parts = (self.dl_lensing, self.dl_noise, self.dl_gaussian_foreground)
+        known = [part for part in parts if part is not None]
+        return sum(known[1:], known[0]) if len(known) == len(parts) else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ilc:
+    """Weights of an internal linear combination, and the bias that weights of each sky have.
+
+    Attributes:
+        ilc_weights: Shape (n_bins, n_bands); of the skies' own weights, the mean.
+        dl_ilc_bias: D_ell, shape (n_ell,), uK^2; 0 for known weights.
+        dl_ilc_bias_expected: The same by theory.
+        ilc_weights_std: Scatter over skies, shape of ilc_weights; None for known weights.
+        dl_ilc_bias_error: Standard error, shape (n_ell,), uK^2; None for known weights.
+    """
+
+    ilc_weights: FloatArray
+    dl_ilc_bias: FloatArray
+    dl_ilc_bias_expected: FloatArray
+    ilc_weights_std: FloatArray | None = None
+    dl_ilc_bias_error: FloatArray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampled:
+    """Where draws come from.
+
+    Attributes:
+        method: Of the reverse process.
+        model_checkpoint: File of the model.
+        prior: That the model was trained on.
+        sky: That a conditional model was trained on; unknown for any other.
+        observation_file: File of the observations; None where spectra were generated.
+        observation_sha256: SHA-256 of their values.
+    """
+
+    method: str | None
+    model_checkpoint: str | None
+    prior: Prior
+    sky: Sky
+    observation_file: str | None = None
+    observation_sha256: str | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self | None:
+        """From the keys of a sidecar; None where it names no prior."""
+        prior, observation = content.get("prior"), content.get("observation")
+        if not isinstance(prior, dict) or not isinstance(prior.get("sky", {}), dict):
+            return None
+        observation = observation if isinstance(observation, dict) else {}
+        try:
+            trained_on = Prior.from_json(prior)
+        except (TypeError, ValueError):  # its reader asks for what it needs
+            trained_on = Prior()
+        return cls(
+            method=content.get("method"),
+            model_checkpoint=content.get("model_checkpoint"),
+            prior=trained_on,
+            sky=Sky.from_json(prior.get("sky", {})),
+            observation_file=observation.get("file"),
+            observation_sha256=observation.get("sha256"),
+        )
+
+    def to_json(self) -> Json:
+        """The keys of a sidecar."""
+        content = {"method": self.method, "model_checkpoint": self.model_checkpoint}
+        content["prior"] = {**to_json(self.prior), "sky": to_json(self.sky)}
+        if self.observation_file is not None:
+            file, sha256 = self.observation_file, self.observation_sha256
+            content["observation"] = {"file": file, "sha256": sha256}
+        return content
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """What is known of an array on disk: the typed content of the .json beside it.
+
+    Attributes:
+        quantity: "primordial BB", "observed BB", "r", "posterior BB", ...
+        unit: "uK^2" or "1".
+        split: One of sky.realisations.SPLITS.
+        nside: HEALPix NSIDE.
+        seed: Of the simulation.
+        prior: Of the rows.
+        sky: Of the rows.
+        contaminants: Of the observations.
+        ilc: Weights and bias of a cleaning.
+        sampled: Where draws come from; None for simulated rows.
+        extra: What only people read: cosmology, provenance, sizes and the like.
+    """
+
+    quantity: str | None = None
+    unit: str | None = None
+    split: str | None = None
+    nside: int | None = None
+    seed: int | None = None
+    prior: Prior = Prior()
+    sky: Sky = Sky()
+    contaminants: Contaminants = Contaminants()
+    ilc: Ilc | None = None
+    sampled: Sampled | None = None
+    extra: Json = dataclasses.field(default_factory=dict)
+
+    PLAIN = ("quantity", "unit", "split", "nside", "seed")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Record from the content of a sidecar, or from what a checkpoint says of its data.
+
+        Raises:
+            ValueError: If an entry is damaged.
+        """
+        sampled = Sampled.from_json(content)
+        typed = {*cls.PLAIN, *_field_names(Sky), *_field_names(Contaminants), *_field_names(Ilc)}
+        typed |= {*_field_names(Prior)}
+        if sampled is not None:
+            typed |= {"method", "model_checkpoint", "prior", "observation"}
+        ilc = {name: _array(content, name) for name in _field_names(Ilc)}
+        return cls(
+            **{name: content.get(name) for name in cls.PLAIN},
+            prior=Prior.from_json(content),
+            sky=Sky.from_json(content),
+            contaminants=Contaminants.from_json(content),
+            ilc=None if ilc["ilc_weights"] is None else Ilc(**ilc),
+            sampled=sampled,
+            extra={name: value for name, value in content.items() if name not in typed},
+        )
+
+    def to_json(self) -> Json:
+        """Content of a sidecar."""
+        content = {name: getattr(self, name) for name in self.PLAIN}
+        content = {name: value for name, value in content.items() if value is not None}
+        for part in (self.prior, self.sky, self.contaminants, self.ilc):
+            content |= {} if part is None else to_json(part)
+        content |= {} if self.sampled is None else self.sampled.to_json()
+        return content | to_json(self.extra)
+
+    def replace(self, **changes: Any) -> "Record":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything recorded at all."""
+        return bool(self.to_json())
+
+
+# --- legacy: dictionaries, until their last users are gone --------------------------------------
+
+
+def signal_template(metadata):
+    """`SignalTemplate` of a dictionary; None where it holds none."""
+    return _read_signal_template(metadata)
+
+
+SKY_KEYS = ("instrument", "cleaning", "a_lens", "foregrounds", "foreground_scale")
+
+
+def sky(metadata):
+    """What a sidecar says of instrument, cleaning and sky: those of `SKY_KEYS` that it has."""
+    return {key: metadata[key] for key in SKY_KEYS if key in metadata}
+
+
+def differences(trained, observed):
+    """As `Sky.differences`, of dictionaries."""
+    return Sky.from_json(trained).differences(Sky.from_json(observed))

@@ -1,0 +1,45 @@
+"""Memory and disk: what a run needs, said beforehand, and whether it is there."""
+
+import os
+import resource
+import shutil
+import sys
+
+from runtime import console
+
+FIGURE_MEMORY = 3e8  # bytes that matplotlib and a figure take
+
+
+def format_size(num_bytes):
+    """A number of bytes for people: 512 bytes, 3.1 MB, 2.4 GB."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def format_files(paths):
+    """Files with their sizes, for people: a.npy (2.4 GB), b.json (3.1 kB)."""
+    return ", ".join(f"{path} ({format_size(os.path.getsize(path))})" for path in paths)
+
+
+def peak_memory():
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def announce(work, memory_bytes, disk_bytes, folder):
+    """Say what a run is going to do and what it needs, before it starts.
+
+    Args:
+        work: What it does, in words.
+        memory_bytes: Bound on the peak memory of a process.
+        disk_bytes: What it will write.
+        folder: Into which, there already.
+    """
+    console.info(
+        f"{work}; up to {format_size(memory_bytes)} of memory; writes "
+        f"{format_size(disk_bytes)} into {folder or '.'} "
+        f"({format_size(shutil.disk_usage(folder or '.').free)} free)"
+    )

@@ -1,0 +1,1 @@
+"""What combines several runs of the scripts."""

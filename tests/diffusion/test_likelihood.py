@@ -1,0 +1,272 @@
+"""Log-likelihoods from the flow against closed forms; the script on a small checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import model
+import sample
+import sde_utils
+from checks.exact import GaussianPosterior, degrees
+from diffusion import likelihood, normalizers
+from runtime import checkpoints, processes, records, tables
+
+ALL = [sde() for sde in sde_utils.SDES.values()]
+IDS = list(sde_utils.SDES)
+MEAN = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+MIXING = torch.tensor([[0.9, 0.0, 0.0], [0.4, 0.7, 0.0], [-0.3, 0.2, 0.8]], dtype=torch.float64)
+COVARIANCE = MIXING @ MIXING.T
+
+
+def gaussian_score(sde):
+    """Score of data N(MEAN, COVARIANCE), noised."""
+
+    def score(x, t):
+        noised = sde.alpha(t) ** 2 * COVARIANCE + sde.sigma(t) ** 2 * torch.eye(3)
+        return -(x - sde.alpha(t) * MEAN) @ torch.linalg.inv(noised)
+
+    return score
+
+
+def gaussian_rows():
+    generator = torch.Generator().manual_seed(0)
+    return MEAN + torch.randn(200, 3, generator=generator, dtype=torch.float64) @ MIXING.T
+
+
+def errors(sde, num_steps, conditional, x):
+    """Error of each row's log-likelihood against data with noise U_MIN on top."""
+    covariance = COVARIANCE + sde_utils.U_MIN**2 * torch.eye(3)
+    exact = stats.multivariate_normal(MEAN, covariance).logpdf(x)
+    score = gaussian_score(sde)
+    return likelihood.log_likelihood(score, sde, x, conditional, num_steps).numpy() - exact
+
+
+def start_error(sde, conditional, x):
+    """What the approximate law at t = 1 makes of it, exactly: the flow keeps whitened rows."""
+    one = torch.ones((), dtype=torch.float64)
+    alpha, sigma = sde.alpha(one), sde.sigma(one)
+    noised = alpha**2 * COVARIANCE + sigma**2 * torch.eye(3)
+
+    def root(a):  # the flow between two times is the ratio of these, as all share their modes
+        values, modes = torch.linalg.eigh(a)
+        return modes * values.sqrt() @ modes.T
+
+    start = COVARIANCE + sde_utils.U_MIN**2 * torch.eye(3)
+    end = alpha * MEAN + (x - MEAN) @ torch.linalg.inv(root(start)) @ root(noised)
+    score, mean, variance = gaussian_score(sde), torch.zeros(3), alpha**2 + sigma**2
+    if conditional:
+        mean = alpha * likelihood._start_mean(score, sde, 0 * x, one)[0]
+        variance = sigma**2
+    assumed = stats.multivariate_normal(mean, variance * np.eye(3)).logpdf(end)
+    return assumed - stats.multivariate_normal(alpha * MEAN, noised).logpdf(end)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_gaussian_closed_form_and_order(sde, conditional):
+    x = gaussian_rows()
+    known = start_error(sde, conditional, x)
+    sizes = []
+    for num_steps in (likelihood.NUM_STEPS, 2 * likelihood.NUM_STEPS, 4 * likelihood.NUM_STEPS):
+        sizes.append(np.abs(errors(sde, num_steps, conditional, x) - known).max())
+    print(sizes, np.log2(np.array(sizes[:-1]) / sizes[1:]), np.abs(known).max(), known.mean())
+    assert sizes[0] < 3e-3  # nats, three multipoles
+    assert sizes[1] / sizes[2] > 2**3.5  # fourth order, Simpson's rule included
+    # the mean over the law itself is off by the square of what a row is
+    assert abs(known.mean()) < 0.02
+
+
+def test_a_wrong_trace_is_seen(monkeypatch):
+    divergence = likelihood.divergence
+
+    def wrong(slope, v):
+        value, trace = divergence(slope, v)
+        return value, -trace
+
+    monkeypatch.setattr(likelihood, "divergence", wrong)
+    assert np.abs(errors(sde_utils.VPSDE(), 16, False, gaussian_rows())).min() > 0.1
+
+
+def test_divergence_by_autograd():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(4, 4, generator=generator)
+
+    def slope(v):
+        return (v @ weights).tanh() * v
+
+    v = torch.randn(5, 4, generator=generator)
+    value, trace = likelihood.divergence(slope, v)
+    expected = [torch.autograd.functional.jacobian(slope, row[None]).reshape(4, 4) for row in v]
+    torch.testing.assert_close(trace, torch.stack([j.trace() for j in expected]).double())
+    assert torch.equal(value, slope(v))
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_a_chi_square_law_by_quadrature(sde):
+    """Its score by quadrature, differentiable; the density is that of the noised law."""
+    nu = 7
+    z = torch.linspace(-6, 3, 1500, dtype=torch.float64)
+    mean, std = -0.151, 0.573  # of log chi^2_7 / 7, about
+    log_density = torch.from_numpy(stats.chi2.logpdf(nu * z.exp(), nu)) + z
+    support = (z - mean) / std
+    log_weights = log_density - log_density.logsumexp(0)
+
+    def score(x, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        shift = alpha * support - x
+        weights = (log_weights - shift**2 / (2 * sigma**2)).softmax(1)
+        return (weights * shift).sum(1, keepdim=True) / sigma**2
+
+    x = torch.linspace(-2.5, 2, 19, dtype=torch.float64)[:, None]
+    u = sde_utils.U_MIN
+    exact = (log_weights - ((support - x) / u) ** 2 / 2).logsumexp(1) - np.log(
+        u * np.sqrt(2 * np.pi)
+    )
+    error = (likelihood.log_likelihood(score, sde, x, False) - exact).abs().max()
+    print(error)
+    assert error < 1e-3  # nats; most of it under VE, whose noise hides the law at t = 1 less
+
+
+def test_jacobians_by_autograd():
+    generator = torch.Generator().manual_seed(0)
+    dl = 1e-3 * (0.1 + torch.rand(3, 4, dtype=torch.float64, generator=generator))
+    r = torch.tensor([0.001, 0.004, 0.009], dtype=torch.float64)
+    inner = normalizers.Normalizer(torch.randn(4, generator=generator), torch.rand(4) + 0.5)
+
+    class Linear:  # S(r) = r S_1, which torch can differentiate
+        dl_per_r = np.array([[1.0, 1.1, 1.2, 1.3]])
+
+        def __call__(self, r):
+            return r[:, None] * self.dl_per_r
+
+    joint = normalizers.JointNormalizer(inner, (0.0, 0.01), Linear())
+    for row in range(3):
+
+        def single(d):
+            return (d.log() - inner.mean.double()) / inner.std.double()
+
+        def pair(dr):
+            probit = torch.special.ndtri(dr[-1:] / 0.01)
+            ratio = dr[:-1] / (dr[-1] * torch.from_numpy(Linear.dl_per_r[0]))
+            return torch.cat([single(ratio), probit])
+
+        both = torch.cat([dl[row], r[row : row + 1]])
+        for function, at, found in (
+            (single, dl[row], inner.log_jacobian(dl)[row]),
+            (pair, both, joint.log_jacobian(dl, r)[row]),
+        ):
+            jacobian = torch.autograd.functional.jacobian(function, at)
+            torch.testing.assert_close(found, torch.linalg.slogdet(jacobian)[1])
+    x = joint.normalize(dl, r)[0].double()
+    torch.testing.assert_close(x, pair(torch.cat([dl[0], r[:1]])), rtol=1e-5, atol=1e-5)
+
+
+SIGNAL, NOISE = 1e-5 * np.ones(4), 2e-6 * np.ones(4)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Checkpoints of untrained networks: unconditional, conditional, joint; and test rows."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    nu = degrees(4)
+    metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": SIGNAL.tolist()}
+    metadata |= {"dl_contaminant": NOISE.tolist(), "mean_dl": SIGNAL.tolist()}
+    truth = SIGNAL * rng.chisquare(nu, (40, 4)) / nu
+    tables.write_array("gt.npy", truth, metadata)
+    observed = truth + NOISE * rng.chisquare(nu, (40, 4)) / nu
+    tables.write_array("noisy.npy", observed, metadata | {"quantity": "observed BB"})
+    template = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-2] * 4] * 2}
+    ranged = {"quantity": "r", "r_range": [0.0, 0.01], "signal_template": template, "seed": 0}
+    tables.write_array("r.npy", rng.uniform(0.001, 0.009, 40), ranged)
+    normalizer = normalizers.Normalizer.fit([torch.tensor(truth)])
+    small = {"hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
+    for name, kwargs, data in (
+        ("prior", {}, metadata),
+        ("posterior", {"n_cond": 4}, metadata),
+        ("joint", {"n_cond": 4, "n_param": 1}, {**ranged, "mean_dl": SIGNAL.tolist()}),
+    ):
+        network = model.ScoreNet1D(sde_utils.VESDE(), 4, **kwargs, **small)
+        content = {
+            "sde": {"name": "VE", "parameters": {}},
+            "network_kwargs": {"n_ell": 4, **kwargs, **small},
+            "weights": network.state_dict(),
+            "ema_weights": network.state_dict(),
+            "normalizer": normalizer.state_dict(),
+            "cond_normalizer": normalizer.state_dict(),
+            "training": {},
+            "data": data,
+            "resume": {},
+        }
+        checkpoints.save(f"{name}.pth", content)
+    return truth
+
+
+def run(*argv):
+    sample.main(["--log-likelihood", "--data-file-gt", "gt.npy", "--device", "cpu", *argv])
+    return np.load("log_likelihood.npy"), records.read_json("log_likelihood_metrics.json")
+
+
+def test_the_script_on_an_untrained_prior(folder):
+    """Its network is the exact answer for a unit Gaussian: the density is known in closed form."""
+    log_p, report = run("--model-checkpoint", "prior.pth")
+    logs = np.log(folder)
+    expected = stats.norm.logpdf(logs, logs.mean(0), logs.std(0)).sum(1) - logs.sum(1)
+    # float32 states, and noise U_MIN that moves log p by U_MIN^2 / 2 (z^2 - 1) a multipole
+    np.testing.assert_allclose(log_p, expected, atol=5e-3)
+    exact = stats.chi2.logpdf(folder, degrees(4), scale=SIGNAL / degrees(4))
+    kl = (exact.sum(1) - log_p).mean()
+    assert report["kullback_leibler"]["value"] == pytest.approx(kl)
+    assert report["log_likelihood"]["value"] == pytest.approx(log_p.mean())
+    assert records.read_json("log_likelihood.json")["quantity"] == "log-likelihood"
+
+
+def test_the_script_on_posteriors(folder):
+    observed = ["--data-file-noisy", "noisy.npy", "--model-checkpoint"]
+    _, report = run(*observed, "posterior.pth")
+    y = np.load("noisy.npy")
+    exact = GaussianPosterior(y, SIGNAL, NOISE).logpdf(folder).sum(1)
+    assert report["exact_log_likelihood"]["value"] == pytest.approx(exact.mean())
+    log_p, report = run(*observed, "joint.pth", "--param-file-gt", "r.npy")
+    assert log_p.shape == (40,) and "kullback_leibler" not in report
+
+
+def test_blocks_do_not_matter(folder, monkeypatch):
+    observed = ["--data-file-noisy", "noisy.npy", "--model-checkpoint", "posterior.pth"]
+    whole, report = run(*observed)
+    monkeypatch.setattr(likelihood, "BLOCK_ROWS", 7)
+    parts, same = run(*observed)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert same["kullback_leibler"]["value"] == pytest.approx(
+        report["kullback_leibler"]["value"], abs=1e-3
+    )
+
+
+def test_it_runs_in_one_process(folder, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(SystemExit):
+        run("--model-checkpoint", "prior.pth")
+    assert "without torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "argv"),
+    {
+        "--precision does": ["--log-likelihood", "--data-file-gt", "gt.npy", "--precision", "bf16"],
+        "--resume does": ["--log-likelihood", "--data-file-gt", "gt.npy", "--resume"],
+        "needs --data-file-gt": ["--log-likelihood"],
+        "--num-steps does": ["--log-likelihood", "--data-file-gt", "gt.npy", "--num-steps", "3"],
+        "needs --log-likelihood": ["--param-file-gt", "r.npy"],
+        "is unconditional": ["--log-likelihood", "--data-file-gt", "gt.npy", "--data-file-noisy"]
+        + ["noisy.npy"],
+        "add --param-file-gt": ["--log-likelihood", "--data-file-gt", "gt.npy"]
+        + ["--data-file-noisy", "noisy.npy", "--model-checkpoint", "joint.pth"],
+        "has no r": ["--log-likelihood", "--data-file-gt", "gt.npy", "--param-file-gt", "r.npy"],
+        "--tolerance goes": ["--tolerance", "0.1", "--method", "ode"],
+    }.items(),
+)
+def test_bad_usage(folder, part, argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        sample.main(["--model-checkpoint", "prior.pth", "--device", "cpu", *argv])
+    assert caught.value.code == 2 and part in capsys.readouterr().err

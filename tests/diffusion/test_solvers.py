@@ -1,0 +1,335 @@
+"""Solver errors without Monte Carlo: under a Gaussian score each step is affine in x and noise.
+
+With x = gain * x_t + offset + noise, mean and variance go through a step exactly; the data have
+mean MEAN and standard deviation STD, and the exact score is that of the noised Gaussian.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.integrate
+import torch
+
+import sde_utils
+from diffusion import solvers
+from runtime.errors import DivergedError
+
+MEAN, STD = 0.3, 0.8
+ALL = [sde() for sde in sde_utils.SDES.values()]
+IDS = list(sde_utils.SDES)
+
+
+def gaussian_score(sde, sign=1.0, bias=0.0):
+    def score(x, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return -sign * (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2) - bias / sigma
+
+    return score
+
+
+def propagate(step, sde, num_steps, score, monkeypatch, corrector=0):
+    """Mean and variance at time 0 of `integrate`, exactly.
+
+    The state is a batch of probes: the mean, the start's deviation, and one row per noise. A step
+    is affine, so that the deviation rows evolve as differences from the mean row.
+    """
+    one = torch.ones((), dtype=torch.float64)
+    start = sde.alpha(one) * MEAN
+    variance = sde_utils.prior_std(sde, one) ** 2
+    times = sde_utils.reverse_times(sde, one, num_steps)
+    mean = start
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        noises = []
+
+        def normal(x, generator, noises=noises):
+            noises.append(x)
+            return x.new_zeros(x.shape).index_fill(0, torch.tensor([1 + len(noises)]), 1.0)
+
+        monkeypatch.setattr(solvers, "_normal_like", normal)
+        # rows: mean, mean + 1, then one row per noise draw of this step (at most 1 + corrector)
+        x = torch.full((3 + corrector, 1), float(mean), dtype=torch.float64)
+        x[1] += 1
+        out = step(score, sde, x, t, s, None)[:, 0]
+        mean = out[0]
+        variance = (out[1] - mean) ** 2 * variance + ((out[2:] - mean) ** 2).sum()
+    t = times[-1]
+    x = torch.tensor([[float(mean)], [float(mean) + 1]], dtype=torch.float64)
+    out = ((x + sde.sigma(t) ** 2 * score(x, t)) / sde.alpha(t))[:, 0]
+    return float(out[0]), float((out[1] - out[0]) ** 2 * variance)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize(
+    "name", sorted(solvers.SOLVERS.keys() - {"ode"})
+)  # which has its own, below
+def test_recommended_settings_are_accurate(sde, name, monkeypatch):
+    solver = solvers.SOLVERS[name]
+    step = solvers.with_corrector(solver.make(), 1, 0.1) if solver.corrected else solver.make()
+    corrector = int(solver.corrected)
+    score = gaussian_score(sde)
+    mean, variance = propagate(step, sde, solver.num_steps, score, monkeypatch, corrector)
+    print(name, type(sde).__name__, "mean", mean - MEAN, "std", variance**0.5 / STD - 1)
+    # 0.02 in the mean or 0.015 in the width move the KS distance by 0.008 / 0.004
+    assert mean == pytest.approx(MEAN, abs=0.02)
+    assert variance**0.5 == pytest.approx(STD, rel=0.015)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_a_small_bias_of_the_network_does_not_pile_up(sde, monkeypatch):
+    bias = 0.01
+    shifts = {}
+    for name, corrector in (("sde", 0), ("pc", 1)):
+        solver = solvers.SOLVERS[name]
+        step = solvers.with_corrector(solver.make(), 1, 0.1) if corrector else solver.make()
+        ends = [
+            propagate(step, sde, 500, gaussian_score(sde, bias=b), monkeypatch, corrector)[0]
+            for b in (0.0, bias)
+        ]
+        shifts[name] = abs(ends[1] - ends[0])
+    print(type(sde).__name__, shifts)
+    assert shifts["pc"] < 1.5 * shifts["sde"] + bias
+    assert shifts["pc"] < 10 * bias  # 0.9 was seen where the step did not shrink with the noise
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("step", [solvers.euler_maruyama, solvers.heun])
+def test_a_wrong_sign_is_seen(sde, step, monkeypatch):
+    wrong = gaussian_score(sde, sign=-1.0)
+    mean, variance = propagate(step, sde, 200, wrong, monkeypatch)
+    assert not (abs(mean - MEAN) < 0.02 and abs(variance**0.5 / STD - 1) < 0.015)
+
+
+def flow(make, sde, num_steps, score=None):
+    """Mean and standard deviation at time 0 of an ODE solver, whose every step is affine."""
+    score = score or gaussian_score(sde)
+    one = torch.ones((), dtype=torch.float64)
+    x = sde.alpha(one) * MEAN + torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    x = solvers.integrate(make(), score, sde, x, one, num_steps, None)
+    return float(x[0]), float(x[1] - x[0]) * float(sde_utils.prior_std(sde, one))
+
+
+FIXED = {  # name: (makes a step, order)
+    "ab1": (lambda: solvers.AdamsBashforth(1), 1),
+    "ab2": (solvers.ODE_SOLVERS["ab2"].make, 2),
+    "ab3": (solvers.ODE_SOLVERS["ab3"].make, 3),
+    "dpmpp2m": (solvers.ODE_SOLVERS["dpmpp2m"].make, 2),
+    "heun": (solvers.ODE_SOLVERS["heun"].make, 2),
+}
+
+
+@functools.cache
+def exact_flow(sde):
+    """(mean, std) at time 0 without a solver's error, which falls by 4 when steps are halved."""
+    coarse, fine = (np.array(flow(lambda: solvers.heun, sde, n)) for n in (1000, 2000))
+    return fine + (fine - coarse) / 3
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("name", FIXED)
+def test_order_of_the_ode_solvers(sde, name):
+    """Doubling the steps divides the error by 2^order, up to the next order's share."""
+    make, order = FIXED[name]
+    errors = [abs(flow(make, sde, n)[1] - exact_flow(sde)[1]) for n in (160, 320)]
+    print(name, errors, np.log2(errors[0] / errors[1]))
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
+
+
+def slopes_of_degree(sde, degree):
+    """(score, integral): a score whose slope dv/dtheta is a polynomial in theta."""
+    polynomial = np.polynomial.Polynomial([0.7, -0.4, 0.3, 0.2][: degree + 1])
+
+    def score(x, t):
+        theta = float(sde_utils.angle(sde, t))
+        scale = sde_utils.prior_std(sde, t)
+        return -(x / scale + polynomial(theta) * sde.alpha(t) / sde.sigma(t)) / scale
+
+    return score, polynomial.integ()
+
+
+def worst_step(step, sde, degree):
+    """Largest error of a step on slopes of this degree, once it has values enough."""
+    times = sde_utils.reverse_times(sde, 1, 12)[4:10]
+    score, integral = slopes_of_degree(sde, degree)
+    x, errors = torch.tensor([[0.5], [-2.0]], dtype=torch.float64), []
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        end = step(score, sde, x, t, s, None)
+        before, after = (float(sde_utils.angle(sde, v)) for v in (t, s))
+        v = x / sde_utils.prior_std(sde, t) + integral(after) - integral(before)
+        errors.append(float((end / sde_utils.prior_std(sde, s) - v).abs().max()))
+        x = end
+    return max(errors[2:])
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_adams_bashforth_is_exact_where_slopes_are_polynomials(sde, order, monkeypatch):
+    """Of degree order - 1 in theta, and no further; a wrong coefficient anywhere would show."""
+    assert worst_step(solvers.AdamsBashforth(order), sde, order - 1) < 1e-12
+    assert worst_step(solvers.AdamsBashforth(order), sde, order) > 1e-5
+    weights = solvers.bashforth_weights
+    for k in range(1, order):
+        # a factor of 1/2 too many on one of the differences, as one public implementation has it
+
+        def wrong(step, nodes, k=k):
+            out = weights(step, nodes)
+            if len(nodes) > k:
+                out[k] /= 2
+                out[0] += out[k]
+            return out
+
+        monkeypatch.setattr(solvers, "bashforth_weights", wrong)
+        assert worst_step(solvers.AdamsBashforth(order), sde, order - 1) > 1e-4
+
+
+def test_adams_bashforth_of_even_steps_has_the_weights_of_the_textbook():
+    """Hairer, Norsett & Wanner 1993, section III.1: 23/12, -16/12, 5/12."""
+    nodes = torch.tensor([0.0, -0.1, -0.2], dtype=torch.float64)
+    weights = solvers.bashforth_weights(torch.tensor(0.1, dtype=torch.float64), nodes)
+    expected = torch.tensor([23.0, -16.0, 5.0], dtype=torch.float64) / 120
+    torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_dpm_solver_extrapolates_the_denoiser_to_the_middle_of_the_step(sde):
+    """With D linear in lambda its result is known; exponential Adams-Bashforth's is another."""
+    times = sde_utils.reverse_times(sde, 1, 12)[4:10]
+
+    def log_snr(t):
+        return float((sde.alpha(t) / sde.sigma(t)).log())
+
+    def score(x, t):
+        return (sde.alpha(t) * (0.7 - 0.4 * log_snr(t)) - x) / sde.sigma(t) ** 2
+
+    step = solvers.DPMSolver2M()
+    x = torch.tensor([[0.5], [-2.0]], dtype=torch.float64)
+    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        low, high = log_snr(t), log_snr(s)
+        end = step(score, sde, x, t, s, None)
+        decay = np.exp(low - high)
+        place = low if k == 0 else (low + high) / 2
+        middle = decay * x / sde.alpha(t) + (1 - decay) * (0.7 - 0.4 * place)
+        torch.testing.assert_close(end, sde.alpha(s) * middle, rtol=1e-10, atol=1e-12)
+        integral, _ = scipy.integrate.quad(
+            lambda v, high=high: np.exp(v - high) * (0.7 - 0.4 * v), low, high
+        )
+        exact = sde.alpha(s) * (decay * x / sde.alpha(t) + integral)
+        assert (end - exact).abs().min() > 5e-4 * sde.alpha(s)
+        x = end
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_the_adaptive_solver_keeps_its_tolerance(sde):
+    """The error follows the tolerance, and tighter ones take more evaluations."""
+    calls = []
+    for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
+        score = solvers.CountedScore(gaussian_score(sde))
+        make = functools.partial(solvers.BogackiShampine, tolerance)
+        _, std = flow(make, sde, 1, score)
+        # errors of at most `calls` steps add up, none amplified: dv/dtheta contracts towards 0
+        assert abs(std - exact_flow(sde)[1]) < score.calls * tolerance
+        calls.append(score.calls)
+    print(calls)
+    assert calls == sorted(set(calls)) and calls[-1] < 150
+    # cut into intervals it takes the same path, but for the steps that are cut
+    mean, std = flow(functools.partial(solvers.BogackiShampine, 1e-5), sde, 7)
+    assert std == pytest.approx(exact_flow(sde)[1], abs=1e-4)
+
+
+def test_the_adaptive_solver_ends_where_there_is_no_solution():
+    sde = sde_utils.VESDE()
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(x, t):  # no step is small enough for a slope that is different at each call
+        return solvers._normal_like(x, generator)
+
+    x = torch.ones(3, 1)
+    for score in (noise, lambda x, t: x * float("nan"), lambda x, t: 1e30 * x**3):
+        counted = solvers.CountedScore(score)
+        with pytest.raises(DivergedError, match="--tolerance"):
+            solvers.integrate(solvers.BogackiShampine(1e-6), counted, sde, x, 1, 1, None)
+        assert counted.calls <= 1 + 3 * solvers.BogackiShampine.MAX_STEPS
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("name", solvers.ODE_SOLVERS)
+def test_recommended_steps_of_ode_solvers_are_enough(sde, name):
+    solver = solvers.ODE_SOLVERS[name]
+    mean, std = flow(solver.make, sde, solver.num_steps)
+    # of a KS distance of 0.0105, the floor of 10,000 draws, 5 % are 0.0005: a mean that is
+    # 0.0005 / 0.399 off, or a width that is 0.0005 / 0.242 off
+    print(name, mean - exact_flow(sde)[0], std / exact_flow(sde)[1] - 1)
+    assert mean == pytest.approx(exact_flow(sde)[0], abs=0.0013 * STD)
+    assert std == pytest.approx(exact_flow(sde)[1], rel=0.0021)
+
+
+@pytest.mark.parametrize("name", solvers.ODE_SOLVERS)
+def test_states_stay_float32_on_times_that_are_float64(name):
+    """Times are on the CPU; the network sees them in the state's own type."""
+    sde, seen = sde_utils.VPSDE(), []
+
+    def network(x, t):
+        seen.append((x.dtype, t.dtype, t.shape))
+        return sde.sigma(t) * x
+
+    score, x = sde_utils.make_score_fn(network, sde), torch.ones(3, 2)
+    dtypes = []
+    end = solvers.integrate(
+        solvers.ODE_SOLVERS[name].make(), score, sde, x, 1, 5, None, lambda t, x: dtypes.append(x)
+    )
+    assert {state.dtype for state in [end, *dtypes]} == {torch.float32}
+    assert set(seen) == {(torch.float32, torch.float32, torch.Size([]))}
+
+
+def test_a_new_step_remembers_nothing():
+    """Blocks of rows must not see each other's denoiser, nor must float32 become float64."""
+    sde, one = sde_utils.VESDE(), torch.ones(())
+    ends = []
+    make = solvers.SOLVERS["ode"].make
+    for rows in (3, 5):
+        x = torch.linspace(-1, 1, rows)[:, None]
+        ends.append(solvers.integrate(make(), gaussian_score(sde), sde, x, one, 5, None))
+    assert ends[0].dtype == torch.float32 and torch.equal(ends[0][[0, 2]], ends[1][[0, 4]])
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+@pytest.mark.parametrize("name", solvers.SOLVERS)
+def test_samples_agree_with_the_exact_moments(sde, name):
+    solver = solvers.SOLVERS[name]
+    step = solvers.with_corrector(solver.make(), 1, 0.1) if solver.corrected else solver.make()
+    generator = torch.Generator().manual_seed(3)
+    one, n = torch.ones((), dtype=torch.float64), 20000
+    x = torch.randn(n, 1, generator=generator, dtype=torch.float64) * sde_utils.prior_std(sde, one)
+    seen = []
+    x = solvers.integrate(
+        step, gaussian_score(sde), sde, x, one, 300, generator, lambda t, x: seen.append(float(t))
+    )
+    assert len(seen) == 302 and seen[0] == 1 and seen[-1] == 0
+    # five standard errors, and 0.03 for 300 steps
+    assert float(x.mean()) == pytest.approx(MEAN, abs=5 * STD / n**0.5 + 0.03)
+    assert float(x.std()) == pytest.approx(STD, rel=5 / (2 * n) ** 0.5 + 0.03)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=IDS)
+def test_the_posterior_start_keeps_the_mean_of_a_posterior(sde):
+    """From the bare prior the flow loses a share of a posterior's mean, from here it does not."""
+    mean, std = 3.0, 0.5
+    one = torch.ones((), dtype=torch.float64)
+
+    def score(x, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return -(x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+
+    ratio = float(sde.alpha(one) / sde.sigma(one))
+    z = torch.tensor([[0.0], [1.0]], dtype=torch.float64)  # the flow is affine in its start
+    ends = {}
+    for name, x in (
+        ("prior", z * sde_utils.prior_std(sde, one)),
+        ("posterior", solvers.start_posterior(score, sde, z, one)),
+    ):
+        x = solvers.integrate(solvers.heun, score, sde, x, one, 400, None)
+        ends[name] = (float(x[0]), float(x[1] - x[0]))
+    # share std alpha / sigma of the mean is lost by the bare prior, its square is not
+    assert ends["prior"][0] == pytest.approx(mean * (1 - std * ratio), rel=1e-3)
+    assert ends["posterior"][0] == pytest.approx(mean, rel=2 * (std * ratio) ** 3 + 1e-4)
+    assert ends["posterior"][1] == pytest.approx(std, rel=(std * ratio) ** 2 + 1e-3)

@@ -1,0 +1,236 @@
+"""What comes from disk is checked: round trips and damage."""
+
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from runtime import tables
+from runtime.errors import InputError
+from runtime.records import Record
+
+RELAXED = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def npy_bytes(array, **kwargs):
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, **kwargs)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def spectra_file(tmp_path):
+    path = str(tmp_path / "dl.npy")
+    values = np.random.default_rng(0).random((20, 6))
+    tables.write_array(path, values, {"r": 0.001, "dl_signal": [1.0] * 6})
+    return path, values
+
+
+def test_spectra_round_trip(spectra_file):
+    path, values = spectra_file
+    spectra = tables.load_spectra(path)
+    assert np.array_equal(spectra.values, values)
+    assert np.array_equal(spectra.ell, np.arange(2, 8))
+    assert np.array_equal(spectra.theory("dl_signal"), np.ones(6))
+    assert spectra.theory("dl_contaminant") is None
+    assert sorted(os.listdir(os.path.dirname(path))) == ["dl.json", "dl.npy"]
+
+
+def test_the_residual_is_the_contaminant_or_the_sum_of_its_parts():
+    values = np.ones((2, 3))
+    parts = dict(
+        zip(
+            ("dl_lensing", "dl_noise", "dl_gaussian_foreground"),
+            ([1.0] * 3, [2.0] * 3, [4.0] * 3),
+            strict=True,
+        )
+    )
+    for metadata, expected in (
+        ({**parts, "dl_contaminant": [9.0] * 3}, [9.0] * 3),
+        (parts, [7.0] * 3),
+        ({"dl_lensing": [1.0] * 3}, None),
+    ):
+        residual = tables.Table("y.npy", values, Record.from_json(metadata)).residual
+        assert (None if residual is None else residual.tolist()) == expected
+
+
+def test_rows_of_two_skies_are_not_the_same(tmp_path):
+    """A truth of one folder and an observation of another may share their seed."""
+    loaded = []
+    for name, foregrounds in (("a", ["none"]), ("b", ["d1", "s1"]), ("c", ["none"])):
+        path = str(tmp_path / f"{name}.npy")
+        tables.write_array(path, np.ones((2, 3)), {"seed": 0, "foregrounds": foregrounds})
+        loaded.append(tables.load_spectra(path))
+    with pytest.raises(InputError, match="b.npy: has foregrounds d1 s1, .*a.npy none; they"):
+        tables.check_same_rows(*loaded[:2])
+    tables.check_same_rows(loaded[0], loaded[2])
+
+
+def test_a_bare_file_loads_with_a_note(spectra_file, capsys):
+    path, values = spectra_file
+    os.unlink(tables.sidecar_path(path))
+    assert np.array_equal(tables.load_spectra(path).values, values)
+    assert "unknown" in capsys.readouterr().err
+
+
+GOOD = np.ones((4, 6))
+BAD_ARRAYS = {
+    "truncated": npy_bytes(GOOD)[:-8],
+    "trailing": npy_bytes(GOOD) + b"x",
+    "object dtype": npy_bytes(np.array([[{}]], dtype=object), allow_pickle=True),
+    "integers": npy_bytes(np.ones((4, 6), int)),
+    "big-endian": npy_bytes(np.ones((4, 6), ">f8")),
+    "complex": npy_bytes(np.ones((4, 6), complex)),
+    "one axis": npy_bytes(np.ones(6)),
+    "three axes": npy_bytes(np.ones((2, 2, 6))),
+    "empty array": npy_bytes(np.ones((0, 6))),
+    "Fortran order": npy_bytes(np.asfortranarray(GOOD)),
+    "NaN": npy_bytes(np.full((4, 6), np.nan)),
+    "infinity": npy_bytes(np.full((4, 6), np.inf)),
+    "negative": npy_bytes(-GOOD),
+    "empty file": b"",
+    "text": b"hello",
+    "huge header": b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b"{" * 10000,
+    "huge shape": npy_bytes(GOOD).replace(b"(4, 6)", b"(4444444444, 6)"),
+}
+
+
+@pytest.mark.parametrize("content", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_bad_arrays_are_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "bad.npy"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        tables.load_spectra(str(path))
+    assert "bad.npy" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\..*cannot be read"):
+        tables.load_spectra(str(tmp_path / "gone.npy"))
+
+
+@RELAXED
+@given(
+    array=hnp.arrays(
+        st.sampled_from(["<f8", "<f4", ">f8", "<i8", "<c16", "?", "<f2"]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    )
+)
+def test_any_array_loads_whole_or_is_refused(tmp_path, array):
+    path = tmp_path / "any.npy"
+    path.write_bytes(npy_bytes(array))
+    try:
+        values = tables.load_spectra(str(path)).values
+    except InputError:
+        return
+    assert np.array_equal(values, array) and (array >= 0).all() and array.dtype.kind == "f"
+
+
+@RELAXED
+@given(data=st.data())
+def test_a_mutated_pair_is_refused_or_unchanged(spectra_file, data):
+    path, values = spectra_file
+    target = data.draw(st.sampled_from([path, tables.sidecar_path(path)]))
+    with open(target, "rb") as file:
+        original = file.read()
+    position = data.draw(st.integers(0, len(original) - 1))
+    mutated = bytearray(original)
+    mutated[position] ^= data.draw(st.integers(1, 255))
+    try:
+        with open(target, "wb") as file:
+            file.write(mutated)
+        try:
+            spectra = tables.load_spectra(path)
+        except InputError:
+            return
+        assert np.array_equal(spectra.values, values)
+    finally:
+        with open(target, "wb") as file:
+            file.write(original)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ell": [1, 2, 3]},
+        {"num_samples": 7},
+        {"r": -1},
+        {"r": "x"},
+        {"dl_signal": [1.0]},
+        {"dl_contaminant": [-1.0] * 6},
+        {"sha256": "0"},
+    ],
+)
+def test_a_sidecar_that_does_not_fit_is_refused(spectra_file, change):
+    sidecar = tables.sidecar_path(spectra_file[0])
+    with open(sidecar) as file:
+        content = json.load(file)
+    with open(sidecar, "w") as file:
+        json.dump({**content, **change}, file)
+    with pytest.raises(InputError, match=next(iter(change)).replace("sha256", "SHA-256")):
+        tables.load_spectra(spectra_file[0])
+
+
+def test_a_writer_that_stops_early_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="2 rows written of 3"):  # noqa: SIM117
+        with tables.ArrayWriter(str(tmp_path / "dl.npy"), (3, 4), {}) as writer:
+            writer.append(np.ones((2, 4)))
+    assert os.listdir(tmp_path) == []
+
+
+GOOD_PRIOR = {
+    "r_range": [0.0, 0.01],
+    "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0] * 6] * 2},
+}
+BAD_PRIORS = {
+    "no range": {"signal_template": GOOD_PRIOR["signal_template"]},
+    "reversed range": {**GOOD_PRIOR, "r_range": [0.01, 0.0]},
+    "text": {**GOOD_PRIOR, "signal_template": {"r_nodes": ["x"], "dl_per_r": [[1.0] * 6]}},
+    "ragged": {**GOOD_PRIOR, "signal_template": {"r_nodes": [1, 2], "dl_per_r": [[1.0], [1, 2]]}},
+    "too few spectra": {
+        **GOOD_PRIOR,
+        "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0] * 6]},
+    },
+    "other multipoles": {
+        **GOOD_PRIOR,
+        "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0] * 5] * 2},
+    },
+}
+
+
+@pytest.mark.parametrize("prior", BAD_PRIORS.values(), ids=BAD_PRIORS)
+def test_a_damaged_prior_is_refused(prior, tmp_path):
+    path = str(tmp_path / "dl.npy")
+    tables.write_array(path, np.ones((20, 6)), prior)
+    with pytest.raises(InputError, match=r"dl\.json"):
+        tables.load_spectra(path)
+
+
+def test_r_is_read_with_its_prior_or_not_at_all(tmp_path):
+    path = str(tmp_path / "r.npy")
+    metadata = {**GOOD_PRIOR, "quantity": "r"}
+    tables.write_array(path, np.linspace(0.001, 0.009, 20), metadata)
+    table = tables.load_r(path)
+    assert table.r_range == (0.0, 0.01)
+    np.testing.assert_allclose(table.signal(np.array([0.004])), 0.004)
+    for values, wrong in (
+        (np.linspace(0.001, 0.02, 20), metadata),
+        (np.linspace(0.0, 0.009, 20), metadata),
+        (np.linspace(0.001, 0.009, 20), {"quantity": "r"}),
+    ):
+        tables.write_array(path, values, wrong)
+        with pytest.raises(InputError, match=r"r\.npy"):
+            tables.load_r(path)
+    tables.write_array(path, np.ones((20, 6)), GOOD_PRIOR)
+    with pytest.raises(InputError, match="shape"):
+        tables.load_r(path)
