@@ -1,4 +1,4 @@
-"""Put every file in its place whole, and say beforehand what memory and disk a run needs.
+"""Whole-file writes: a file appears complete in its place, or not at all.
 
 A file is written to a temporary file in the same folder, flushed to the disk, and moved into place:
 whatever interrupts that, a full disk and a power cut included, leaves the old file as it was.
@@ -10,14 +10,19 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from runtime import console, resources
 from runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def npy_header(shape):
+
+def npy_header(shape: Sequence[int]) -> bytes:
     """The bytes before the numbers of a float64 .npy file."""
     file = io.BytesIO()
     header = {"descr": "<f8", "fortran_order": False, "shape": tuple(shape)}
@@ -25,13 +30,13 @@ def npy_header(shape):
     return file.getvalue()
 
 
-def npy_bytes(shape):
+def npy_bytes(shape: Sequence[int]) -> int:
     """Size on disk of a float64 array of this shape, header included."""
     return len(npy_header(shape)) + 8 * int(np.prod(shape, dtype=object))
 
 
 @contextlib.contextmanager
-def _failures_named(path, num_bytes):
+def _failures_named(path: str, num_bytes: int) -> Iterator[None]:
     """InputError in place of an OSError: the target, what it needs and what is free."""
     try:
         yield
@@ -48,18 +53,18 @@ def _failures_named(path, num_bytes):
 class _Output(io.FileIO):
     """Temporary file of a target, which a failure to write names."""
 
-    def __init__(self, temporary, path, num_bytes):
+    def __init__(self, temporary: str, path: str, num_bytes: int) -> None:
         self.path, self.num_bytes = path, num_bytes
         super().__init__(temporary, "wb")
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         needed = max(self.num_bytes, self.tell() + len(data))
         with _failures_named(self.path, needed):
             return super().write(data)
 
 
 @contextlib.contextmanager
-def atomic_write(path, num_bytes=0):
+def atomic_write(path: str, num_bytes: int = 0) -> Iterator[BinaryIO]:
     """Binary file object whose content appears at path whole, or not at all.
 
     Args:
@@ -93,7 +98,7 @@ def atomic_write(path, num_bytes=0):
         _fsync_folder(folder)
 
 
-def _fsync_folder(folder):
+def _fsync_folder(folder: str) -> None:
     """Let a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -102,7 +107,7 @@ def _fsync_folder(folder):
         os.close(descriptor)
 
 
-def _is_alive(pid):
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -112,7 +117,7 @@ def _is_alive(pid):
     return True
 
 
-def remove_leftovers(path):
+def remove_leftovers(path: str) -> None:
     """Remove the temporary files that killed processes left of a target and of its sidecar."""
     folder, name = os.path.split(os.path.abspath(path))
     stem = re.escape(os.path.splitext(name)[0])
@@ -123,7 +128,7 @@ def remove_leftovers(path):
                 os.unlink(os.path.join(folder, entry))
 
 
-def claim_outputs(paths, num_bytes=0):
+def claim_outputs(paths: Iterable[str], num_bytes: int = 0) -> None:
     """Before long work: make the folders, check that they take files, name what is replaced.
 
     What killed processes left of the same files is removed.
@@ -164,33 +169,33 @@ def claim_outputs(paths, num_bytes=0):
         console.info(f"replacing {', '.join(replaced)}")
 
 
-def write_bytes(path, content):
+def write_bytes(path: str, content: bytes | memoryview | str) -> None:
     """Write bytes or text (as UTF-8)."""
     content = content.encode() if isinstance(content, str) else content
     with atomic_write(path, len(content)) as file:
         file.write(content)
 
 
-def write_json(path, content):
+def write_json(path: str, content: dict[str, Any]) -> None:
     """Write a JSON object; NaN and infinity are refused, for JSON has no such numbers."""
     write_bytes(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
-def open_npy(path, shape):
+def open_npy(path: str, shape: Sequence[int]) -> Iterator[BinaryIO]:
     """`atomic_write` of a float64 array: its header is there, its rows are still to be added."""
     with atomic_write(path, npy_bytes(shape)) as file:
         file.write(npy_header(shape))
         yield file
 
 
-def write_npy(path, array):
+def write_npy(path: str, array: np.ndarray) -> None:
     """Write an array without a sidecar, as float64 in C order."""
     with open_npy(path, np.shape(array)) as file:
         file.write(np.ascontiguousarray(array, "<f8").reshape(-1).data)
 
 
-def write_figure(path, figure):
+def write_figure(path: str, figure: "Figure") -> None:
     """Write a matplotlib figure; the format follows the suffix."""
     file = io.BytesIO()
     figure.savefig(file, format=os.path.splitext(path)[1][1:], dpi=200)

@@ -3,10 +3,13 @@
 import argparse
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from runtime import devices, processes, signals
 from runtime.errors import EXIT_DIVERGED, EXIT_INPUT, DivergedError, InputError, Interrupted
@@ -16,26 +19,26 @@ from sde_utils import SDES
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and leaves the script's docstring as it was written."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.const is not None:
             return action.help
         return super()._get_help_string(action)
 
 
-def make_parser(docstring):
+def make_parser(docstring: str | None) -> argparse.ArgumentParser:
     """Parser whose help is the script's docstring; flags may not be abbreviated."""
     return argparse.ArgumentParser(
         description=docstring, formatter_class=HelpFormatter, allow_abbrev=False
     )
 
 
-def script(main):
+def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     """Turn the errors a user can mend into one line on stderr and an exit code."""
 
     @functools.wraps(main)
-    def wrapper(argv=None):
+    def wrapper(argv: list[str] | None = None) -> None:
         try:
-            with signals._handle_signals(signals._interrupt):
+            with signals.handle_signals(signals.interrupt):
                 main(argv)
         except (InputError, OSError) as error:
             message, code = str(error), EXIT_INPUT
@@ -47,7 +50,7 @@ def script(main):
             message, code = "interrupted", signals.STOP_SIGNALS[signal.SIGINT]
         else:
             return
-        name = os.path.basename(sys.modules[main.__module__].__file__)
+        name = os.path.basename(inspect.getfile(main))
         if processes.rank() == 0 or code < 128:  # stopped together, they say so once
             print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(code)
@@ -55,8 +58,10 @@ def script(main):
     return wrapper
 
 
-def _number(convert, accept, wanted):
-    def parse(text):
+def _number(
+    convert: Callable[[str], Any], accept: Callable[[Any], bool], wanted: str
+) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
         try:
             value = convert(text)
             accepted = math.isfinite(value) and accept(value)
@@ -80,10 +85,15 @@ diffusion_time = _number(float, lambda v: 0 < v <= 1, "a time above 0 and up to 
 nside = _number(int, lambda v: v >= 2 and v & (v - 1) == 0, "a power of two from 2 up")
 
 
-def file_argument(suffix):
+def flag(name: str) -> str:
+    """The flag whose value argparse stores under a name: --num-steps for num_steps."""
+    return f"--{name.replace('_', '-')}"
+
+
+def file_argument(suffix: str) -> Callable[[str], str]:
     """Type of a file name that must end in suffix."""
 
-    def parse(text):
+    def parse(text: str) -> str:
         if not text.endswith(suffix):
             raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
         return text
@@ -91,7 +101,7 @@ def file_argument(suffix):
     return parse
 
 
-def add_run_arguments(parser, device=True):
+def add_run_arguments(parser: argparse.ArgumentParser, device: bool = True) -> Any:
     """Add --seed, and --device where there is a network to place."""
     group = parser.add_argument_group("run")
     group.add_argument("--seed", type=seed, default=0, help="seed of every random draw")

@@ -1,24 +1,30 @@
 """Devices, threads and precision of PyTorch."""
 
 import os
+from typing import TYPE_CHECKING
 
 from runtime import processes
 from runtime.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
-def set_threads(threads):
+def set_threads(threads: int | None) -> None:
     """Use this number of CPU threads; where None, all cores, shared among local processes."""
     import torch
 
     if threads is None and processes.local_world_size() == 1:
         return  # torch's own choice, which follows OMP_NUM_THREADS
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or max(1, cores // processes.local_world_size()))
 
 
-def autocast(device, precision):
+def autocast(device: "torch.device", precision: str) -> "torch.autocast":
     """Context in which the network's matrix products have a precision out of `PRECISIONS`."""
     import torch
 
@@ -26,7 +32,7 @@ def autocast(device, precision):
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def get_device(name):
+def get_device(name: str) -> "torch.device":
     """torch.device for --device; InputError where it is unknown or not there."""
     import torch
 

@@ -20,6 +20,6 @@ class Interrupted(BaseException):
         message: What the user is told.
     """
 
-    def __init__(self, code, message="interrupted"):
+    def __init__(self, code: int, message: str = "interrupted") -> None:
         super().__init__(message)
         self.code = code

@@ -2,7 +2,7 @@
 
 Until it is whole an output is a hidden file of its final size, .NAME.npy.partial, beside its
 target. Each process writes its blocks at their place and, once they are safe on the disk, notes
-them in a journal of its own. What all of it belongs to stands in .sample.partial.json.
+them in a journal of its own. What the run depends on, its identity, stands in .sample.partial.json.
 """
 
 import contextlib
@@ -15,17 +15,20 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from runtime import atomic, console, records, resources, tables
 from runtime.errors import InputError
+from runtime.records import Json, Record
 
 FLUSH_SECONDS = 5  # of work that a SIGKILL or a power cut may cost
 STATE = ".sample.partial.json"
 
 
-def _allocate(file, num_bytes):
+def _allocate(file: BinaryIO, num_bytes: int) -> None:
     """Give a file its size, on the disk where the file system can."""
     try:
         os.posix_fallocate(file.fileno(), 0, num_bytes)
@@ -35,7 +38,7 @@ def _allocate(file, num_bytes):
         file.truncate(num_bytes)
 
 
-def _write_at(file, data, offset):
+def _write_at(file: BinaryIO, data: Any, offset: int) -> None:
     """Write all bytes of data at an offset."""
     data = memoryview(data).cast("B")
     while data:
@@ -44,7 +47,7 @@ def _write_at(file, data, offset):
 
 
 @contextlib.contextmanager
-def locked(folder):
+def locked(folder: str) -> Iterator[None]:
     """Hold a folder for the block.
 
     Raises:
@@ -79,38 +82,45 @@ class PartialArrays:
         rank: Number of this process.
     """
 
-    def __init__(self, folder, shapes, whole=(), rank=0):
+    def __init__(
+        self,
+        folder: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        whole: Sequence[str] = (),
+        rank: int = 0,
+    ) -> None:
         self.folder, self.shapes, self.whole = folder, shapes, whole
         self.headers = {name: atomic.npy_header(shape) for name, shape in shapes.items()}
-        self._files, self._pending = {}, []
+        self._files: dict[str, Any] = {}
+        self._pending: list[str] = []
         self._journal_path = self.path(f"sample.{rank}.journal")
 
-    def path(self, name):
+    def path(self, name: str) -> str:
         """The hidden file of an output."""
         return os.path.join(self.folder, f".{name}.partial")
 
-    def size(self, name):
+    def size(self, name: str) -> int:
         """Bytes of an output."""
         return len(self.headers[name]) + 8 * math.prod(self.shapes[name])
 
-    def missing_bytes(self):
+    def missing_bytes(self) -> int:
         """Bytes of disk that the outputs need beyond what hidden files hold already."""
         there = filter(os.path.exists, map(self.path, self.shapes))
         return sum(map(self.size, self.shapes)) - sum(map(os.path.getsize, there))
 
-    def _state(self):
+    def _state(self) -> Json:
         """What a run that was stopped left behind; empty where there is none."""
         path = os.path.join(self.folder, STATE)
         return records.read_json(path) if os.path.exists(path) else {}
 
-    def _write_state(self, **state):
+    def _write_state(self, **state: Any) -> None:
         atomic.write_json(os.path.join(self.folder, STATE), state)
 
-    def prepare(self, belongs_to, resume):
+    def prepare(self, identity: Json, resume: bool) -> None:
         """Make the hidden files, or take up those that are there.
 
         Args:
-            belongs_to: All that the result depends on, {name: JSON}.
+            identity: All that the result depends on, {name: JSON}.
             resume: Whether to keep what is there; otherwise it is removed.
 
         Raises:
@@ -123,12 +133,12 @@ class PartialArrays:
                     f"starting anew: {len(self.done())} finished blocks of a stopped run go"
                 )
             self.remove()
-            self._create(belongs_to)
+            self._create(identity)
             return
-        before = state.get("belongs_to", {})
-        for key in belongs_to.keys() | before.keys():
-            if before.get(key) != belongs_to.get(key):
-                own, other = (json.dumps(v.get(key)) for v in (belongs_to, before))
+        before = state.get("identity", {})
+        for key in identity.keys() | before.keys():
+            if before.get(key) != identity.get(key):
+                own, other = (json.dumps(v.get(key)) for v in (identity, before))
                 raise InputError(
                     f"--resume: what was stopped in {self.folder} had {key} {other}, not {own}; "
                     "give the same, or leave out --resume to start anew"
@@ -142,14 +152,14 @@ class PartialArrays:
                     f"--resume: {path} is missing or damaged; leave out --resume to start anew"
                 )
 
-    def _create(self, belongs_to):
+    def _create(self, identity: Json) -> None:
         try:
             for name, header in self.headers.items():
                 with open(self.path(name), "wb") as file:
                     _allocate(file, self.size(name))
                     _write_at(file, header, 0)
                     os.fsync(file.fileno())
-            self._write_state(belongs_to=belongs_to, files=[*self.shapes, *self.whole])
+            self._write_state(identity=identity, files=[*self.shapes, *self.whole])
         except OSError as error:
             self.remove()
             if error.errno != errno.ENOSPC:
@@ -160,10 +170,10 @@ class PartialArrays:
                 f"{resources.format_size(free)} free; make room, or name another --out-dir"
             ) from None
 
-    def _journals(self):
+    def _journals(self) -> list[str]:
         return glob.glob(os.path.join(glob.escape(self.folder), ".sample.*.journal.partial"))
 
-    def done(self):
+    def done(self) -> dict[int, Json]:
         """{block: its record} of all finished blocks, from the journals of all processes."""
         result = {}
         for path in self._journals():
@@ -174,7 +184,7 @@ class PartialArrays:
                         result[block] = record
         return result
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Open the hidden files for the blocks of this process."""
         for name in self.shapes:
             self._files[name] = open(self.path(name), "r+b", buffering=0)
@@ -183,23 +193,23 @@ class PartialArrays:
         self._flushed = time.monotonic()
         return self
 
-    def write(self, name, first, rows):
+    def write(self, name: str, first: int, rows: np.ndarray) -> None:
         """Put rows, shape (m, ...), at row `first` of an output."""
         shape = self.shapes[name]
         offset = len(self.headers[name]) + 8 * first * math.prod(shape[1:])
         _write_at(self._files[name], np.ascontiguousarray(rows, "<f8"), offset)
 
-    def write_whole(self, name, array):
+    def write_whole(self, name: str, array: np.ndarray) -> None:
         """Write an output of the second kind."""
         atomic.write_npy(self.path(name), array)
 
-    def finish(self, block, record):
+    def finish(self, block: int, record: Json) -> None:
         """Note a block all of whose rows are written; a flush follows every few seconds."""
         self._pending.append(json.dumps([block, record]))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Bring what is finished safely to disk: first the rows, then the journal."""
         if self._pending:
             for file in self._files.values():
@@ -210,18 +220,19 @@ class PartialArrays:
             self._pending = []
         self._flushed = time.monotonic()
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, *exception: object) -> None:
         try:
             self.flush()
         finally:
             for file in (*self._files.values(), self._journal):
                 file.close()
 
-    def publish(self, metadata):
+    def publish(self, records_of: Mapping[str, Record]) -> None:
         """Move the outputs, all of whose blocks are finished, into place, with their sidecars.
 
         Args:
-            metadata: {file name: dict for its sidecar}; ell and a SHA-256 of the rows are added.
+            records_of: {file name: record for its sidecar}; ell and a SHA-256 of the rows are
+                added.
         """
         digests = {}
         for name in self.shapes:
@@ -235,9 +246,9 @@ class PartialArrays:
             with contextlib.suppress(FileNotFoundError):  # a whole one that is in place already
                 os.replace(self.path(name), target)
             if name in digests:  # at once, for an array and another's sidecar do not load
-                tables.write_sidecar(target, self.shapes[name], digests[name], metadata[name])
+                tables.write_sidecar(target, self.shapes[name], digests[name], records_of[name])
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove all hidden files; first the state, without which nothing is taken up."""
         names = {*self.shapes, *self.whole, *self._state().get("files", [])}
         paths = [os.path.join(self.folder, STATE), *self._journals(), *map(self.path, names)]

@@ -4,34 +4,39 @@ import contextlib
 import datetime
 import os
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # a process that has done its share waits for the slowest; one that is gone is noticed at once
 GROUP_TIMEOUT = datetime.timedelta(days=30)
 PEER_LOST = "another process stopped; its own message says why"
 
 
-def rank():
+def rank() -> int:
     """Number of this process among all; 0 is the one that speaks and writes what all share."""
     return int(os.environ.get("RANK", 0))
 
 
-def world_size():
+def world_size() -> int:
     """Number of processes; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def local_rank():
+def local_rank() -> int:
     """Number of this process on its machine: its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def local_world_size():
+def local_world_size() -> int:
     """Number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager
-def process_group(device):
+def process_group(device: "torch.device") -> Iterator[None]:
     """Join the other processes for the block: NCCL between GPUs, gloo between CPUs.
 
     Args:
@@ -50,7 +55,7 @@ def process_group(device):
         dist.destroy_process_group()
 
 
-def is_peer_lost(error):
+def is_peer_lost(error: Exception) -> bool:
     """Whether an error means that another process is gone."""
     if world_size() == 1:
         return False
@@ -59,7 +64,7 @@ def is_peer_lost(error):
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def barrier():
+def barrier() -> None:
     """Wait until all processes are here; signals are heard meanwhile.
 
     Raises:
@@ -78,7 +83,7 @@ def barrier():
         raise ConnectionError(PEER_LOST) from None
 
 
-def replicate(network, device):
+def replicate(network: "torch.nn.Module", device: "torch.device") -> "torch.nn.Module":
     """The network, with gradients that are means over all processes; itself where there is one."""
     if world_size() == 1:
         return network
@@ -90,7 +95,7 @@ def replicate(network, device):
     )
 
 
-def all_reduce_sum(tensor):
+def all_reduce_sum(tensor: "torch.Tensor") -> "torch.Tensor":
     """Sum of a tensor over all processes, in place."""
     if world_size() > 1:
         import torch.distributed as dist

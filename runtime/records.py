@@ -52,7 +52,7 @@ def read_json(path: str) -> Json:
         InputError: If the file is missing or is no JSON object; if it holds a number that no
             float can be, or a key twice.
     """
-    hooks = dict.fromkeys(("parse_constant", "parse_float", "parse_int"), _finite_number)
+    hooks: Json = dict.fromkeys(("parse_constant", "parse_float", "parse_int"), _finite_number)
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_JSON_BYTES + 1)
@@ -382,7 +382,7 @@ class Sampled:
 
     def to_json(self) -> Json:
         """The keys of a sidecar."""
-        content = {"method": self.method, "model_checkpoint": self.model_checkpoint}
+        content: Json = {"method": self.method, "model_checkpoint": self.model_checkpoint}
         content["prior"] = {**to_json(self.prior), "sky": to_json(self.sky)}
         if self.observation_file is not None:
             file, sha256 = self.observation_file, self.observation_sha256
@@ -434,7 +434,7 @@ class Record:
         typed |= {*_field_names(Prior)}
         if sampled is not None:
             typed |= {"method", "model_checkpoint", "prior", "observation"}
-        ilc = {name: _array(content, name) for name in _field_names(Ilc)}
+        ilc: Json = {name: _array(content, name) for name in _field_names(Ilc)}
         return cls(
             **{name: content.get(name) for name in cls.PLAIN},
             prior=Prior.from_json(content),

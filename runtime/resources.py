@@ -4,13 +4,14 @@ import os
 import resource
 import shutil
 import sys
+from collections.abc import Iterable
 
 from runtime import console
 
 FIGURE_MEMORY = 3e8  # bytes that matplotlib and a figure take
 
 
-def format_size(num_bytes):
+def format_size(num_bytes: float) -> str:
     """A number of bytes for people: 512 bytes, 3.1 MB, 2.4 GB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= size:
@@ -18,18 +19,18 @@ def format_size(num_bytes):
     return f"{num_bytes:.0f} bytes"
 
 
-def format_files(paths):
+def format_files(paths: Iterable[str]) -> str:
     """Files with their sizes, for people: a.npy (2.4 GB), b.json (3.1 kB)."""
     return ", ".join(f"{path} ({format_size(os.path.getsize(path))})" for path in paths)
 
 
-def peak_memory():
+def peak_memory() -> int:
     """The most memory that this process has had, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def announce(work, memory_bytes, disk_bytes, folder):
+def announce(work: str, memory_bytes: float, disk_bytes: float, folder: str) -> None:
     """Say what a run is going to do and what it needs, before it starts.
 
     Args:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 
 from runtime import console, processes
 from runtime.errors import Interrupted
@@ -11,14 +12,14 @@ STOP_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}  #
 
 
 @contextlib.contextmanager
-def _handle_signals(handler):
+def handle_signals(handler: Callable[[int], None]) -> Iterator[None]:
     """Within the block STOP_SIGNALS call handler(exit code), where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def on_signal(number, frame):
-        handler(STOP_SIGNALS[number])
+    def on_signal(number: int, frame: object) -> None:
+        handler(STOP_SIGNALS[signal.Signals(number)])
 
     before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
     try:
@@ -28,17 +29,18 @@ def _handle_signals(handler):
             signal.signal(number, old)
 
 
-def _interrupt(code):
+def interrupt(code: int) -> None:
+    """Stop at once."""
     raise Interrupted(code)
 
 
 class StopRequest:
     """What a signal asked for: `code` is an exit code, or 0 while there was none."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.code = 0
 
-    def on_signal(self, code):
+    def on_signal(self, code: int) -> None:
         """The first signal is a request; the second stops at once.
 
         Not so for the processes of torchrun, which passes on a signal that they may have had
@@ -54,8 +56,8 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_request():
+def stop_request() -> Iterator[StopRequest]:
     """A `StopRequest` for work that saves before it stops: it asks for `code` at each step."""
     request = StopRequest()
-    with _handle_signals(request.on_signal):
+    with handle_signals(request.on_signal):
         yield request

@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 
@@ -102,22 +103,22 @@ class ArrayWriter:
     def __init__(self, path: str, shape: tuple[int, ...], record: Record) -> None:
         self.path, self.shape, self.record = path, shape, record
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._stack = contextlib.ExitStack()
         self._file = self._stack.enter_context(atomic.open_npy(self.path, self.shape))
         self._hash, self._rows = hashlib.sha256(), 0
         return self
 
-    def append(self, rows):
+    def append(self, rows: np.ndarray) -> None:
         """Add rows, shape (m, ..., n_ell)."""
         rows = np.ascontiguousarray(rows, "<f8")
         self._file.write(rows.data)
         self._hash.update(rows.data)
         self._rows += len(rows)
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._stack:  # moves the file into place, or removes it where this block raises
-            if kind is not None:
+            if error is not None:
                 raise error
             if self._rows != self.shape[0]:
                 raise RuntimeError(f"{self.path}: {self._rows} rows written of {self.shape[0]}")
@@ -150,16 +151,28 @@ def minimum(values: np.ndarray) -> float:
     return min(float(chunk.min()) for chunk in chunks(values))
 
 
-def _scan(values):
-    """(minimum, maximum, SHA-256) of an array in C order, read once; NaN is both where it occurs.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Scanned:
+    """An array and what one pass over it found."""
+
+    values: np.ndarray
+    minimum: float
+    sha256: str
+
+
+def _scan(path: str, values: np.ndarray) -> _Scanned:
+    """Minimum and SHA-256 of an array in C order, read once; InputError unless it is finite.
 
     The array may be larger than the memory: nothing of its size is made.
     """
     sha256, lowest, highest = hashlib.sha256(), np.inf, -np.inf
     for chunk in chunks(values):
         sha256.update(chunk)
+        # NaN is both of them where it occurs
         lowest, highest = np.minimum(lowest, chunk.min()), np.maximum(highest, chunk.max())
-    return lowest, highest, sha256.hexdigest()
+    if not np.isfinite([lowest, highest]).all():
+        raise InputError(f"{path}: holds NaN or infinity; every value must be finite")
+    return _Scanned(values, float(lowest), sha256.hexdigest())
 
 
 def read_npy(path: str, ndim: int = 2) -> np.ndarray:
@@ -175,11 +188,11 @@ def read_npy(path: str, ndim: int = 2) -> np.ndarray:
     Raises:
         InputError: If the file is missing, damaged, of another type or shape, or not finite.
     """
-    return _read_npy(path, ndim)[0]
+    return _read_npy(path, ndim).values
 
 
-def _read_npy(path, ndim):
-    """(array, its minimum, its SHA-256); see `read_npy`."""
+def _read_npy(path: str, ndim: int) -> _Scanned:
+    """An array with its minimum and SHA-256; see `read_npy`."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -208,11 +221,7 @@ def _read_npy(path, ndim):
         raise InputError(
             f"{path}: has {file_size} bytes where its header promises {expected}; write it again"
         )
-    values = np.memmap(path, dtype, "r", offset, shape)
-    lowest, highest, sha256 = _scan(values)
-    if not np.isfinite([lowest, highest]).all():
-        raise InputError(f"{path}: holds NaN or infinity; every value must be finite")
-    return values, lowest, sha256
+    return _scan(path, np.memmap(path, dtype, "r", offset, shape))
 
 
 def seal(content: Json) -> str:
@@ -281,8 +290,9 @@ def load_table(path: str, ndim: int) -> Table:
     Raises:
         InputError: If either file is damaged, or the two do not belong together.
     """
-    values, lowest, sha256 = _read_npy(path, ndim)
-    if lowest < 0:
+    scanned = _read_npy(path, ndim)
+    values, sha256 = scanned.values, scanned.sha256
+    if scanned.minimum < 0:
         raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
@@ -309,12 +319,13 @@ def load_r(path: str) -> Table:
         InputError: As `load_table`; if there is no prior; if an r lies outside or on its edges.
     """
     table = load_table(path, 1)
-    if table.record.prior.signal_template is None:
+    prior = table.record.prior
+    if prior.signal_template is None or prior.r_range is None:
         raise InputError(
             f"{path}: has no sidecar with r_range and signal_template; write it with "
             "data_generation.py --r-range"
         )
-    low, high = table.record.prior.r_range
+    low, high = prior.r_range
     if not (low < table.values.min() and table.values.max() < high):
         raise InputError(f"{path}: holds r outside of {low:g} to {high:g}; generate it again")
     return table

@@ -13,6 +13,7 @@ import pytest
 
 from runtime import atomic, cli, resources, tables
 from runtime.errors import InputError
+from runtime.records import Record
 
 
 def fail(code):
@@ -26,7 +27,7 @@ WRITERS = {
     "json": lambda path: atomic.write_json(path, {"a": 1}),
     "text": lambda path: atomic.write_bytes(path, "new"),
     "npy": lambda path: atomic.write_npy(path, np.ones((300, 300))),
-    "array": lambda path: tables.write_array(path, np.ones((300, 300)), {}),
+    "array": lambda path: tables.write_array(path, np.ones((300, 300)), Record()),
 }
 
 
@@ -86,12 +87,12 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_exits_2(small_disk, capsys):
     path = small_disk / "dl.npy"
-    tables.write_array(str(path), np.ones((10, 10)), {})
+    tables.write_array(str(path), np.ones((10, 10)), Record())
     before = {name: (small_disk / name).read_bytes() for name in os.listdir(small_disk)}
 
     @cli.script
     def main(argv):
-        tables.write_array(str(path), np.ones((300, 1000)), {})
+        tables.write_array(str(path), np.ones((300, 1000)), Record())
 
     with pytest.raises(SystemExit) as caught:
         main([])

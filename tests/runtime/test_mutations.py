@@ -16,6 +16,7 @@ import model
 import sde_utils
 from runtime import checkpoints, tables
 from runtime.errors import InputError
+from runtime.records import Record
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(tables.__file__)))
 
@@ -63,7 +64,7 @@ def test_2500_damages_of_each_file_of_a_pair(tmp_path, suffix):
     prior = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-3] * 6] * 2}
     metadata = {"r_range": [0.0, 0.01], "signal_template": prior, "a_lens": 0.5}
     metadata |= {"dl_lensing": [0.25, 1 / 3, 1e-7, 2.0, 3.0, 4.0], "split": "train", "seed": 2**60}
-    tables.write_array(path, np.random.default_rng(0).random((4, 6)), metadata)
+    tables.write_array(path, np.random.default_rng(0).random((4, 6)), Record.from_json(metadata))
     good = tables.load_spectra(path)
     values = np.array(good.values)
     target = f"{path[:-3]}{suffix}"
@@ -78,8 +79,9 @@ def test_2500_damages_of_each_file_of_a_pair(tmp_path, suffix):
             assert "dl." in str(error) and "\n" not in str(error)
         else:
             assert np.array_equal(table.values, values), damaged
-            known = {k: v for k, v in table.metadata.items() if k in good.metadata}
-            assert json.dumps(known) == json.dumps(good.metadata), damaged
+            known, expected = table.record.to_json(), good.record.to_json()
+            known = {key: known[key] for key in expected if key in known}
+            assert json.dumps(known) == json.dumps(expected), damaged
     assert refused > 2000
 
 

@@ -1,6 +1,9 @@
 """Two skies are told apart where they differ, and only there."""
 
+import pytest
+
 from runtime import records
+from runtime.records import Record, Sky
 
 ECHO = {"name": "echo", "bands": [{"freq_ghz": 28.0}, {"freq_ghz": 95.0}]}
 SINGLE = {"freq_ghz": 45.0, "noise_uk_arcmin": 11.9}
@@ -8,23 +11,28 @@ SKY = {"instrument": ECHO, "a_lens": 1.0, "foregrounds": ["gaussian"]}
 CLEANED = {**SKY, "cleaning": {"method": "hilc", "weights_from": "sky"}}
 
 
+def differences(trained, observed):
+    """Of two skies, from the JSON of sidecars."""
+    return Sky.from_json(trained).differences(Sky.from_json(observed))
+
+
 def test_only_what_differs_is_named():
     other = {**SKY, "a_lens": 0.3, "foregrounds": ["d1", "s1"]}
     expected = {"a_lens": (1.0, 0.3), "foregrounds": (["gaussian"], ["d1", "s1"])}
-    assert records.differences(SKY, other) == expected
-    assert records.differences(SKY, dict(SKY)) == {}
+    assert differences(SKY, other) == expected
+    assert differences(SKY, dict(SKY)) == {}
 
 
 def test_what_is_unknown_does_not_differ():
-    assert records.differences({}, SKY) == records.differences(SKY, {}) == {}
-    assert records.differences(SKY, {"a_lens": 1.0}) == {}
-    assert records.differences({"a_lens": 1.0}, SKY) == {}
+    assert differences({}, SKY) == differences(SKY, {}) == {}
+    assert differences(SKY, {"a_lens": 1.0}) == {}
+    assert differences({"a_lens": 1.0}, SKY) == {}
 
 
 def test_a_cleaning_that_one_lacks_is_none():
     cleaning = CLEANED["cleaning"]
-    assert records.differences(SKY, CLEANED) == {"cleaning": (None, cleaning)}
-    assert records.differences(CLEANED, SKY) == {"cleaning": (cleaning, None)}
+    assert differences(SKY, CLEANED) == {"cleaning": (None, cleaning)}
+    assert differences(CLEANED, SKY) == {"cleaning": (cleaning, None)}
     assert records.describe_difference(cleaning, None) == ("hilc", "none")
 
 
@@ -43,3 +51,36 @@ def test_words():
     known = {**CLEANED["cleaning"], "weights_from": "model"}
     words = records.describe_difference(CLEANED["cleaning"], known)
     assert words == ("hilc with weights_from sky", "hilc with weights_from model")
+
+
+def test_a_record_crosses_json_unchanged():
+    content = {
+        "quantity": "posterior BB",
+        "r_range": [0.0, 0.01],
+        "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": [[1.0, 2.0]] * 2},
+        "a_lens": 0.5,
+        "dl_lensing": [1.0, 2.0],
+        "ilc_weights": [[0.5, 0.5]],
+        "dl_ilc_bias": [0.0, 0.0],
+        "dl_ilc_bias_expected": [0.0, 0.0],
+        "method": "ode",
+        "model_checkpoint": "m.pth",
+        "prior": {"r": 0.001, "dl_signal": [1.0, 2.0], "mean_dl": [1.0, 2.0], "sky": SKY},
+        "observation": {"file": "y.npy", "sha256": "0"},
+        "cosmology": {"H0": 67.36},
+    }
+    record = Record.from_json(content)
+    assert record.to_json() == content
+    assert record.sampled.prior.r == 0.001 and record.sampled.sky.a_lens == 1.0
+    assert Record.from_json(record.to_json()).to_json() == content
+
+
+def test_the_law_is_known_where_all_that_is_gaussian_is():
+    assert Record.from_json({"dl_contaminant": [1.0]}).contaminants.law_known
+    assert not Record.from_json({"dl_lensing": [1.0]}).contaminants.law_known
+    assert not Record().contaminants.law_known
+
+
+def test_a_misspelt_field_fails():
+    with pytest.raises(TypeError):
+        Record(qantity="r")

@@ -13,6 +13,7 @@ import torch
 import train
 from diffusion import trainer
 from runtime import atomic, checkpoints, signals, tables
+from runtime.records import Prior, Record
 
 ARGV = ["--data-file", "x.npy", "--batch-size", "50", "--epochs", "12", "--hidden-dim", "16"]
 ARGV += ["--embed-dim", "8", "--num-layers", "1", "--device", "cpu", "--resume", "--out"]
@@ -53,7 +54,7 @@ def _start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_reliability", "torch", "checkpoints", "plots"])
     rng = np.random.default_rng(0)
-    tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), {"r": 0.001})
+    tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), Record(prior=Prior(r=0.001)))
 
     def started(out, save_seconds=0):
         process = context.Process(target=run, args=([*ARGV, out], save_seconds))

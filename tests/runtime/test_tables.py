@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from runtime import tables
 from runtime.errors import InputError
-from runtime.records import Record
+from runtime.records import Record, Sky
 
 RELAXED = settings(
     max_examples=150,
@@ -32,7 +32,7 @@ def npy_bytes(array, **kwargs):
 def spectra_file(tmp_path):
     path = str(tmp_path / "dl.npy")
     values = np.random.default_rng(0).random((20, 6))
-    tables.write_array(path, values, {"r": 0.001, "dl_signal": [1.0] * 6})
+    tables.write_array(path, values, Record.from_json({"r": 0.001, "dl_signal": [1.0] * 6}))
     return path, values
 
 
@@ -47,7 +47,6 @@ def test_spectra_round_trip(spectra_file):
 
 
 def test_the_residual_is_the_contaminant_or_the_sum_of_its_parts():
-    values = np.ones((2, 3))
     parts = dict(
         zip(
             ("dl_lensing", "dl_noise", "dl_gaussian_foreground"),
@@ -55,12 +54,12 @@ def test_the_residual_is_the_contaminant_or_the_sum_of_its_parts():
             strict=True,
         )
     )
-    for metadata, expected in (
+    for content, expected in (
         ({**parts, "dl_contaminant": [9.0] * 3}, [9.0] * 3),
         (parts, [7.0] * 3),
         ({"dl_lensing": [1.0] * 3}, None),
     ):
-        residual = tables.Table("y.npy", values, Record.from_json(metadata)).residual
+        residual = Record.from_json(content).contaminants.mean_gaussian
         assert (None if residual is None else residual.tolist()) == expected
 
 
@@ -69,7 +68,7 @@ def test_rows_of_two_skies_are_not_the_same(tmp_path):
     loaded = []
     for name, foregrounds in (("a", ["none"]), ("b", ["d1", "s1"]), ("c", ["none"])):
         path = str(tmp_path / f"{name}.npy")
-        tables.write_array(path, np.ones((2, 3)), {"seed": 0, "foregrounds": foregrounds})
+        tables.write_array(path, np.ones((2, 3)), Record(seed=0, sky=Sky(foregrounds=foregrounds)))
         loaded.append(tables.load_spectra(path))
     with pytest.raises(InputError, match="b.npy: has foregrounds d1 s1, .*a.npy none; they"):
         tables.check_same_rows(*loaded[:2])
@@ -211,26 +210,27 @@ BAD_PRIORS = {
 @pytest.mark.parametrize("prior", BAD_PRIORS.values(), ids=BAD_PRIORS)
 def test_a_damaged_prior_is_refused(prior, tmp_path):
     path = str(tmp_path / "dl.npy")
-    tables.write_array(path, np.ones((20, 6)), prior)
+    tables.write_array(path, np.ones((20, 6)), Record(extra=prior))
     with pytest.raises(InputError, match=r"dl\.json"):
         tables.load_spectra(path)
 
 
 def test_r_is_read_with_its_prior_or_not_at_all(tmp_path):
     path = str(tmp_path / "r.npy")
-    metadata = {**GOOD_PRIOR, "quantity": "r"}
-    tables.write_array(path, np.linspace(0.001, 0.009, 20), metadata)
+    record = Record.from_json({**GOOD_PRIOR, "quantity": "r"})
+    tables.write_array(path, np.linspace(0.001, 0.009, 20), record)
     table = tables.load_r(path)
-    assert table.r_range == (0.0, 0.01)
-    np.testing.assert_allclose(table.signal(np.array([0.004])), 0.004)
+    prior = table.record.prior
+    assert prior.r_range == (0.0, 0.01)
+    np.testing.assert_allclose(prior.signal_template(np.array([0.004])), 0.004)
     for values, wrong in (
-        (np.linspace(0.001, 0.02, 20), metadata),
-        (np.linspace(0.0, 0.009, 20), metadata),
-        (np.linspace(0.001, 0.009, 20), {"quantity": "r"}),
+        (np.linspace(0.001, 0.02, 20), record),
+        (np.linspace(0.0, 0.009, 20), record),
+        (np.linspace(0.001, 0.009, 20), Record(quantity="r")),
     ):
         tables.write_array(path, values, wrong)
         with pytest.raises(InputError, match=r"r\.npy"):
             tables.load_r(path)
-    tables.write_array(path, np.ones((20, 6)), GOOD_PRIOR)
+    tables.write_array(path, np.ones((20, 6)), Record.from_json(GOOD_PRIOR))
     with pytest.raises(InputError, match="shape"):
         tables.load_r(path)
