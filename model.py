@@ -1,9 +1,11 @@
-"""ScoreNet1D, the network that predicts the noise, and the normalisers of its data."""
+"""ScoreNet1D, the network: the velocity of the probability-flow ODE for spectra."""
 
 import math
 
 import torch
 from torch import nn
+
+from sde_utils import SDE, prior_std
 
 
 class FourierTime(nn.Module):
@@ -14,11 +16,11 @@ class FourierTime(nn.Module):
         scale: Standard deviation of the fixed random frequencies.
     """
 
-    def __init__(self, embed_dim, scale=2.0):
+    def __init__(self, embed_dim: int, scale: float = 2.0):
         super().__init__()
         self.register_buffer("frequencies", scale * torch.randn(embed_dim // 2))
 
-    def forward(self, value):
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
         """Features, shape (..., embed_dim), of value, shape (...)."""
         angle = 2 * math.pi * value[..., None] * self.frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
@@ -27,13 +29,14 @@ class FourierTime(nn.Module):
 class ResidualBlock(nn.Module):
     """h + silu(W norm(h) + V embedding): the noise level enters every block."""
 
-    def __init__(self, hidden_dim, embed_dim):
+    def __init__(self, hidden_dim: int, embed_dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_dim)
         self.linear = nn.Linear(hidden_dim, hidden_dim)
         self.modulation = nn.Linear(embed_dim, hidden_dim)
 
-    def forward(self, h, embedding):
+    def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Shape (n, hidden_dim), of h; embedding (n, embed_dim), or (embed_dim,) for all rows."""
         # both biases ride on the small product, and one pass over memory adds the large one
         shift = self.modulation(embedding) + self.linear.bias
         return h + nn.functional.silu(torch.addmm(shift, self.norm(h), self.linear.weight.T))
@@ -54,7 +57,9 @@ class PerMultipole(nn.Module):
         units: Hidden units of each multipole.
     """
 
-    def __init__(self, num_inputs, n_dim, embed_dim, context_dim, units=16):
+    def __init__(
+        self, num_inputs: int, n_dim: int, embed_dim: int, context_dim: int, units: int = 16
+    ):
         super().__init__()
         self.shape = (n_dim, units)
         self.slopes = nn.Parameter(torch.randn(num_inputs, n_dim, units) / math.sqrt(num_inputs))
@@ -65,14 +70,16 @@ class PerMultipole(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def hidden(self, inputs, embedding):
+    def hidden(self, inputs: list[torch.Tensor], embedding: torch.Tensor) -> torch.Tensor:
         """Units, shape (n, n_dim, units), of a list of inputs, each of shape (n, n_dim)."""
         total = self.biases(embedding).unflatten(-1, self.shape)
         for slope, values in zip(self.slopes, inputs, strict=True):
             total = torch.addcmul(total, values[..., None], slope)
         return nn.functional.silu(total)
 
-    def output(self, hidden, embedding, context):
+    def output(
+        self, hidden: torch.Tensor, embedding: torch.Tensor, context: torch.Tensor
+    ) -> torch.Tensor:
         """Shape (n, n_dim); context of shape (n, context_dim)."""
         weights = self.weights(embedding)
         if self.context is not None:
@@ -81,15 +88,16 @@ class PerMultipole(nn.Module):
 
 
 class ScoreNet1D(nn.Module):
-    """Predicts the noise z in x = alpha(t) x_0 + sigma(t) z, given an observation y or not.
+    """Velocity of the probability-flow ODE, given an observation y or not.
 
-    With u = sigma/alpha and the input scaled to unit variance, x' = x / sqrt(alpha^2 + sigma^2),
-    the prediction is (u x' + F(x', y, u)) / sqrt(1 + u^2). The first term is the exact answer for
-    uncorrelated Gaussian data of unit variance. F, a residual MLP plus one small network per
-    multipole, starts at zero and learns the rest; its errors fade with the noise, where the
-    reverse process would add them up over many steps (compare Karras et al. 2022,
-    arXiv:2206.00364, section 5). u enters as Fourier features of its logarithm, which resolve
-    small and large noise alike.
+    With theta = atan(sigma/alpha) and v = x / sqrt(alpha^2 + sigma^2) of x = alpha x_0 + sigma z it
+    is dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x], see `sde_utils`: a residual MLP plus
+    one small network per multipole, of v and theta. It starts at zero, which is exact for
+    uncorrelated Gaussian data of unit variance, and learns the rest. Trained on the noise that
+    follows, sin(theta) v + cos(theta) dv/dtheta, its errors fade with the noise, where the reverse
+    process would add them up over many steps (compare Karras et al. 2022, arXiv:2206.00364,
+    section 5). The noise level enters as Fourier features of log(sigma/alpha), which resolve small
+    and large noise alike.
 
     A conditional network shows each multipole its own observation, and r where that is diffused
     too. The MLP then reads all units, from which it can add up what the multipoles say about r,
@@ -106,7 +114,14 @@ class ScoreNet1D(nn.Module):
     """
 
     def __init__(
-        self, sde, n_ell, n_cond=0, n_param=0, hidden_dim=256, embed_dim=128, num_layers=5
+        self,
+        sde: SDE,
+        n_ell: int,
+        n_cond: int = 0,
+        n_param: int = 0,
+        hidden_dim: int = 256,
+        embed_dim: int = 128,
+        num_layers: int = 5,
     ):
         super().__init__()
         self.sde, self.n_param, n_dim = sde, n_param, n_ell + n_param
@@ -124,26 +139,27 @@ class ScoreNet1D(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x, t, y=None):
-        """Predicted noise, shape of x.
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Velocity dv/dtheta, shape of x.
 
         Args:
-            x: Noised state, shape (n, n_ell + n_param).
+            x: Noised state, shape (n, n_ell + n_param), not scaled.
             t: Scalar tensor, or shape (n,).
             y: Normalised observations, shape (n, n_cond); None for an unconditional network.
         """
-        alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
-        scale = (alpha**2 + sigma**2).sqrt()
-        x = x / scale
-        embedding = self.embedding(self.fourier((sigma / alpha).log().squeeze(-1) / 4))
-        inputs = [x]
+        v = x / prior_std(self.sde, t)[..., None]
+        log_ratio = (self.sde.sigma(t) / self.sde.alpha(t)).log()
+        embedding = self.embedding(self.fourier(log_ratio / 4))
+        inputs = [v]
         if self.conditional:
             inputs.append(nn.functional.pad(y, (0, self.n_param)))
-        inputs += [x[:, -k - 1, None].expand_as(x) for k in range(self.n_param)]
+        inputs += [v[:, -k - 1, None].expand_as(v) for k in range(self.n_param)]
         units = self.per_multipole.hidden(inputs, embedding)
-        h = self.input(torch.cat([x, y, units.flatten(1)], 1) if self.conditional else x)
+        h = self.input(torch.cat([v, y, units.flatten(1)], 1) if self.conditional else v)
         for block in self.blocks:
             h = block(h, embedding)
         h = nn.functional.silu(self.norm(h))
-        correction = self.output(h) + self.per_multipole.output(units, embedding, h)
-        return (sigma * x + alpha * correction) / scale
+        velocity = self.output(h) + self.per_multipole.output(units, embedding, h)
+        return velocity.to(x.dtype)  # bf16, where autocast asks for it, ends with the network

@@ -26,7 +26,7 @@ Examples:
 """
 
 import contextlib
-import functools
+import dataclasses
 import hashlib
 import os
 import time
@@ -261,14 +261,15 @@ def solver_of(args):
 
 
 def make_step(args):
-    """A new step of the solver, wrapped by the corrector where the method has one."""
+    """The step of the solver, with the tolerance or the corrector that the flags ask for."""
     solver = solver_of(args)
     if solver.adaptive:
-        return solver.make(args.tolerance or solvers.TOLERANCE)
+        return dataclasses.replace(solver.step, tolerance=args.tolerance or solvers.TOLERANCE)
     if not solver.corrected:
-        return solver.make()
+        return solver.step
     steps, size = args.corrector_steps or CORRECTOR_STEPS, args.corrector_step_size
-    return solvers.with_corrector(solver.make(), steps, size or CORRECTOR_STEP_SIZE)
+    size = size or CORRECTOR_STEP_SIZE
+    return dataclasses.replace(solver.step, corrector_steps=steps, step_size=size)
 
 
 def make_sampler(args, checkpoint, observed, device):
@@ -285,7 +286,7 @@ def make_sampler(args, checkpoint, observed, device):
         joint = checkpoint["network_kwargs"]["n_param"] > 0
         quantities = {k: v for k, v in sampling.POSTERIOR.items() if joint or k != "r_draws.npy"}
     t_start = torch.tensor(args.t_start or 1.0, device=device)
-    step, run = functools.partial(make_step, args), (args.num_steps, args.seed, args.precision)
+    step, run = make_step(args), (args.num_steps, args.seed, args.precision)
     return sampling.Sampler(
         process=reverse.Reverse(checkpoint, step, t_start, *run),
         blocks=reverse.Blocks(n, args.num_draws, args.batch_size),

@@ -1,13 +1,34 @@
-"""Forward SDEs, the score that a noise-predicting network implies, and its training loss.
+"""Forward SDEs; noise, data and score from a network's velocity; the training loss.
 
 Both SDEs are linear with a Gaussian transition kernel, x_t = alpha(t) x_0 + sigma(t) z
 with z ~ N(0, I) and t from 0 (data) to 1 (prior); Song et al. 2021, arXiv:2011.13456.
 To add one: a frozen dataclass with the methods of `VESDE`, and its line in `SDES`.
+
+With theta = atan(sigma/alpha) and v = x / sqrt(alpha^2 + sigma^2), x is v = cos(theta) x_0 +
+sin(theta) z, and the probability-flow ODE (Song et al. 2021, eq. 13) reads
+    dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x]
+(Salimans & Ho 2022, arXiv:2202.00512, appendix D; Lu & Song 2024, arXiv:2410.11081). This velocity
+is what a network returns. It is 0 for uncorrelated Gaussian data of unit variance: what normalised
+data differ in from that is all that a network has to learn and a solver to follow, for VE and VP
+alike. Noise, data and score are a rotation of (v, dv/dtheta) away, by `noise_from_velocity`,
+`denoise` and `score_from_velocity`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+# (x, t) -> dv/dtheta, or the score: rows x of shape (n, n_dim), not scaled, and a scalar time or
+# one for each row; the result has the shape of x
+VelocityFn = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+ScoreFn = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 U_MIN = 0.01  # smallest noise-to-signal ratio sigma/alpha, in training and in sampling
 
@@ -27,7 +48,7 @@ class VESDE:
     sigma_min: float = 0.1
     sigma_max: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"need 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
@@ -37,23 +58,23 @@ class VESDE:
     def _log_ratio(self):
         return math.log(self.sigma_max / self.sigma_min)
 
-    def alpha(self, t):
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """Factor on the data at time t, shape of t."""
         return 0 * t + 1
 
-    def sigma(self, t):
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the noise at time t, shape of t."""
         return self.sigma_min * (2 * self._log_ratio * t).expm1().sqrt()
 
-    def f(self, t):
+    def f(self, t: torch.Tensor) -> torch.Tensor:
         """Drift coefficient, dx = f x dt + g dW, shape of t."""
         return 0 * t
 
-    def g(self, t):
+    def g(self, t: torch.Tensor) -> torch.Tensor:
         """Diffusion coefficient, shape of t."""
         return self.sigma_min * math.sqrt(2 * self._log_ratio) * (self._log_ratio * t).exp()
 
-    def time(self, u):
+    def time(self, u: torch.Tensor) -> torch.Tensor:
         """Time at which sigma/alpha = u, shape of u: the inverse of the noise-to-signal ratio."""
         return ((u / self.sigma_min) ** 2).log1p() / (2 * self._log_ratio)
 
@@ -70,7 +91,7 @@ class VPSDE:
     beta_min: float = 0.1
     beta_max: float = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.beta_min < self.beta_max < math.inf:
             raise ValueError(
                 f"need 0 <= beta_min < beta_max, got {self.beta_min:g} and {self.beta_max:g}"
@@ -82,33 +103,34 @@ class VPSDE:
     def _beta_integral(self, t):
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
 
-    def alpha(self, t):
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """Factor on the data at time t, shape of t."""
         return (-self._beta_integral(t) / 2).exp()
 
-    def sigma(self, t):
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the noise at time t, shape of t."""
         return (-(-self._beta_integral(t)).expm1()).sqrt()
 
-    def f(self, t):
+    def f(self, t: torch.Tensor) -> torch.Tensor:
         """Drift coefficient, dx = f x dt + g dW, shape of t."""
         return -self._beta(t) / 2
 
-    def g(self, t):
+    def g(self, t: torch.Tensor) -> torch.Tensor:
         """Diffusion coefficient, shape of t."""
         return self._beta(t).sqrt()
 
-    def time(self, u):
+    def time(self, u: torch.Tensor) -> torch.Tensor:
         """Time at which sigma/alpha = u, shape of u: the inverse of the noise-to-signal ratio."""
         integral = (u**2).log1p()
         slope = self.beta_max - self.beta_min
         return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
 
 
-SDES = {"VE": VESDE, "VP": VPSDE}
+SDE = VESDE | VPSDE
+SDES: dict[str, type[SDE]] = {"VE": VESDE, "VP": VPSDE}
 
 
-def prior_std(sde, t):
+def prior_std(sde: SDE, t: torch.Tensor) -> torch.Tensor:
     """Standard deviation of x at time t for data of unit variance: sqrt(alpha^2 + sigma^2).
 
     At t = 1 this is where generation starts. For VE it is sigma(1) up to 0.5 %, and leaving the
@@ -117,7 +139,7 @@ def prior_std(sde, t):
     return (sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt()
 
 
-def noise_levels(sde, t_start, num_steps):
+def noise_levels(sde: SDE, t_start: torch.Tensor, num_steps: int) -> torch.Tensor:
     """Times from t_start down to sigma/alpha = U_MIN, evenly spaced in log-SNR as the loss is.
 
     Args:
@@ -135,7 +157,7 @@ def noise_levels(sde, t_start, num_steps):
     return times
 
 
-def cpu_time(t):
+def cpu_time(t: torch.Tensor | float) -> torch.Tensor:
     """A scalar time, tensor or number, as a float64 tensor on the CPU.
 
     What a step computes from times then costs neither a kernel nor a synchronisation on a GPU, and
@@ -146,12 +168,12 @@ def cpu_time(t):
     return torch.as_tensor(t, dtype=torch.float64, device="cpu")
 
 
-def angle(sde, t):
+def angle(sde: SDE, t: torch.Tensor) -> torch.Tensor:
     """theta = atan(sigma/alpha): 0 for data, pi/2 for noise alone; shape of t."""
     return sde.sigma(t).atan2(sde.alpha(t))
 
 
-def reverse_times(sde, t_start, num_steps):
+def reverse_times(sde: SDE, t_start: torch.Tensor | float, num_steps: int) -> torch.Tensor:
     """Times at which solvers step, from t_start down to sigma/alpha = U_MIN.
 
     Evenly spaced in the root of theta = atan(sigma/alpha): eq. 5 of Karras et al. 2022
@@ -175,46 +197,113 @@ def reverse_times(sde, t_start, num_steps):
     return times
 
 
-def _given(model, y):
+def noise_from_velocity(
+    sde: SDE, x: torch.Tensor, t: torch.Tensor, velocity: torch.Tensor
+) -> torch.Tensor:
+    """Predicted noise, E[z | x] = sin(theta) v + cos(theta) dv/dtheta, shape of x.
+
+    Args:
+        sde: An instance of a class in `SDES`.
+        x: Noised rows, shape (n, n_dim), not scaled.
+        t: Scalar tensor, or one time for each row, shape (n, 1).
+        velocity: dv/dtheta there, shape of x.
+    """
+    scale = prior_std(sde, t)
+    return (sde.sigma(t) * (x / scale) + sde.alpha(t) * velocity) / scale
+
+
+def denoise(sde: SDE, x: torch.Tensor, t: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
+    """Denoised rows, E[x_0 | x] = cos(theta) v - sin(theta) dv/dtheta, shape of x.
+
+    Arguments as in `noise_from_velocity`. Where it is known in another way, this is Tweedie's
+    formula, (x + sigma^2 score) / alpha (Robbins 1956; Efron 2011).
+    """
+    scale = prior_std(sde, t)
+    return (sde.alpha(t) * (x / scale) - sde.sigma(t) * velocity) / scale
+
+
+def score_from_velocity(
+    sde: SDE, x: torch.Tensor, t: torch.Tensor, velocity: torch.Tensor
+) -> torch.Tensor:
+    """Score of the noised data, -E[z | x] / sigma, shape of x (Vincent 2011).
+
+    Arguments as in `noise_from_velocity`.
+    """
+    return -noise_from_velocity(sde, x, t, velocity) / sde.sigma(t)
+
+
+def _given(model: Callable[..., torch.Tensor], y: torch.Tensor | None) -> VelocityFn:
     return model if y is None else functools.partial(model, y=y)
 
 
-def make_score_fn(model, sde, y=None):
-    """Score of the noised data, from a network that predicts the noise.
+def make_velocity_fn(
+    model: Callable[..., torch.Tensor], y: torch.Tensor | None = None
+) -> VelocityFn:
+    """Velocity function of a network, with the observations closed over.
+
+    Args:
+        model: Callable (x, t) -> dv/dtheta, shape of x; (x, t, y=...) if conditional.
+        y: Normalised observations, one row per row of x; None for an unconditional network.
+
+    Returns:
+        Callable (x, t) -> dv/dtheta, shape of x (n, n_dim); t a scalar tensor, see `cpu_time`.
+    """
+    velocity_fn = _given(model, y)
+
+    def at_one_time(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        # a fill, not a copy from the CPU, for which a GPU would have to be waited for
+        return velocity_fn(x, x.new_full((), float(t)))
+
+    return at_one_time
+
+
+def make_score_fn(
+    model: Callable[..., torch.Tensor], sde: SDE, y: torch.Tensor | None = None
+) -> ScoreFn:
+    """Score of the noised data, from a network that returns the velocity.
 
     With x_t = alpha x_0 + sigma z the score is -E[z | x_t] / sigma
     (Song et al. 2021, arXiv:2011.13456; Vincent 2011). A network that was trained on pairs
-    predicts E[z | x_t, y], and the score is that of p_t(x_t | y) (Batzolis et al. 2021,
-    arXiv:2111.13606).
+    returns the velocity given y, and the score is that of p_t(x_t | y) (Batzolis et al. 2021,
+    arXiv:2111.13606). Solvers work on the velocity itself; this is for readers of the papers.
 
     Args:
-        model: Callable (x, t) -> predicted noise, shape of x; (x, t, y=...) if conditional.
+        model: Callable (x, t) -> dv/dtheta, shape of x; (x, t, y=...) if conditional.
         sde: An instance of a class in `SDES`.
         y: Normalised observations, one row per row of x; None for an unconditional network.
 
     Returns:
-        Callable (x, t) -> score, shape of x (n, n_ell); t a scalar tensor, see `cpu_time`.
+        Callable (x, t) -> score, shape of x (n, n_dim); t a scalar tensor, see `cpu_time`.
     """
-    predict = _given(model, y)
+    velocity_fn = make_velocity_fn(model, y)
 
-    def score_fn(x, t):
-        # a fill, not a copy from the CPU, for which a GPU would have to be waited for
-        return -predict(x, x.new_full((), float(t))) / sde.sigma(t)
+    def score_fn(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return score_from_velocity(sde, x, t, velocity_fn(x, t))
 
     return score_fn
 
 
-def denoising_loss(model, sde, x0, generator, y=None, batch=None):
+def denoising_loss(
+    model: Callable[..., torch.Tensor],
+    sde: SDE,
+    x0: torch.Tensor,
+    generator: torch.Generator,
+    y: torch.Tensor | None = None,
+    batch: tuple[int, int] | None = None,
+) -> torch.Tensor:
     """Denoising score matching: mean squared error of the predicted noise.
 
     This is the loss of Vincent 2011 and Song et al. 2021 (arXiv:2011.13456, eq. 7) with weight
-    sigma(t)^2. log(sigma/alpha) is uniform between U_MIN and its value at t = 1, and stratified
-    over the batch, so that every batch covers all scales.
+    sigma(t)^2. The noise that a velocity predicts is off by cos(theta) times what the velocity is,
+    so that it is also the squared error of the velocity, against cos(theta) z - sin(theta) x_0,
+    with weight cos(theta)^2 = alpha^2 / (alpha^2 + sigma^2). log(sigma/alpha) is uniform between
+    U_MIN and its value at t = 1, and stratified over the batch, so that every batch covers all
+    scales.
 
     Args:
-        model: Callable (x, t) -> predicted noise; (x, t, y=...) if conditional.
+        model: Callable (x, t) -> dv/dtheta; (x, t, y=...) if conditional.
         sde: An instance of a class in `SDES`.
-        x0: Normalised data, shape (n, n_ell).
+        x0: Normalised data, shape (n, n_dim).
         generator: torch.Generator on the device of x0.
         y: Normalised observations of the same rows; None for an unconditional network.
         batch: (first, n) where x0 is the rows from `first` on of a batch of n; the noise is then
@@ -234,4 +323,5 @@ def denoising_loss(model, sde, x0, generator, y=None, batch=None):
     t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / n))[part]
     z = torch.randn((n, *x0.shape[1:]), device=x0.device, generator=generator)[part]
     x = sde.alpha(t)[:, None] * x0 + sde.sigma(t)[:, None] * z
-    return (_given(model, y)(x, t) - z).square().mean()
+    predicted = noise_from_velocity(sde, x, t[:, None], _given(model, y)(x, t))
+    return (predicted - z).square().mean()

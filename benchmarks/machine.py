@@ -202,17 +202,16 @@ def throughput(task, precision, compiled, rows, device):
             duration = statistics.median(seconds(steps, device) for _ in range(3)) / STEPS
         else:
             solver, one = solvers.SOLVERS["ode"], torch.ones(())
-            score = solvers.CountedScore(sde_utils.make_score_fn(faster, network.sde))
-            run = (score, network.sde, x, one, solver.num_steps, None)
+            dynamics = solvers.Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
+            times = sde_utils.reverse_times(network.sde, one, solver.num_steps)
 
             def draw():
-                solvers.integrate(solver.make(), *run)
+                return solvers.integrate(solver.step, dynamics, x, times)
 
             with torch.no_grad():
                 with Recorder() as recorder:
                     network(x, one.to(device))
-                draw()  # which compiles
-                passes = score.calls
+                passes = draw().evaluations  # which compiles
                 duration = statistics.median(seconds(draw, device) for _ in range(3))
     limit = min(peak, bandwidth * recorder.flops() / recorder.bytes)
     return rows / duration, passes * recorder.flops() / duration / limit

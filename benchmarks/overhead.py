@@ -64,13 +64,10 @@ def train(sde):
 
 def sampling(sde, method, num_steps=100):
     network = model.ScoreNet1D(sde, N_ELL).requires_grad_(False)
-    step = solvers.SOLVERS[method].make()
-    if solvers.SOLVERS[method].corrected:
-        step = solvers.with_corrector(step, 1, 0.1)
     checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
     one, rows = torch.ones(()), reverse.BATCH_ROWS
     blocks = reverse.Blocks(2 * rows, 1, rows)
-    process = reverse.Reverse(checkpoint, lambda: step, one, num_steps, 0)
+    process = reverse.Reverse(checkpoint, solvers.SOLVERS[method].step, one, num_steps, 0)
 
     def ours():
         return [process.block(blocks, number)[1] for number in range(len(blocks))]

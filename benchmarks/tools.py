@@ -195,8 +195,7 @@ class Azula:
 class Backbone(torch.nn.Module):
     """`ScoreNet1D` with the interface of azula's backbones: F of x' and log(sigma/alpha).
 
-    KarrasDenoiser has the preconditioning of ScoreNet1D, whose prediction is
-    (u x' + F) / sqrt(1 + u^2); its F is minus ours.
+    KarrasDenoiser predicts the noise (u x' - F) / sqrt(1 + u^2), as a velocity of -F does.
     """
 
     def __init__(self, network):
@@ -205,9 +204,8 @@ class Backbone(torch.nn.Module):
 
     def forward(self, x, log_u):
         u = log_u.exp()
-        t, u = self.network.sde.time(u), u[..., None]
-        scale = (1 + u**2).sqrt()
-        return u * x - scale * self.network(scale * x, t)
+        scale = (1 + u[..., None] ** 2).sqrt()
+        return -self.network(scale * x, self.network.sde.time(u))
 
 
 class ScoreModels:

@@ -1,10 +1,16 @@
 """The best linear denoiser in closed form: what a network has to beat to have learnt anything."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import sde_utils
+
+if TYPE_CHECKING:
+    import torch
 
 NUM_LEVELS = 12  # noise levels at which network and linear denoiser are compared
 LEVEL_REPEATS = 16  # noise draws per row and level, fewer where rows are many
@@ -34,8 +40,10 @@ class LinearDenoiser:
 
     With B y the linear regression of x_0 on the observation, and C the covariance of what it
     leaves, the best linear prediction of z from x = alpha x_0 + sigma z and y is
-    K (x - alpha B y) with K = sigma (alpha^2 C + sigma^2)^-1; without y, B = 0. A network that
-    has learnt nothing beyond a Gaussian does no better.
+    K (x - alpha B y) with K = sigma (alpha^2 C + sigma^2)^-1; without y, B = 0. The velocity of
+    that, which it returns as a network does, is
+    cos(theta) [(1 - C) K (x - alpha B y) - tan(theta) B y]. A network that has learnt nothing
+    beyond a Gaussian does no better.
 
     Args:
         sde: An instance of a class in sde_utils.SDES.
@@ -67,10 +75,15 @@ class LinearDenoiser:
         alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
         return sigma / (alpha**2 * self.variances + sigma**2)
 
-    def __call__(self, x, t, y=None):
-        """Predicted noise, shape of x (n, n_ell); t is a scalar tensor or has shape (n,)."""
-        rest = x if y is None else x - self.sde.alpha(t)[..., None] * (y @ self.regression)
-        return (rest @ self.modes * self._gain(t)) @ self.modes.T
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Velocity dv/dtheta, shape of x (n, n_dim); t is a scalar tensor or has shape (n,)."""
+        alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
+        mean = 0 if y is None else y @ self.regression
+        gain = (1 - self.variances) * self._gain(t)
+        rest = ((x - alpha * mean) @ self.modes * gain) @ self.modes.T
+        return (alpha * rest - sigma * mean) / sde_utils.prior_std(self.sde, t)[..., None]
 
     def loss(self, moments, t):
         """Expected squared error per component, shape of t, over all noise, at time t.
@@ -101,7 +114,7 @@ def loss_by_level(network, linear, blocks, seed):
     the two on the same noise, which cancels most of the Monte-Carlo error.
 
     Args:
-        network: Callable (x, t, y) -> predicted noise.
+        network: Callable (x, t, y) -> velocity.
         linear: A `LinearDenoiser`.
         blocks: List of (x0, y): held-out rows and their observations, or None.
         seed: Of the noise.
@@ -126,7 +139,11 @@ def loss_by_level(network, linear, blocks, seed):
                 for _ in range(repeats):
                     z = torch.empty_like(x0).normal_(generator=generator)
                     x = sde.alpha(t) * x0 + sde.sigma(t) * z
-                    errors = [(f(x, t, y) - z).square().mean(1) for f in (network, linear)]
+                    noises = (
+                        sde_utils.noise_from_velocity(sde, x, t, f(x, t, y))
+                        for f in (network, linear)
+                    )
+                    errors = [(noise - z).square().mean(1) for noise in noises]
                     difference = difference + (errors[0] - errors[1]) / repeats
                 ours.append(difference)
     difference = torch.stack([torch.cat(ours) for ours in differences])

@@ -2,7 +2,7 @@
 
 Along the flow d log p/dt is minus the divergence of the velocity (Song et al. 2021,
 arXiv:2011.13456, section 4.3 and appendix D.2). In theta = atan(sigma/alpha) and
-v = x / sqrt(alpha^2 + sigma^2), see `solvers.rotation`, the flow takes v_0 = x cos(theta_0) at
+v = x / sqrt(alpha^2 + sigma^2), see `sde_utils`, the flow takes v_0 = x cos(theta_0) at
 sigma/alpha = U_MIN to v_1 at t = 1, and
     log p(x) = log N(v_1; m cos(theta_1), s^2) + n_dim log cos(theta_0)
                + int_theta_0^theta_1 tr(d slope/dv) dtheta,
@@ -13,6 +13,7 @@ It is the density of data with noise U_MIN on top: what that changes has mean 0 
 import math
 import os
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from scipy import stats
 
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
-from diffusion import solvers
+from diffusion.solvers import Dynamics
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
 
@@ -28,7 +29,9 @@ NUM_STEPS = 8  # of Runge-Kutta; the error is of fourth order, see tests/test_li
 BLOCK_ROWS = 1024
 
 
-def divergence(slope, v):
+def divergence(
+    slope: Callable[[torch.Tensor], torch.Tensor], v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(slope(v), trace of its Jacobian), shapes (n, n_dim) and (n,): one derivative a column.
 
     Args:
@@ -42,27 +45,27 @@ def divergence(slope, v):
     return value, total.double()
 
 
-def _start_mean(score_fn, sde, x, t):
+def _start_mean(dynamics: Dynamics, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """E[x_0 | y] where noise drowns all but the mean: two fixed-point iterations from 0.
 
     At x itself the denoiser would follow x, and make the quadratic form of its prior too small.
     """
     mean = 0 * x
     for _ in range(2):
-        x = sde.alpha(t) * mean
-        mean = mean + sde.sigma(t) ** 2 * score_fn(x, t) / sde.alpha(t)
+        mean = dynamics.denoise(dynamics.sde.alpha(t) * mean, t)
     return mean
 
 
-def log_likelihood(score_fn, sde, x, conditional, num_steps=NUM_STEPS):
+def log_likelihood(
+    dynamics: Dynamics, x: torch.Tensor, conditional: bool, num_steps: int = NUM_STEPS
+) -> torch.Tensor:
     """log p(x), or log p(x | y), in nats.
 
     Runge-Kutta steps of fourth order up in theta, with the divergence by Simpson's rule at their
     ends and their middles, where v is that of the Hermite polynomial.
 
     Args:
-        score_fn: Callable (x, t) -> score; with y, a row for each of x, closed over.
-        sde: An instance of a class in `sde_utils.SDES`.
+        dynamics: SDE and velocity; with y, a row for each of x, closed over.
         x: Normalised rows, shape (n, n_dim).
         conditional: Whether the prior at t = 1 is that of a posterior, see `_start_mean`.
         num_steps: Runge-Kutta steps.
@@ -70,12 +73,13 @@ def log_likelihood(score_fn, sde, x, conditional, num_steps=NUM_STEPS):
     Returns:
         float64 tensor of shape (n,).
     """
+    sde = dynamics.sde
     times = sde_utils.reverse_times(sde, 1, num_steps).flip(0)
     angles = sde_utils.angle(sde, times)
 
-    def slope_at(theta):
+    def slope_at(theta: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         t = sde.time(theta.tan())
-        return lambda v: solvers.rotation(score_fn, sde, v, t)
+        return lambda v: dynamics.slope(v, t)
 
     v = angles[0].cos() * x
     slope, trace = divergence(slope_at(angles[0]), v)
@@ -93,7 +97,7 @@ def log_likelihood(score_fn, sde, x, conditional, num_steps=NUM_STEPS):
         v, slope, trace = v_next, slope_next, trace_next
     mean, std = 0, 1.0
     if conditional:
-        mean = angles[-1].cos() * _start_mean(score_fn, sde, x, times[-1])
+        mean = angles[-1].cos() * _start_mean(dynamics, x, times[-1])
         std = math.sin(angles[-1])
     z = ((v - mean) / std).double()
     return total - z.square().sum(1) / 2 - x.shape[1] * math.log(std * math.sqrt(2 * math.pi))
@@ -119,9 +123,9 @@ def of_spectra(checkpoint, dl, r, y, device):
     x, sde = checkpoint["normalizer"].normalize(*parts).to(device), checkpoint["sde"]
     if y is not None:
         y = checkpoint["cond_normalizer"].normalize(torch.tensor(y, dtype=torch.float64)).to(device)
-    score_fn = sde_utils.make_score_fn(checkpoint["network"], sde, y)
+    dynamics = Dynamics(sde, sde_utils.make_velocity_fn(checkpoint["network"], y))
     with torch.no_grad():
-        result = log_likelihood(score_fn, sde, x, y is not None).cpu()
+        result = log_likelihood(dynamics, x, y is not None).cpu()
     result = result + checkpoint["normalizer"].log_jacobian(*parts)
     if not result.isfinite().all():
         raise DivergedError("--log-likelihood: not finite; the network may be untrained")
@@ -195,9 +199,9 @@ def announce(checkpoint, n, device, folder):
     kwargs = checkpoint["network_kwargs"]
     n_dim, rows = kwargs["n_ell"] + kwargs["n_param"], min(n, BLOCK_ROWS)
     y = torch.zeros(rows, kwargs["n_cond"], device=device) if kwargs["n_cond"] else None
-    score_fn = sde_utils.make_score_fn(checkpoint["network"], checkpoint["sde"], y)
+    velocity_fn = sde_utils.make_velocity_fn(checkpoint["network"], y)
     t, v = torch.tensor(0.5, device=device), torch.zeros(rows, n_dim, device=device)
-    _, pull_back = torch.func.vjp(lambda v: score_fn(v, t), v)
+    _, pull_back = torch.func.vjp(lambda v: velocity_fn(v, t), v)
     for _ in range(2):  # the first one warms up
         began = time.monotonic()
         float(pull_back(v)[0][0, 0])  # waits for a GPU

@@ -1,9 +1,7 @@
 """The reverse process of a checkpoint, run in blocks of rows."""
 
 import dataclasses
-import functools
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -77,7 +75,7 @@ class Reverse:
 
     Attributes:
         checkpoint: From checkpoints.load, its network on the device.
-        make_step: Callable that makes a new solver step, as those of solvers.SOLVERS.
+        step: Step of a solver, as those of solvers.SOLVERS.
         t_start: Largest time, scalar tensor on the device.
         num_steps: Steps of the solver.
         seed: Of all random draws.
@@ -85,7 +83,7 @@ class Reverse:
     """
 
     checkpoint: dict
-    make_step: Callable
+    step: solvers.Step
     t_start: object
     num_steps: int
     seed: int
@@ -120,38 +118,35 @@ class Reverse:
                 kept = None
                 if keep is not None and rows.start <= keep < rows.stop:
                     kept = keep - rows.start
-                follow = functools.partial(self._follow, states, kept, on_step)
                 x = None if start is None else start[rows].to(device)
-                x, calls = self._batch(batch, rows.stop - rows.start, x, y_batch, follow)
+                run = self._batch(batch, rows.stop - rows.start, x, y_batch, kept, on_step)
+                x, calls = run.x, run.evaluations
+                states = states if run.trajectory is None else run.trajectory
                 record["network_evaluations"] = max(record["network_evaluations"], calls)
                 parts.append(x.cpu())
         record["seconds"] = time.monotonic() - began
         return torch.cat(parts), record, np.array(states)
 
-    def _batch(self, batch, n, x, y, follow):
-        """(x at time 0, network evaluations) of a batch of n rows, on the device."""
+    def _batch(self, batch, n, x, y, keep=None, on_step=None):
+        """solvers.Integration of a batch of n rows, on the device."""
         import torch
 
         sde, network = self.checkpoint["sde"], self.checkpoint["network"]
         kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
         generator = torch.Generator(device).manual_seed(batch_seed(self.seed, batch))
-        score_fn = solvers.CountedScore(sde_utils.make_score_fn(network, sde, y))
+        dynamics = solvers.Dynamics(sde, sde_utils.make_velocity_fn(network, y), generator)
+        start_evaluations = 0
         if x is None:
             shape = (n, kwargs["n_ell"] + kwargs["n_param"])
             z = torch.empty(shape, device=device).normal_(generator=generator)
             x = z * sde_utils.prior_std(sde, self.t_start)
             if y is not None:
-                x = solvers.start_posterior(score_fn, sde, z, self.t_start)
-        run = (sde, x, self.t_start, self.num_steps, generator, follow)
-        x = solvers.integrate(self.make_step(), score_fn, *run)
-        return x, score_fn.calls
-
-    def _follow(self, states, kept, on_step, t, x):
-        if on_step is not None:
-            on_step()
-        if kept is not None:  # the only step that waits for a GPU
-            ratio = self.checkpoint["sde"].sigma(t) / self.checkpoint["sde"].alpha(t)
-            states.append(np.append(float(ratio), x[kept].double().cpu().numpy()))
+                x = solvers.start_posterior(dynamics, z, self.t_start)
+                start_evaluations = 1
+        times = sde_utils.reverse_times(sde, self.t_start, self.num_steps)
+        follow = None if on_step is None else lambda t, x: on_step()
+        run = solvers.integrate(self.step, dynamics, x, times, keep, follow)
+        return dataclasses.replace(run, evaluations=run.evaluations + start_evaluations)
 
     def record(self):
         """What it is, ready for JSON."""
@@ -169,7 +164,7 @@ class Reverse:
     def cost(self, rows):
         """(evaluations, seconds): network evaluations of a batch, and what one takes.
 
-        The evaluations are counted on a row of a Gaussian, whose score is exact; one evaluation of
+        The evaluations are counted on a row of a Gaussian, whose velocity is 0; one evaluation of
         the network on a full batch is timed.
 
         Args:
@@ -177,12 +172,12 @@ class Reverse:
         """
         import torch
 
-        sde, network = self.checkpoint["sde"], self.checkpoint["network"]
+        network = self.checkpoint["network"]
         kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
         n_dim, n_cond = kwargs["n_ell"] + kwargs["n_param"], kwargs["n_cond"]
 
         def gaussian(x, t, y=None):
-            return sde.sigma(t) / (sde.alpha(t) ** 2 + sde.sigma(t) ** 2) * x
+            return 0 * x
 
         toy = dataclasses.replace(self, checkpoint={**self.checkpoint, "network": gaussian})
         x, y = torch.zeros(rows, n_dim, device=device), {}
@@ -190,7 +185,7 @@ class Reverse:
             y["y"] = torch.zeros(rows, n_cond, device=device)
         with torch.no_grad(), devices.autocast(device, self.precision):
             row = (None if n_cond else x[:1], y.get("y", x)[:1] if n_cond else None)
-            evaluations = toy._batch(0, 1, *row, lambda t, x: None)[1]
+            evaluations = toy._batch(0, 1, *row).evaluations
             for _ in range(2):  # the first one warms up
                 began = time.monotonic()
                 float(network(x, self.t_start, **y)[0, 0])  # waits for a GPU

@@ -8,6 +8,8 @@ Examples:
   python -m tests.golden record before.json           # in a checkout of the old code
   python -m tests.golden compare before.json          # in the new one: names all that differs
   python -m tests.golden summary tests/golden.json    # only where results are meant to change
+  python -m tests.golden distance before              # where rounding may change: by how much, from
+                                                      # the runs that record --keep before has left
 """
 
 import argparse
@@ -169,11 +171,28 @@ def summarise(value):
     return [float(values.mean()), float(np.sqrt(np.square(values).mean()))] if len(values) else []
 
 
-def collect(folder, measure):
-    """{output: measure of it} of all runs, made in a folder."""
+def distance(value, before):
+    """Largest difference of arrays, or of the numbers of JSON, over the rms of those before."""
+    if isinstance(value, np.ndarray) and value.shape != before.shape:
+        return float("inf")
+    if not isinstance(value, np.ndarray):
+        value, before = (np.array(numbers(content), float) for content in (value, before))
+    if value.shape != before.shape:
+        return float("inf")
+    difference = np.abs(value.astype(float) - before.astype(float)).max(initial=0)
+    rms = np.sqrt(np.square(before.astype(float)).mean()) if before.size else 0
+    return float(difference / rms) if difference else 0.0
+
+
+def make_runs(folder):
+    """Run all of RUNS in a folder."""
     for run in RUNS:
         print(run, file=sys.stderr, flush=True)
         run_script(run.split(), folder)
+
+
+def collect(folder, measure):
+    """{output: measure of it} of the runs that were made in a folder."""
     results = {}
     for path in sorted(pathlib.Path(folder).rglob("*")):
         if not path.name.startswith("."):
@@ -187,18 +206,34 @@ def help_texts():
     return {name: run_script([name, "--help"], ".") for name in SCRIPTS}
 
 
+def print_distances(folder, before):
+    """All outputs whose bytes differ from those of before, by how much, the largest last."""
+    now, then = collect(folder, lambda value: value), collect(before, lambda value: value)
+    shared = sorted(now.keys() & then.keys())
+    for name in sorted(now.keys() ^ then.keys()):
+        print(f"only {'before' if name in then else 'now'}: {name}")
+    distances = {k: distance(now[k], then[k]) for k in shared if digest(now[k]) != digest(then[k])}
+    for name in sorted(distances, key=distances.get):
+        print(f"{distances[name]:.1e} {name}")
+    print(f"{len(shared) - len(distances)} of {len(shared)} are the same")
+
+
 def main():
     """Record, compare or summarise."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("record", "compare", "summary"))
-    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("action", choices=("record", "compare", "summary", "distance"))
+    parser.add_argument("file", type=pathlib.Path, help="of digests; distance: folder of runs")
     parser.add_argument("--keep", help="folder in which the runs stay")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or temporary
         os.makedirs(folder, exist_ok=True)
+        make_runs(folder)
+        if args.action == "distance":
+            print_distances(folder, args.file)
+            return
         measure = summarise if args.action == "summary" else digest
         results = collect(folder, measure)
     if args.action != "summary":

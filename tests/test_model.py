@@ -17,8 +17,11 @@ def test_the_network_starts_at_the_gaussian_answer(sde):
     t = torch.full((5,), 0.3)
     alpha, sigma = sde.alpha(t[0]), sde.sigma(t[0])
     expected = sigma * x / (alpha**2 + sigma**2)
-    torch.testing.assert_close(network(x, t), expected)
-    torch.testing.assert_close(network(x, t[0]), expected)  # a scalar time serves all rows
+    for time in (t, t[0]):  # a scalar time serves all rows
+        velocity = network(x, time)
+        assert torch.equal(velocity, torch.zeros(5, 6))
+        noise = sde_utils.noise_from_velocity(sde, x, time[..., None], velocity)
+        torch.testing.assert_close(noise, expected)
 
 
 def test_every_parameter_can_learn():
@@ -43,16 +46,20 @@ def test_a_conditional_network_starts_at_the_prior_and_then_sees_its_observation
     x0 = torch.randn(64, 7, generator=generator)
     y = x0[:, :6] + 0.1
     t = torch.tensor(0.3)
+
+    def noise(y):
+        return sde_utils.noise_from_velocity(sde, x0, t, network(x0, t, y))
+
     expected = sde.sigma(t) * x0 / (1 + sde.sigma(t) ** 2)
-    torch.testing.assert_close(network(x0, t, y), expected)
+    torch.testing.assert_close(noise(y), expected)
     optimizer = torch.optim.SGD(network.parameters(), 0.05)
     for _ in range(5):
         optimizer.zero_grad()
         sde_utils.denoising_loss(network, sde, x0, generator, y).backward()
         optimizer.step()
-    assert (network(x0, t, y) != network(x0, t, y.roll(1, 0))).all()
+    assert (noise(y) != noise(y.roll(1, 0))).all()
     score = sde_utils.make_score_fn(network, sde, y)
-    torch.testing.assert_close(score(x0, t), -network(x0, t, y) / sde.sigma(t))
+    torch.testing.assert_close(score(x0, t), -noise(y) / sde.sigma(t))
 
 
 def test_joint_normalizer():

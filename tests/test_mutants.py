@@ -15,14 +15,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     "sign of the drift": (
         "diffusion/solvers.py",
-        "drift = sde.f(t) * x - sde.g(t) ** 2 * score_fn(x, t)",
-        "drift = sde.f(t) * x + sde.g(t) ** 2 * score_fn(x, t)",
+        "drift = sde.f(t) * x - sde.g(t) ** 2 * dynamics.score(x, t)",
+        "drift = sde.f(t) * x + sde.g(t) ** 2 * dynamics.score(x, t)",
         "diffusion/test_solvers.py",
     ),
     "g for g squared": (
         "diffusion/solvers.py",
-        "- sde.g(t) ** 2 * score_fn(x, t)",
-        "- sde.g(t) * score_fn(x, t)",
+        "- sde.g(t) ** 2 * dynamics.score(x, t)",
+        "- sde.g(t) * dynamics.score(x, t)",
         "diffusion/test_solvers.py",
     ),
     "missing sqrt(dt)": (
@@ -39,20 +39,20 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "posterior from the bare prior": (
         "diffusion/solvers.py",
-        "    return x + (x + sde.sigma(t) ** 2 * score_fn(x, t))",
+        "    return x + dynamics.sde.alpha(t) * dynamics.denoise(x, t)",
         "    return x",
         "diffusion/test_solvers.py",
     ),
     "score without sigma": (
         "sde_utils.py",
-        "float(t))) / sde.sigma(t)",
-        "float(t)))",
+        "return -noise_from_velocity(sde, x, t, velocity) / sde.sigma(t)",
+        "return -noise_from_velocity(sde, x, t, velocity)",
         "test_sde_utils.py",
     ),
     "score with a wrong sign": (
         "sde_utils.py",
-        "return -predict(",
-        "return predict(",
+        "return -noise_from_velocity(",
+        "return noise_from_velocity(",
         "test_sde_utils.py",
     ),
     "VE variance that does not vanish": (
@@ -111,9 +111,21 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "rotation the wrong way": (
         "diffusion/solvers.py",
-        "-sde.sigma(t) / sde.alpha(t) * (v + scale",
-        "sde.sigma(t) / sde.alpha(t) * (v + scale",
+        "return self.velocity_fn(prior_std(self.sde, t) * v, t)",
+        "return -self.velocity_fn(prior_std(self.sde, t) * v, t)",
         "diffusion/test_solvers.py",
+    ),
+    "noise from the velocity turned back": (
+        "sde_utils.py",
+        "(x / scale) + sde.alpha(t) * velocity) / scale",
+        "(x / scale) - sde.alpha(t) * velocity) / scale",
+        "test_sde_utils.py",
+    ),
+    "data from the velocity turned back": (
+        "sde_utils.py",
+        "(x / scale) - sde.sigma(t) * velocity) / scale",
+        "(x / scale) + sde.sigma(t) * velocity) / scale",
+        "test_sde_utils.py",
     ),
     "trace with a wrong sign": (
         "diffusion/likelihood.py",

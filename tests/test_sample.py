@@ -52,12 +52,14 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws):
     forward = sde_utils.SDES[sde]()
 
     def point(x, t, y):
-        return (x - forward.alpha(t) * y) / forward.sigma(t)
+        alpha, sigma = forward.alpha(t), forward.sigma(t)
+        noise = (x - alpha * y) / sigma
+        return (alpha * noise - sigma * y) / sde_utils.prior_std(forward, t)
 
     kwargs = {"n_ell": 4, "n_param": 0}
     checkpoint = {"sde": forward, "network": point, "network_kwargs": kwargs}
     y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    step = solvers.SOLVERS["ode"].make
+    step = solvers.SOLVERS["ode"].step
     process = reverse.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0)
     blocks = reverse.Blocks(10, num_draws, batch_size=6)
     chosen = [y[blocks.observations(k)] for k in range(len(blocks))]

@@ -71,7 +71,36 @@ def test_impossible_parameters_are_refused(sde, values):
 
 
 @pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_velocity_is_the_derivative_of_the_flow(sde):
+    """Of one row and its noise, v = cos(theta) x_0 + sin(theta) z; all else follows from both."""
+    generator = torch.Generator().manual_seed(0)
+    x0, z = torch.randn(2, 34, 3, generator=generator, dtype=torch.float64)
+    t = TIMES[:, None].clone().requires_grad_(True)
+    x = sde.alpha(t) * x0 + sde.sigma(t) * z
+    v, theta = x / sde_utils.prior_std(sde, t), sde_utils.angle(sde, t)
+    columns = [torch.autograd.grad(c.sum(), t, retain_graph=True)[0] for c in (*v.T, theta)]
+    velocity = torch.cat(columns[:3], 1) / columns[3]
+    torch.testing.assert_close(sde_utils.noise_from_velocity(sde, x, t, velocity), z)
+    torch.testing.assert_close(sde_utils.denoise(sde, x, t, velocity), x0)
+    score = sde_utils.score_from_velocity(sde, x, t, velocity)
+    torch.testing.assert_close(score, (sde.alpha(t) * x0 - x) / sde.sigma(t) ** 2)
+    wrong = sde_utils.denoise(sde, x, t, -velocity)
+    assert (wrong - x0).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
 def test_score_and_loss_of_the_exact_gaussian_denoiser(sde):
+    def from_noise(noise):
+        """The velocity of a model that predicts `noise`, a function of (x, t)."""
+
+        def velocity(x, t):
+            alpha, sigma = sde.alpha(t)[..., None], sde.sigma(t)[..., None]
+            return ((alpha**2 + sigma**2) ** 0.5 * noise(x, t)) / alpha - sigma * x / (
+                alpha * (alpha**2 + sigma**2) ** 0.5
+            )
+
+        return velocity
+
     def exact(x, t):
         alpha, sigma = sde.alpha(t)[..., None], sde.sigma(t)[..., None]
         return sigma * x / (alpha**2 + sigma**2)
@@ -79,11 +108,12 @@ def test_score_and_loss_of_the_exact_gaussian_denoiser(sde):
     generator = torch.Generator().manual_seed(1)
     x0 = torch.randn(4000, 30, generator=generator)
     t = torch.tensor(0.5)
-    score = sde_utils.make_score_fn(exact, sde)(x0, t)
+    score = sde_utils.make_score_fn(from_noise(exact), sde)(x0, t)
     torch.testing.assert_close(score, -x0 / (sde.alpha(t) ** 2 + sde.sigma(t) ** 2))
+    torch.testing.assert_close(from_noise(exact)(x0, t), 0 * x0, rtol=0, atol=1e-5)
 
-    def loss(model):
-        return float(sde_utils.denoising_loss(model, sde, x0, generator))
+    def loss(noise):
+        return float(sde_utils.denoising_loss(from_noise(noise), sde, x0, generator))
 
     ratio = sde.sigma(torch.ones(())) / sde.alpha(torch.ones(()))
     u = torch.logspace(-2, float(ratio.log10()), 20001)

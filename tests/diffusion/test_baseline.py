@@ -14,6 +14,11 @@ def moments(x, y=None):
     return baseline.second_moments(blocks)
 
 
+def noise(denoiser, x, t, y=None):
+    """The noise that the velocity of a denoiser predicts."""
+    return sde_utils.noise_from_velocity(denoiser.sde, x, t, denoiser(x, t, y))
+
+
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_linear_denoiser_is_the_optimum_for_gaussian_data(sde):
     process = sde_utils.SDES[sde]()
@@ -24,12 +29,12 @@ def test_linear_denoiser_is_the_optimum_for_gaussian_data(sde):
     for t in (torch.tensor(0.1), torch.tensor(0.4)):
         z = torch.randn(rows.shape, generator=generator)
         x = process.alpha(t) * rows + process.sigma(t) * z
-        error = (linear(x, t) - z).square()
+        error = (noise(linear, x, t) - z).square()
         # five standard errors of 400000 squared errors
         bound = float(5 * error.std() / 400000**0.5)
         assert float(error.mean()) == pytest.approx(float(linear.loss(moments(rows), t)), abs=bound)
         for factor in (0.95, 1.05):
-            assert (factor * linear(x, t) - z).square().mean() > error.mean()
+            assert (factor * noise(linear, x, t) - z).square().mean() > error.mean()
 
 
 @pytest.mark.parametrize("sde", sde_utils.SDES)
@@ -44,14 +49,15 @@ def test_linear_denoiser_of_pairs_is_the_optimum_for_gaussian_pairs(sde):
     for t in (torch.tensor(0.1), torch.tensor(0.4)):
         z = torch.randn(rows.shape, generator=generator)
         x = process.alpha(t) * rows + process.sigma(t) * z
-        error = (linear(x, t, y) - z).square()
+        error = (noise(linear, x, t, y) - z).square()
         # five standard errors of 400000 squared errors
         bound = float(5 * error.std() / 400000**0.5)
         assert float(error.mean()) == pytest.approx(
             float(linear.loss(moments(rows, y), t)), abs=bound
         )
         assert linear.loss(moments(rows, y), t) < blind.loss(moments(rows), t)
-        assert (linear(x, t, y.roll(1, 0)) - z).square().mean() > (blind(x, t) - z).square().mean()
+        wrong, without = noise(linear, x, t, y.roll(1, 0)), noise(blind, x, t)
+        assert (wrong - z).square().mean() > (without - z).square().mean()
 
 
 def test_levels_tell_a_gaussian_network_from_a_better_one():
@@ -61,7 +67,9 @@ def test_levels_tell_a_gaussian_network_from_a_better_one():
     linear = baseline.LinearDenoiser(process, moments(rows), 4)
 
     def exact(x, t, y=None):
-        return (x - torch.tanh(x / process.sigma(t) ** 2)) / process.sigma(t)
+        denoised = torch.tanh(x / process.sigma(t) ** 2)
+        z = (x - denoised) / process.sigma(t)
+        return (z - process.sigma(t) * denoised) / sde_utils.prior_std(process, t)
 
     same = baseline.loss_by_level(linear, linear, [(rows, None)], 0)
     assert same["network"] == same["linear"]

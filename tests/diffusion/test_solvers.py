@@ -1,15 +1,17 @@
-"""Solver errors without Monte Carlo: under a Gaussian score each step is affine in x and noise.
+"""Solver errors without Monte Carlo: for Gaussian data each step is affine in x and noise.
 
 With x = gain * x_t + offset + noise, mean and variance go through a step exactly; the data have
-mean MEAN and standard deviation STD, and the exact score is that of the noised Gaussian.
+mean MEAN and standard deviation STD, and the exact velocity is that of the noised Gaussian's score.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import scipy.integrate
 import torch
+from closed_forms import velocity_from_score
 
 import sde_utils
 from diffusion import solvers
@@ -20,21 +22,23 @@ ALL = [sde() for sde in sde_utils.SDES.values()]
 IDS = list(sde_utils.SDES)
 
 
-def gaussian_score(sde, sign=1.0, bias=0.0):
+def gaussian(sde, sign=1.0, bias=0.0):
+    """The reverse process of the data, or one with a wrong sign or a bias of the noise."""
+
     def score(x, t):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return -sign * (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2) - bias / sigma
 
-    return score
+    return solvers.Dynamics(sde, velocity_from_score(sde, score))
 
 
-def propagate(step, sde, num_steps, score, monkeypatch, corrector=0):
-    """Mean and variance at time 0 of `integrate`, exactly.
+def propagate(step, dynamics, num_steps, monkeypatch, corrector=0):
+    """Mean and variance at time 0 of `integrate`, exactly, of a step without a state.
 
     The state is a batch of probes: the mean, the start's deviation, and one row per noise. A step
     is affine, so that the deviation rows evolve as differences from the mean row.
     """
-    one = torch.ones((), dtype=torch.float64)
+    one, sde = torch.ones((), dtype=torch.float64), dynamics.sde
     start = sde.alpha(one) * MEAN
     variance = sde_utils.prior_std(sde, one) ** 2
     times = sde_utils.reverse_times(sde, one, num_steps)
@@ -50,12 +54,13 @@ def propagate(step, sde, num_steps, score, monkeypatch, corrector=0):
         # rows: mean, mean + 1, then one row per noise draw of this step (at most 1 + corrector)
         x = torch.full((3 + corrector, 1), float(mean), dtype=torch.float64)
         x[1] += 1
-        out = step(score, sde, x, t, s, None)[:, 0]
-        mean = out[0]
+        out, state = step(dynamics, x, t, s, None)
+        assert state is None
+        mean, out = out[0, 0], out[:, 0]
         variance = (out[1] - mean) ** 2 * variance + ((out[2:] - mean) ** 2).sum()
     t = times[-1]
     x = torch.tensor([[float(mean)], [float(mean) + 1]], dtype=torch.float64)
-    out = ((x + sde.sigma(t) ** 2 * score(x, t)) / sde.alpha(t))[:, 0]
+    out = ((x + sde.sigma(t) ** 2 * dynamics.score(x, t)) / sde.alpha(t))[:, 0]
     return float(out[0]), float((out[1] - out[0]) ** 2 * variance)
 
 
@@ -65,10 +70,9 @@ def propagate(step, sde, num_steps, score, monkeypatch, corrector=0):
 )  # which has its own, below
 def test_recommended_settings_are_accurate(sde, name, monkeypatch):
     solver = solvers.SOLVERS[name]
-    step = solvers.with_corrector(solver.make(), 1, 0.1) if solver.corrected else solver.make()
     corrector = int(solver.corrected)
-    score = gaussian_score(sde)
-    mean, variance = propagate(step, sde, solver.num_steps, score, monkeypatch, corrector)
+    run = solver.step, gaussian(sde), solver.num_steps, monkeypatch, corrector
+    mean, variance = propagate(*run)
     print(name, type(sde).__name__, "mean", mean - MEAN, "std", variance**0.5 / STD - 1)
     # 0.02 in the mean or 0.015 in the width move the KS distance by 0.008 / 0.004
     assert mean == pytest.approx(MEAN, abs=0.02)
@@ -81,9 +85,8 @@ def test_a_small_bias_of_the_network_does_not_pile_up(sde, monkeypatch):
     shifts = {}
     for name, corrector in (("sde", 0), ("pc", 1)):
         solver = solvers.SOLVERS[name]
-        step = solvers.with_corrector(solver.make(), 1, 0.1) if corrector else solver.make()
         ends = [
-            propagate(step, sde, 500, gaussian_score(sde, bias=b), monkeypatch, corrector)[0]
+            propagate(solver.step, gaussian(sde, bias=b), 500, monkeypatch, corrector)[0]
             for b in (0.0, bias)
         ]
         shifts[name] = abs(ends[1] - ends[0])
@@ -93,35 +96,39 @@ def test_a_small_bias_of_the_network_does_not_pile_up(sde, monkeypatch):
 
 
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
-@pytest.mark.parametrize("step", [solvers.euler_maruyama, solvers.heun])
+@pytest.mark.parametrize("step", [solvers.EulerMaruyama(), solvers.Heun()])
 def test_a_wrong_sign_is_seen(sde, step, monkeypatch):
-    wrong = gaussian_score(sde, sign=-1.0)
-    mean, variance = propagate(step, sde, 200, wrong, monkeypatch)
+    mean, variance = propagate(step, gaussian(sde, sign=-1.0), 200, monkeypatch)
     assert not (abs(mean - MEAN) < 0.02 and abs(variance**0.5 / STD - 1) < 0.015)
 
 
-def flow(make, sde, num_steps, score=None):
-    """Mean and standard deviation at time 0 of an ODE solver, whose every step is affine."""
-    score = score or gaussian_score(sde)
+def flow(step, sde, num_steps):
+    """`integrate_flow`, without the evaluations."""
+    return integrate_flow(step, sde, num_steps)[:2]
+
+
+def integrate_flow(step, sde, num_steps):
+    """Mean, standard deviation and evaluations of an ODE solver, whose every step is affine."""
     one = torch.ones((), dtype=torch.float64)
     x = sde.alpha(one) * MEAN + torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    x = solvers.integrate(make(), score, sde, x, one, num_steps, None)
-    return float(x[0]), float(x[1] - x[0]) * float(sde_utils.prior_std(sde, one))
+    run = solvers.integrate(step, gaussian(sde), x, sde_utils.reverse_times(sde, one, num_steps))
+    x, scale = run.x, float(sde_utils.prior_std(sde, one))
+    return float(x[0]), float(x[1] - x[0]) * scale, run.evaluations
 
 
-FIXED = {  # name: (makes a step, order)
-    "ab1": (lambda: solvers.AdamsBashforth(1), 1),
-    "ab2": (solvers.ODE_SOLVERS["ab2"].make, 2),
-    "ab3": (solvers.ODE_SOLVERS["ab3"].make, 3),
-    "dpmpp2m": (solvers.ODE_SOLVERS["dpmpp2m"].make, 2),
-    "heun": (solvers.ODE_SOLVERS["heun"].make, 2),
+FIXED = {  # name: (step, order)
+    "ab1": (solvers.AdamsBashforth(1), 1),
+    "ab2": (solvers.ODE_SOLVERS["ab2"].step, 2),
+    "ab3": (solvers.ODE_SOLVERS["ab3"].step, 3),
+    "dpmpp2m": (solvers.ODE_SOLVERS["dpmpp2m"].step, 2),
+    "heun": (solvers.ODE_SOLVERS["heun"].step, 2),
 }
 
 
 @functools.cache
 def exact_flow(sde):
     """(mean, std) at time 0 without a solver's error, which falls by 4 when steps are halved."""
-    coarse, fine = (np.array(flow(lambda: solvers.heun, sde, n)) for n in (1000, 2000))
+    coarse, fine = (np.array(flow(solvers.Heun(), sde, n)) for n in (1000, 2000))
     return fine + (fine - coarse) / 3
 
 
@@ -129,31 +136,29 @@ def exact_flow(sde):
 @pytest.mark.parametrize("name", FIXED)
 def test_order_of_the_ode_solvers(sde, name):
     """Doubling the steps divides the error by 2^order, up to the next order's share."""
-    make, order = FIXED[name]
-    errors = [abs(flow(make, sde, n)[1] - exact_flow(sde)[1]) for n in (160, 320)]
+    step, order = FIXED[name]
+    errors = [abs(flow(step, sde, n)[1] - exact_flow(sde)[1]) for n in (160, 320)]
     print(name, errors, np.log2(errors[0] / errors[1]))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
 def slopes_of_degree(sde, degree):
-    """(score, integral): a score whose slope dv/dtheta is a polynomial in theta."""
+    """(dynamics, integral): with a slope dv/dtheta that is a polynomial in theta."""
     polynomial = np.polynomial.Polynomial([0.7, -0.4, 0.3, 0.2][: degree + 1])
 
-    def score(x, t):
-        theta = float(sde_utils.angle(sde, t))
-        scale = sde_utils.prior_std(sde, t)
-        return -(x / scale + polynomial(theta) * sde.alpha(t) / sde.sigma(t)) / scale
+    def velocity(x, t):
+        return x.new_full(x.shape, polynomial(float(sde_utils.angle(sde, t))))
 
-    return score, polynomial.integ()
+    return solvers.Dynamics(sde, velocity), polynomial.integ()
 
 
 def worst_step(step, sde, degree):
     """Largest error of a step on slopes of this degree, once it has values enough."""
     times = sde_utils.reverse_times(sde, 1, 12)[4:10]
-    score, integral = slopes_of_degree(sde, degree)
-    x, errors = torch.tensor([[0.5], [-2.0]], dtype=torch.float64), []
+    dynamics, integral = slopes_of_degree(sde, degree)
+    x, errors, state = torch.tensor([[0.5], [-2.0]], dtype=torch.float64), [], None
     for t, s in zip(times[:-1], times[1:], strict=True):
-        end = step(score, sde, x, t, s, None)
+        end, state = step(dynamics, x, t, s, state)
         before, after = (float(sde_utils.angle(sde, v)) for v in (t, s))
         v = x / sde_utils.prior_std(sde, t) + integral(after) - integral(before)
         errors.append(float((end / sde_utils.prior_std(sde, s) - v).abs().max()))
@@ -201,11 +206,12 @@ def test_dpm_solver_extrapolates_the_denoiser_to_the_middle_of_the_step(sde):
     def score(x, t):
         return (sde.alpha(t) * (0.7 - 0.4 * log_snr(t)) - x) / sde.sigma(t) ** 2
 
-    step = solvers.DPMSolver2M()
+    step, state = solvers.DPMSolver2M(), None
+    dynamics = solvers.Dynamics(sde, velocity_from_score(sde, score))
     x = torch.tensor([[0.5], [-2.0]], dtype=torch.float64)
     for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
         low, high = log_snr(t), log_snr(s)
-        end = step(score, sde, x, t, s, None)
+        end, state = step(dynamics, x, t, s, state)
         decay = np.exp(low - high)
         place = low if k == 0 else (low + high) / 2
         middle = decay * x / sde.alpha(t) + (1 - decay) * (0.7 - 0.4 * place)
@@ -223,16 +229,14 @@ def test_the_adaptive_solver_keeps_its_tolerance(sde):
     """The error follows the tolerance, and tighter ones take more evaluations."""
     calls = []
     for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
-        score = solvers.CountedScore(gaussian_score(sde))
-        make = functools.partial(solvers.BogackiShampine, tolerance)
-        _, std = flow(make, sde, 1, score)
+        _, std, evaluations = integrate_flow(solvers.BogackiShampine(tolerance), sde, 1)
         # errors of at most `calls` steps add up, none amplified: dv/dtheta contracts towards 0
-        assert abs(std - exact_flow(sde)[1]) < score.calls * tolerance
-        calls.append(score.calls)
+        assert abs(std - exact_flow(sde)[1]) < evaluations * tolerance
+        calls.append(evaluations)
     print(calls)
     assert calls == sorted(set(calls)) and calls[-1] < 150
     # cut into intervals it takes the same path, but for the steps that are cut
-    mean, std = flow(functools.partial(solvers.BogackiShampine, 1e-5), sde, 7)
+    mean, std = flow(solvers.BogackiShampine(1e-5), sde, 7)
     assert std == pytest.approx(exact_flow(sde)[1], abs=1e-4)
 
 
@@ -245,17 +249,23 @@ def test_the_adaptive_solver_ends_where_there_is_no_solution():
 
     x = torch.ones(3, 1)
     for score in (noise, lambda x, t: x * float("nan"), lambda x, t: 1e30 * x**3):
-        counted = solvers.CountedScore(score)
+        velocity, calls = velocity_from_score(sde, score), []
+
+        def counted(x, t, velocity=velocity, calls=calls):
+            calls.append(t)
+            return velocity(x, t)
+
+        step, dynamics = solvers.BogackiShampine(1e-6), solvers.Dynamics(sde, counted)
         with pytest.raises(DivergedError, match="--tolerance"):
-            solvers.integrate(solvers.BogackiShampine(1e-6), counted, sde, x, 1, 1, None)
-        assert counted.calls <= 1 + 3 * solvers.BogackiShampine.MAX_STEPS
+            solvers.integrate(step, dynamics, x, sde_utils.reverse_times(sde, 1, 1))
+        assert len(calls) <= 1 + 3 * step.max_steps
 
 
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
 @pytest.mark.parametrize("name", solvers.ODE_SOLVERS)
 def test_recommended_steps_of_ode_solvers_are_enough(sde, name):
     solver = solvers.ODE_SOLVERS[name]
-    mean, std = flow(solver.make, sde, solver.num_steps)
+    mean, std = flow(solver.step, sde, solver.num_steps)
     # of a KS distance of 0.0105, the floor of 10,000 draws, 5 % are 0.0005: a mean that is
     # 0.0005 / 0.399 off, or a width that is 0.0005 / 0.242 off
     print(name, mean - exact_flow(sde)[0], std / exact_flow(sde)[1] - 1)
@@ -272,23 +282,26 @@ def test_states_stay_float32_on_times_that_are_float64(name):
         seen.append((x.dtype, t.dtype, t.shape))
         return sde.sigma(t) * x
 
-    score, x = sde_utils.make_score_fn(network, sde), torch.ones(3, 2)
-    dtypes = []
+    states = []
     end = solvers.integrate(
-        solvers.ODE_SOLVERS[name].make(), score, sde, x, 1, 5, None, lambda t, x: dtypes.append(x)
-    )
-    assert {state.dtype for state in [end, *dtypes]} == {torch.float32}
+        solvers.ODE_SOLVERS[name].step,
+        solvers.Dynamics(sde, sde_utils.make_velocity_fn(network)),
+        torch.ones(3, 2),
+        sde_utils.reverse_times(sde, 1, 5),
+        on_step=lambda t, x: states.append(x),
+    ).x
+    assert len(states) == 7 and {state.dtype for state in [end, *states]} == {torch.float32}
     assert set(seen) == {(torch.float32, torch.float32, torch.Size([]))}
 
 
-def test_a_new_step_remembers_nothing():
-    """Blocks of rows must not see each other's denoiser, nor must float32 become float64."""
+def test_a_step_remembers_nothing_of_another_integration():
+    """Blocks of rows must not see each other's slopes, nor must float32 become float64."""
     sde, one = sde_utils.VESDE(), torch.ones(())
     ends = []
-    make = solvers.SOLVERS["ode"].make
+    step, times = solvers.SOLVERS["ode"].step, sde_utils.reverse_times(sde, one, 5)
     for rows in (3, 5):
         x = torch.linspace(-1, 1, rows)[:, None]
-        ends.append(solvers.integrate(make(), gaussian_score(sde), sde, x, one, 5, None))
+        ends.append(solvers.integrate(step, gaussian(sde), x, times).x)
     assert ends[0].dtype == torch.float32 and torch.equal(ends[0][[0, 2]], ends[1][[0, 4]])
 
 
@@ -296,15 +309,20 @@ def test_a_new_step_remembers_nothing():
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 def test_samples_agree_with_the_exact_moments(sde, name):
     solver = solvers.SOLVERS[name]
-    step = solvers.with_corrector(solver.make(), 1, 0.1) if solver.corrected else solver.make()
     generator = torch.Generator().manual_seed(3)
     one, n = torch.ones((), dtype=torch.float64), 20000
     x = torch.randn(n, 1, generator=generator, dtype=torch.float64) * sde_utils.prior_std(sde, one)
     seen = []
-    x = solvers.integrate(
-        step, gaussian_score(sde), sde, x, one, 300, generator, lambda t, x: seen.append(float(t))
+    dynamics = dataclasses.replace(gaussian(sde), generator=generator)
+    times = sde_utils.reverse_times(sde, one, 300)
+    run = solvers.integrate(
+        solver.step, dynamics, x, times, keep=7, on_step=lambda t, x: seen.append((float(t), x[7]))
     )
-    assert len(seen) == 302 and seen[0] == 1 and seen[-1] == 0
+    assert len(seen) == 302 and seen[0][0] == 1 and seen[-1][0] == 0
+    ratios = [float(sde.sigma(t) / sde.alpha(t)) for t in (*times, 0 * one)]
+    assert run.trajectory[:, 0].tolist() == ratios
+    assert run.trajectory[:, 1:].tolist() == [state.tolist() for _, state in seen]
+    x = run.x
     # five standard errors, and 0.03 for 300 steps
     assert float(x.mean()) == pytest.approx(MEAN, abs=5 * STD / n**0.5 + 0.03)
     assert float(x.std()) == pytest.approx(STD, rel=5 / (2 * n) ** 0.5 + 0.03)
@@ -320,14 +338,16 @@ def test_the_posterior_start_keeps_the_mean_of_a_posterior(sde):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return -(x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
 
+    dynamics = solvers.Dynamics(sde, velocity_from_score(sde, score))
     ratio = float(sde.alpha(one) / sde.sigma(one))
     z = torch.tensor([[0.0], [1.0]], dtype=torch.float64)  # the flow is affine in its start
     ends = {}
     for name, x in (
         ("prior", z * sde_utils.prior_std(sde, one)),
-        ("posterior", solvers.start_posterior(score, sde, z, one)),
+        ("posterior", solvers.start_posterior(dynamics, z, one)),
     ):
-        x = solvers.integrate(solvers.heun, score, sde, x, one, 400, None)
+        times = sde_utils.reverse_times(sde, one, 400)
+        x = solvers.integrate(solvers.Heun(), dynamics, x, times).x
         ends[name] = (float(x[0]), float(x[1] - x[0]))
     # share std alpha / sigma of the mean is lost by the bare prior, its square is not
     assert ends["prior"][0] == pytest.approx(mean * (1 - std * ratio), rel=1e-3)
