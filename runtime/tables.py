@@ -167,7 +167,7 @@ def _scan(path: str, values: np.ndarray) -> _Scanned:
     """
     sha256, lowest, highest = hashlib.sha256(), np.inf, -np.inf
     for chunk in chunks(values):
-        sha256.update(chunk)
+        sha256.update(chunk.data)
         # NaN is both of them where it occurs
         lowest, highest = np.minimum(lowest, chunk.min()), np.maximum(highest, chunk.max())
     if not np.isfinite([lowest, highest]).all():
