@@ -13,7 +13,6 @@ Examples:
   python -m benchmarks.machine --device cuda
 """
 
-import copy
 import statistics
 import time
 
@@ -25,6 +24,7 @@ import model
 import sde_utils
 from benchmarks import report
 from diffusion import dataset, solvers, trainer
+from diffusion.settings import TrainingSettings
 from runtime import cli, console, devices
 
 N_ELL = 30
@@ -101,15 +101,13 @@ def training_steps(network, x, y, precision="float32"):
     """Callable that takes STEPS steps of train.py, each on all rows of x and y."""
     values = x if y is None else torch.cat([x, y], 1)
     rows = dataset.Rows(values, x.shape[1], x.device)
-    settings = {"batch_size": len(x), "epochs": 10**6, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
-    ema = copy.deepcopy(network).requires_grad_(False)
-    settings["precision"] = precision
-    step = trainer.Step(network, ema, network.sde, rows, settings)
+    settings = TrainingSettings(len(x), epochs=10**6, precision=precision)
+    training = trainer.Trainer(network, rows, lambda network: 0.0, settings)
     index = torch.arange(len(x), device=x.device)
 
     def steps():
         for number in range(STEPS):
-            step(number, index)
+            training.take_step(number, index)
 
     return steps
 

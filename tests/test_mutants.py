@@ -87,8 +87,8 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "EMA the wrong way round": (
         "diffusion/trainer.py",
-        "self.averages, self.parameters, 1 - decay",
-        "self.averages, self.parameters, decay",
+        "get_ema_multi_avg_fn(decay)",
+        "get_ema_multi_avg_fn(1 - decay)",
         "test_train.py",
     ),
     "training that takes no step": (

@@ -12,7 +12,7 @@ import torch
 
 import train
 from diffusion import trainer
-from runtime import atomic, checkpoints, signals, tables
+from runtime import atomic, checkpoints, records, signals, tables
 
 ARGV = ["--data-file", "x.npy", "--batch-size", "50", "--epochs", "12", "--hidden-dim", "16"]
 ARGV += ["--embed-dim", "8", "--num-layers", "1", "--device", "cpu", "--resume", "--out"]
@@ -51,9 +51,12 @@ def start(tmp_path_factory):
 
 def _start():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_reliability", "torch", "checkpoints", "plots"])
+    context.set_forkserver_preload(
+        ["test_reliability", "torch", "runtime.checkpoints", "figures.plots"]
+    )
     rng = np.random.default_rng(0)
-    tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), {"r": 0.001})
+    record = records.Record(prior=records.Prior(r=0.001))
+    tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), record)
 
     def started(out, save_seconds=0):
         process = context.Process(target=run, args=([*ARGV, out], save_seconds))
