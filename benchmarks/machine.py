@@ -29,7 +29,11 @@ from runtime import cli, console, devices
 
 N_ELL = 30
 POSTERIOR = {"n_cond": N_ELL, "n_param": 1, "hidden_dim": 128, "num_layers": 2}  # of the Makefile
-CASES = (("default", {}, 128), ("default", {}, 1024), ("posterior", POSTERIOR, 1024))
+CASES: tuple[tuple[str, dict, int], ...] = (
+    ("default", {}, 128),
+    ("default", {}, 1024),
+    ("posterior", POSTERIOR, 1024),
+)
 TURNS, STEPS = 11, 10
 BATCH_SIZES = (10**3, 10**4, 10**5, 10**6)
 OPERATORS = {  # of an evaluation, by what they are

@@ -27,7 +27,7 @@ def second_moments(blocks: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -
     Returns:
         float64 tensor (n_dim + n_cond, n_dim + n_cond) on the CPU.
     """
-    count, total = 0, 0
+    count, total = 0, torch.zeros(())
     for x, y in blocks:
         rows = (x if y is None else torch.cat([x, y], 1)).cpu().double()
         count, total = count + len(rows), total + rows.T @ rows
@@ -159,11 +159,11 @@ def loss_by_level(
     generator = torch.Generator(one.device).manual_seed(seed)
     times = sde_utils.noise_levels(sde, one, NUM_LEVELS - 1)
     exact = linear.loss(second_moments(blocks), times)
-    differences = [[] for _ in times]
+    differences: list[list[torch.Tensor]] = [[] for _ in times]
     with torch.no_grad():
         for x0, y in blocks:
             for t, ours in zip(times, differences, strict=True):
-                difference = 0
+                difference = x0.new_zeros(len(x0))
                 for _ in range(repeats):
                     z = torch.empty_like(x0).normal_(generator=generator)
                     x = sde.alpha(t) * x0 + sde.sigma(t) * z

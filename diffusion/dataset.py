@@ -196,9 +196,9 @@ def gather(
         device: torch.device of rows in memory.
     """
     if folder is None:
-        rows, start = None, 0
+        rows, start = torch.empty(0), 0
         for chunk in chunks:
-            if rows is None:
+            if start == 0:
                 rows = torch.empty((n, chunk.shape[1]), device=device)
             rows[start : start + len(chunk)] = chunk
             start += len(chunk)
@@ -222,10 +222,9 @@ def _fit(loaded: TrainingTables, train: np.ndarray) -> Normalizer | JointNormali
     data, param = loaded.data, loaded.param
     if param is None:
         return Normalizer.fit(dl for (dl,) in loaded.chunks(train, [data]))
-    prior = param.record.prior
-    return JointNormalizer.fit(
-        loaded.chunks(train, [data, param]), prior.r_range, prior.signal_template
-    )
+    prior, pairs = param.record.prior, loaded.chunks(train, [data, param])
+    assert prior.r_range and prior.signal_template, "tables.load_r asks for both"
+    return JointNormalizer.fit(((dl, r) for dl, r in pairs), prior.r_range, prior.signal_template)
 
 
 def prepare(
@@ -242,7 +241,7 @@ def prepare(
     """
     data, cond = loaded.data, loaded.cond
     train, held_out = split_rows(len(data.values), val_fraction, seed)
-    mean_dl = sum(dl.sum(0) for (dl,) in loaded.chunks(train, [data])) / len(train)
+    total = sum((dl.sum(0) for (dl,) in loaded.chunks(train, [data])), start=torch.zeros(()))
     normalizer, cond_normalizer = _checked(data, _fit(loaded, train)), None
     if cond is not None:
         cond_chunks = (dl for (dl,) in loaded.chunks(train, [cond]))
@@ -255,9 +254,12 @@ def prepare(
 
     n_cond = 0 if cond is None else cond.values.shape[1]
     file_folder = folder if file_bytes(loaded, device) else None
-    rows = [
-        gather(normalised(train), len(train), file_folder, device),
-        gather(normalised(held_out), len(held_out), None, device),
-    ]
-    rows = [Rows(values, values.shape[1] - n_cond, device) for values in rows]
-    return Prepared(normalizer, cond_normalizer, mean_dl.numpy(), *rows)
+    rows_train, rows_held_out = (
+        Rows(values, values.shape[1] - n_cond, device)
+        for values in (
+            gather(normalised(train), len(train), file_folder, device),
+            gather(normalised(held_out), len(held_out), None, device),
+        )
+    )
+    mean_dl = (total / len(train)).numpy()
+    return Prepared(normalizer, cond_normalizer, mean_dl, rows_train, rows_held_out)

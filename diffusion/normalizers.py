@@ -21,10 +21,10 @@ def log_moments(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Ten
     Args:
         chunks: Iterable of float64 tensors (n, n_ell), uK^2, all > 0.
     """
-    count, total, squares, origin = 0, 0, 0, None
+    count, total, squares, origin = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for dl in chunks:
         log_dl = dl.log()
-        origin = log_dl[0].clone() if origin is None else origin
+        origin = origin if count else log_dl[0].clone()
         log_dl -= origin
         count, total = count + len(log_dl), total + log_dl.sum(0)
         squares = squares + log_dl.square_().sum(0)
