@@ -196,6 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_options(argv)
 
     from diffusion import baseline, dataset, trainer
+    from diffusion.held_out import HeldOutLoss
     from runtime import checkpoints
 
     devices.set_threads(options.threads)
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, moments = prepared.train, baseline.second_moments(prepared.train.blocks())
     linear = baseline.LinearDenoiser(configuration.sde, moments, rows.n_dim, device)
     with processes.process_group(device):
-        held_out = trainer.HeldOutLoss(linear, prepared.held_out, settings.seed)
+        held_out = HeldOutLoss(linear, prepared.held_out, settings.seed)
         training = trainer.Trainer(network, rows, held_out, settings)
         if before:
             training.restore(before)

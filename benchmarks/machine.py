@@ -24,6 +24,7 @@ import model
 import sde_utils
 from benchmarks import report
 from diffusion import dataset, solvers, trainer
+from diffusion.dynamics import Dynamics
 from diffusion.settings import TrainingSettings
 from runtime import cli, console, devices
 
@@ -204,7 +205,7 @@ def throughput(task, precision, compiled, rows, device):
             duration = statistics.median(seconds(steps, device) for _ in range(3)) / STEPS
         else:
             solver, one = solvers.SOLVERS["ode"], torch.ones(())
-            dynamics = solvers.Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
+            dynamics = Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
             times = sde_utils.reverse_times(network.sde, one, solver.num_steps)
 
             def draw():

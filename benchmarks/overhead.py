@@ -14,6 +14,7 @@ import torch
 import model
 import sde_utils
 from diffusion import baseline, dataset, reverse, solvers, trainer
+from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from runtime import console
 
@@ -44,7 +45,7 @@ def train(sde):
     def ours():
         network = model.ScoreNet1D(sde, N_ELL)
         with console.progress(disable=True) as bar:
-            held_out = trainer.HeldOutLoss(linear, rows_val, 0)
+            held_out = HeldOutLoss(linear, rows_val, 0)
             trainer.Trainer(network, rows, held_out, settings).train(lambda: None, bar)
 
     def bare():

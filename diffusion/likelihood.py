@@ -21,7 +21,7 @@ from scipy import stats
 
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
-from diffusion.solvers import Dynamics
+from diffusion.dynamics import Dynamics
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
 

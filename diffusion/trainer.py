@@ -1,8 +1,7 @@
 """The loop that fits a network: denoising score matching with AdamW, on one or more processes.
 
-Random numbers belong to their step: the order of an epoch and the noise of a step come from
-generators that are seeded anew by (seed, purpose, number). So a training goes on from any step bit
-for bit, and follows the same path on any number of processes, to rounding.
+Its random numbers belong to their step, see `streams`: it goes on from any step bit for bit, and
+follows the same path on any number of processes, to rounding.
 """
 
 from __future__ import annotations
@@ -20,15 +19,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import model
 import sde_utils
-from diffusion.baseline import (
-    NUM_LEVELS,
-    LinearDenoiser,
-    LossLevels,
-    level_repeats,
-    second_moments,
-)
+from diffusion.baseline import LossLevels
 from diffusion.dataset import Prepared, Rows
+from diffusion.held_out import HeldOutLoss
 from diffusion.settings import Configuration, TrainingSettings
+from diffusion.streams import NOISE, ORDER, TIMING, seeded
 from diffusion.trained import Trained
 from runtime import atomic, checkpoints, console, devices, processes, resources, signals
 from runtime.errors import DivergedError, InputError, Interrupted
@@ -37,13 +32,6 @@ from runtime.records import FloatArray, Json, Record
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200
 TIMED_STEPS = 5
-ORDER, NOISE, VALIDATION, TIMING = range(4)  # what random numbers are for
-
-
-def seeded(generator: torch.Generator, seed: int, purpose: int, number: int = 0) -> torch.Generator:
-    """The generator, set to where the random numbers of a step or epoch begin."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, number))
-    return generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -62,51 +50,6 @@ def make_network(configuration: Configuration, device: torch.device) -> model.Sc
     torch.manual_seed(configuration.training.seed)
     sizes = dataclasses.asdict(configuration.architecture)
     return model.ScoreNet1D(configuration.sde, **sizes).to(device)
-
-
-class HeldOutLoss:
-    """Loss on held-out rows, for which each process takes some blocks.
-
-    The linear denoiser's loss over all noise is known; measured is how far a network's is from it
-    on the same noise, which has less Monte-Carlo error.
-
-    Args:
-        linear: The linear denoiser of the training rows.
-        rows: `dataset.Rows` that are held out.
-        seed: Of the noise, which is always the same.
-    """
-
-    def __init__(self, linear: LinearDenoiser, rows: Rows, seed: int) -> None:
-        self.rows, self.seed, self.sde = rows, seed, linear.sde
-        self.blocks = list(rows.blocks())
-        times = sde_utils.noise_levels(linear.sde, torch.ones((), device=rows.device), 64)
-        moments = second_moments(self.blocks)
-        self.linear = float(linear.loss(moments, times).mean())
-        self._probed_linear = self._probe(linear)
-
-    def passes_by_level(self) -> int:
-        """Passes through the rows that `baseline.loss_by_level` takes, of one process alone.
-
-        Counted in passes that all processes share.
-        """
-        repeats = level_repeats(len(self.rows), self.rows.n_dim)
-        return NUM_LEVELS * repeats * processes.world_size()
-
-    def _probe(self, denoiser: torch.nn.Module | LinearDenoiser) -> float:
-        n, device = len(self.rows), self.rows.device
-        generator, total, first = torch.Generator(device), torch.zeros((), device=device), 0
-        with torch.no_grad():
-            for number, (x, y) in enumerate(self.blocks):
-                if number % processes.world_size() == processes.rank():
-                    seeded(generator, self.seed, VALIDATION)
-                    loss = sde_utils.denoising_loss(denoiser, self.sde, x, generator, y, (first, n))
-                    total += loss * len(x) / n
-                first += len(x)
-        return float(processes.all_reduce_sum(total))
-
-    def __call__(self, network: torch.nn.Module) -> float:
-        """Loss of a network that returns the velocity."""
-        return self.linear + (self._probe(network) - self._probed_linear)
 
 
 @dataclasses.dataclass

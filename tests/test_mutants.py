@@ -38,7 +38,7 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "diffusion/test_solvers.py",
     ),
     "posterior from the bare prior": (
-        "diffusion/solvers.py",
+        "diffusion/dynamics.py",
         "    return x + dynamics.sde.alpha(t) * dynamics.denoise(x, t)",
         "    return x",
         "diffusion/test_solvers.py",
@@ -110,7 +110,7 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "diffusion/test_solvers.py",
     ),
     "rotation the wrong way": (
-        "diffusion/solvers.py",
+        "diffusion/dynamics.py",
         "return self.velocity_fn(prior_std(self.sde, t) * v, t)",
         "return -self.velocity_fn(prior_std(self.sde, t) * v, t)",
         "diffusion/test_solvers.py",

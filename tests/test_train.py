@@ -16,6 +16,7 @@ import model
 import sde_utils
 import train
 from diffusion import baseline, dataset, trainer
+from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from runtime import atomic, checkpoints, processes, records, signals, tables
 from runtime.errors import InputError
@@ -231,9 +232,9 @@ def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
     sde = sde_utils.VESDE()
     linear = baseline.LinearDenoiser(sde, baseline.second_moments(rows.blocks()), 6)
     network = model.ScoreNet1D(sde, 6)
-    whole = trainer.HeldOutLoss(linear, rows, 0)
+    whole = HeldOutLoss(linear, rows, 0)
     monkeypatch.setattr(dataset, "BLOCK_VALUES", 7 * 6)
-    parts = trainer.HeldOutLoss(linear, rows, 0)
+    parts = HeldOutLoss(linear, rows, 0)
     assert len(parts.blocks) == 3
     assert parts(network) == pytest.approx(whole(network), rel=1e-5)  # sums of float32
 

@@ -11,7 +11,7 @@ import sample
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
 from diffusion import likelihood, normalizers
-from diffusion.solvers import Dynamics
+from diffusion.dynamics import Dynamics
 from runtime import checkpoints, processes, records, tables
 
 ALL = [sde() for sde in sde_utils.SDES.values()]
