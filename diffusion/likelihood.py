@@ -25,7 +25,7 @@ from diffusion.dynamics import Dynamics
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
 
-NUM_STEPS = 8  # of Runge-Kutta; the error is of fourth order, see tests/test_likelihood.py
+NUM_STEPS = 8  # of Runge-Kutta, whose error is of fourth order: tests/diffusion/test_likelihood.py
 BLOCK_ROWS = 1024
 
 

@@ -18,7 +18,8 @@ import train
 from diffusion import baseline, dataset, trainer
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
-from runtime import atomic, checkpoints, processes, records, signals, tables
+from diffusion.trained import Trained
+from runtime import atomic, processes, records, signals, tables
 from runtime.errors import InputError
 
 ROOT = os.path.dirname(os.path.abspath(train.__file__))
@@ -74,11 +75,12 @@ def signal_at_step(monkeypatch, step, number):
 
 
 def assert_same(one, other):
-    one, other = checkpoints.load(one), checkpoints.load(other)
-    assert one["training"] == other["training"]
-    for key in ("weights", "ema_weights"):
-        for name, tensor in one[key].items():
-            assert torch.equal(tensor, other[key][name])
+    one, other = Trained.load(one), Trained.load(other)
+    assert one.training == other.training
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name])
+    for name, tensor in one.ema_weights.items():
+        assert torch.equal(tensor, other.ema_weights[name])
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(flags, step, number, monkeypatch
     with monkeypatch.context() as patch:
         signal_at_step(patch, step, number)
         assert "--resume" in fails(argv, signals.STOP_SIGNALS[number], capsys)
-    stopped = checkpoints.load("stopped.pth")
-    assert stopped["resume"]["step"] == step
-    assert len(stopped["training"]["history"]["train"]) == step // BATCHES
+    stopped = Trained.load("stopped.pth")
+    assert stopped.resume["step"] == step
+    assert len(stopped.training["history"]["train"]) == step // BATCHES
     train.main([*argv, "--resume"])
     assert_same("whole.pth", "stopped.pth")
 
@@ -113,7 +115,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatc
     monkeypatch.setattr(torch, "save", interrupted)
     before = os.listdir(".")
     fails(TINY, 130, capsys)
-    assert saved == [1, 2, 3, 4] and checkpoints.load("model.pth")["resume"]["step"] == 4
+    assert saved == [1, 2, 3, 4] and Trained.load("model.pth").resume["step"] == 4
     assert set(os.listdir(".")) == {*before, "model.pth", "training_loss.npy"}
 
 
@@ -189,7 +191,7 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(processes, "replicate", spoilt)
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
     assert "not finite" in fails(TINY, 3, capsys)
-    assert checkpoints.load("model.pth")["resume"]["step"] == step - 1
+    assert Trained.load("model.pth").resume["step"] == step - 1
 
 
 def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
@@ -268,7 +270,7 @@ def test_a_disk_that_is_too_small_is_refused_beforehand(monkeypatch, capsys):
 def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
     train.main(TINY)
     captured = capsys.readouterr()
-    network = checkpoints.load("model.pth")["network"]
+    network = Trained.load("model.pth").network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters:,} parameters, on cpu: about 0 s"
     assert expected in captured.err and "B of memory" in captured.err
@@ -315,13 +317,13 @@ def torchrun(argv):
 
 
 def assert_close(one, other, steps):
-    one, other = checkpoints.load(one), checkpoints.load(other)
-    for key, losses in one["training"]["history"].items():
-        assert other["training"]["history"][key] == pytest.approx(losses, rel=1e-5)
+    one, other = Trained.load(one), Trained.load(other)
+    for key, losses in one.training["history"].items():
+        assert other.training["history"][key] == pytest.approx(losses, rel=1e-5)
     # Adam divides a gradient by its size: float32 rounding of what nearly cancels, over all steps
     bound = 1e-3 * steps * train.build_parser().get_default("lr")
-    for name, tensor in one["ema_weights"].items():
-        torch.testing.assert_close(other["ema_weights"][name], tensor, rtol=0, atol=bound)
+    for name, tensor in one.ema_weights.items():
+        torch.testing.assert_close(other.ema_weights[name], tensor, rtol=0, atol=bound)
 
 
 def test_two_processes_train_as_one():
@@ -343,7 +345,7 @@ def test_processes_stop_together_and_one_goes_on():
         time.sleep(0.6)  # the loop has begun, and is far from its end
         run.send_signal(signal.SIGTERM)
         err = run.stderr.read()
-    assert 0 < checkpoints.load("two.pth")["resume"]["step"] < 80 * BATCHES
+    assert 0 < Trained.load("two.pth").resume["step"] < 80 * BATCHES
     assert err.count("train.py: error: interrupted; go on with --resume") == 1
     assert "RuntimeError" not in err, err
     train.main([*argv, "two.pth", "--resume"])
