@@ -16,6 +16,8 @@ class FourierTime(nn.Module):
         scale: Standard deviation of the fixed random frequencies.
     """
 
+    frequencies: torch.Tensor
+
     def __init__(self, embed_dim: int, scale: float = 2.0):
         super().__init__()
         self.register_buffer("frequencies", scale * torch.randn(embed_dim // 2))
@@ -152,12 +154,11 @@ class ScoreNet1D(nn.Module):
         v = x / prior_std(self.sde, t)[..., None]
         log_ratio = (self.sde.sigma(t) / self.sde.alpha(t)).log()
         embedding = self.embedding(self.fourier(log_ratio / 4))
-        inputs = [v]
-        if self.conditional:
-            inputs.append(nn.functional.pad(y, (0, self.n_param)))
+        given = [y] if self.conditional and y is not None else []
+        inputs = [v, *(nn.functional.pad(values, (0, self.n_param)) for values in given)]
         inputs += [v[:, -k - 1, None].expand_as(v) for k in range(self.n_param)]
         units = self.per_multipole.hidden(inputs, embedding)
-        h = self.input(torch.cat([v, y, units.flatten(1)], 1) if self.conditional else v)
+        h = self.input(torch.cat([v, *given, units.flatten(1)], 1) if self.conditional else v)
         for block in self.blocks:
             h = block(h, embedding)
         h = nn.functional.silu(self.norm(h))

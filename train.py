@@ -16,18 +16,24 @@ Examples:
       --cond-file data/dl_train_noisy_r0-0.01.npy --param-file data/r_train_r0-0.01.npy
 """
 
-import copy
+from __future__ import annotations
+
+import argparse
 import dataclasses
 import os
 import time
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 import sde_utils
-from diffusion import baseline, dataset, trainer
+from diffusion.settings import Configuration, TrainingSettings
 from figures import plots
 from runtime import atomic, cli, console, devices, processes, records, resources
-from runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusion.baseline import LossLevels
+    from diffusion.dataset import TrainingTables
+    from diffusion.trained import Trained
+    from diffusion.trainer import History
 
 
 def build_parser():
@@ -83,82 +89,58 @@ def build_parser():
     return parser
 
 
-def check_settings(path, checkpoint, settings):
-    """InputError where a checkpoint was trained with other settings."""
-    before = checkpoint["training"].get("settings")
-    before = {"precision": "float32", **before} if isinstance(before, dict) else {}
-    if before != settings:
-        key = next((k for k in settings if before.get(k) != settings[k]), "setting")
-        raise InputError(f"{path}: was trained with another {key}; --resume cannot change it")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        data_file, cond_file, param_file: Training rows, the last two None where not given.
+        out: Checkpoint.
+        resume: Whether to go on with it.
+        device, threads: As runtime.devices takes them.
+        sde_name: A key of sde_utils.SDES.
+        sde: The forward process.
+        hidden_dim, embed_dim, num_layers: Of the network.
+        training: Settings of the optimisation.
+    """
+
+    data_file: str
+    cond_file: str | None
+    param_file: str | None
+    out: str
+    resume: bool
+    device: str
+    threads: int
+    sde_name: str
+    sde: sde_utils.SDE
+    hidden_dim: int
+    embed_dim: int
+    num_layers: int
+    training: TrainingSettings
+
+    @property
+    def folder(self) -> str:
+        """Of all outputs; empty for the working folder."""
+        return os.path.dirname(self.out)
+
+    def configuration(self, tables: TrainingTables) -> Configuration:
+        """All that the weights follow from, with the sizes and digests of the tables."""
+        from diffusion.trained import Architecture
+
+        n_ell = tables.data.values.shape[1]
+        architecture = Architecture(
+            n_ell=n_ell,
+            n_cond=0 if tables.cond is None else n_ell,
+            n_param=0 if tables.param is None else 1,
+            hidden_dim=self.hidden_dim,
+            embed_dim=self.embed_dim,
+            num_layers=self.num_layers,
+        )
+        return Configuration(self.training, architecture, self.sde_name, self.sde, tables.digests())
 
 
-def build_networks(sde, kwargs, seed, checkpoint, device):
-    """(network, EMA) with the weights of a checkpoint, or as they start where it is None."""
-    import torch
-
-    import model
-
-    torch.manual_seed(seed)
-    network = model.ScoreNet1D(sde, **kwargs)
-    ema = copy.deepcopy(network)
-    if checkpoint:
-        network.load_state_dict(checkpoint["weights"])
-        ema.load_state_dict(checkpoint["ema_weights"])
-    return network.to(device), ema.to(device).requires_grad_(False)
-
-
-def write_checkpoint(path, loss_file, record, network, ema, trained, state):
-    """Write the checkpoint, and the loss history that it holds."""
-
-    from runtime import checkpoints
-
-    weights = {"weights": network.state_dict(), "ema_weights": ema.state_dict()}
-    weights = {k: {n: v.cpu() for n, v in w.items()} for k, w in weights.items()}
-    checkpoints.save(path, {**record, **weights, "training": trained, "resume": state})
-    atomic.write_npy(loss_file, np.array(list(trained["history"].values())).T)
-
-
-def announce(rows, steps, seconds, settings, network, num_bytes, folder):
-    """Say beforehand how long and how large the work is."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    work = (
-        f"{len(rows):,} rows, {steps:,} steps of {min(settings['batch_size'], len(rows))}, "
-        f"{parameters:,} parameters, on {rows.device}: about {console.format_duration(seconds)}"
-        f"{trainer.gpu_memory(rows.device)}"
-    )
-    # what it has had so far, a checkpoint before it is written, and the figure
-    memory = (
-        resources.peak_memory() + 2 * trainer.checkpoint_bytes(network) + resources.FIGURE_MEMORY
-    )
-    resources.announce(work, memory, num_bytes, folder)
-
-
-def write_report(outputs, trained):
-    """Write loss history and figure of a finished training, and say what it came to."""
-
-    _, loss_file, figure_file = outputs
-    atomic.write_npy(loss_file, np.array(list(trained["history"].values())).T)
-    atomic.write_figure(figure_file, plots.training_loss(trained["history"], trained["levels"]))
-    console.print_result(baseline.gaussian_verdict(trained["levels"])[0])
-    console.print_result(f"wrote {resources.format_files(outputs)}")
-
-
-def describe(args, tables, sde_record):
-    """(arguments of the network, settings that a resumed training must share)."""
-    n_ell = tables["data"].values.shape[1]
-    kwargs = {"n_ell": n_ell, "n_cond": n_ell if args.cond_file else 0}
-    kwargs |= {"n_param": int(bool(args.param_file))}
-    kwargs |= {key: getattr(args, key) for key in ("hidden_dim", "embed_dim", "num_layers")}
-    keys = ("batch_size", "epochs", "lr", "ema_decay", "val_fraction", "seed", "precision")
-    settings = {key: getattr(args, key) for key in keys} | {"network": kwargs, "sde": sde_record}
-    for name, table in tables.items():
-        if table:
-            settings[f"{name}_sha256"] = table.sha256
-    return kwargs, settings
-
-
-def parse_arguments(argv):
-    """(args, SDE, its record for the checkpoint)."""
+def parse_options(argv: list[str] | None = None) -> Options:
+    """The command line, read once."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.param_file and not args.cond_file:
@@ -169,74 +151,106 @@ def parse_arguments(argv):
         sde = sde_utils.SDES[name](**parameters)
     except ValueError as error:
         parser.error(f"--sde-type {name}: {error}")
-    return args, sde, {"name": name, "parameters": dataclasses.asdict(sde)}
+    training = TrainingSettings(**_fields(TrainingSettings, args))
+    return Options(**_fields(Options, args), sde_name=name, sde=sde, training=training)
+
+
+def _fields(cls: type, args: argparse.Namespace) -> dict:
+    """The fields of a dataclass that are arguments by the same name."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def find_checkpoint(options: Options, configuration: Configuration) -> Trained | None:
+    """The checkpoint that --resume goes on with; None to start anew.
+
+    Raises:
+        InputError: If it was trained in another configuration.
+    """
+    from diffusion.trained import Trained
+
+    if not options.resume:
+        return None
+    if not os.path.exists(options.out):
+        console.info(f"--resume: there is no {options.out} yet; the training starts anew")
+        return None
+    trained = Trained.load(options.out)
+    configuration.check_same(options.out, trained.training)
+    return trained
+
+
+def write_report(outputs: list[str], history: History, levels: LossLevels) -> None:
+    """Write loss history and figure of a finished training, and print what it came to."""
+    from diffusion import baseline
+
+    _, loss_file, figure_file = outputs
+    atomic.write_npy(loss_file, history.table())
+    figure = plots.training_loss(history.to_json(), levels.to_json())
+    atomic.write_figure(figure_file, figure)
+    console.print_result(baseline.gaussian_verdict(levels)[0])
+    console.print_result(f"wrote {resources.format_files(outputs)}")
 
 
 @cli.script
-def main(argv=None):
-    args, sde, sde_record = parse_arguments(argv)
+def main(argv: list[str] | None = None) -> None:
+    options = parse_options(argv)
 
+    from diffusion import baseline, dataset, trainer
+    from diffusion.held_out import HeldOutLoss
     from runtime import checkpoints
 
-    devices.set_threads(args.threads)
-    device = devices.get_device(args.device)
-    folder = os.path.dirname(args.out)
-    outputs = args.out, *(os.path.join(folder, f"training_loss.{k}") for k in ("npy", "png"))
-    tables = dataset.load(args.data_file, args.cond_file, args.param_file)
-    kwargs, settings = describe(args, tables, sde_record)
-    checkpoint, state = None, {}
-    if args.resume and os.path.exists(args.out):
-        checkpoint = checkpoints.load(args.out)
-        check_settings(args.out, checkpoint, settings)
-        state = checkpoint["resume"]
-        if not state:
-            console.info(f"{args.out}: its training is finished; leave --resume out to train anew")
-            if processes.rank() == 0:
-                write_report(outputs, checkpoint["training"])
-            return
-    elif args.resume:
-        console.info(f"--resume: there is no {args.out} yet; the training starts anew")
-    network, ema = build_networks(sde, kwargs, args.seed, checkpoint, device)
+    devices.set_threads(options.threads)
+    device, settings = devices.get_device(options.device), options.training
+    losses = [os.path.join(options.folder, f"training_loss.{kind}") for kind in ("npy", "png")]
+    outputs = [options.out, *losses]
+    tables = dataset.TrainingTables.load(options.data_file, options.cond_file, options.param_file)
+    configuration = options.configuration(tables)
+    before = find_checkpoint(options, configuration)
+    if before and not before.resume:
+        console.info(f"{options.out}: its training is finished; leave --resume out to train anew")
+        if processes.rank() == 0:
+            history = trainer.History.from_json(before.training["history"])
+            levels = baseline.LossLevels.from_json(before.training["levels"])
+            write_report(outputs, history, levels)
+        return
+    network = trainer.make_network(configuration, device)
     # the checkpoint that is there and its successor, and rows that do not fit into memory
     num_bytes = 2 * trainer.checkpoint_bytes(network)
     num_bytes += processes.local_world_size() * dataset.file_bytes(tables, device)
     if processes.rank() == 0:
-        atomic.claim_outputs(outputs[1:] if state else outputs, num_bytes)
-    learnt, rows, rows_held_out = dataset.prepare(
-        tables, args.val_fraction, args.seed, device, os.path.abspath(folder)
+        atomic.claim_outputs(losses if before else outputs, num_bytes)
+    prepared = dataset.prepare(
+        tables, settings.val_fraction, settings.seed, device, os.path.abspath(options.folder)
     )
-    moments = baseline.second_moments(rows.blocks())
-    linear = baseline.LinearDenoiser(sde, moments, rows.n_dim, device)
-    record = {"network_kwargs": kwargs, "sde": sde_record, **records.provenance(argv)}
-    record |= {key: learnt[key] for key in ("normalizer", "cond_normalizer")}
-    record["data"] = {**tables["data"].metadata, "mean_dl": learnt["mean_dl"]}
-
-    def save(state, **levels):
-        trained = {"settings": settings, "history": state["history"], **levels}
-        state = {} if levels else state
-        write_checkpoint(*outputs[:2], record, network, ema, trained, state)
-        return trained
-
+    rows, moments = prepared.train, baseline.second_moments(prepared.train.blocks())
+    linear = baseline.LinearDenoiser(configuration.sde, moments, rows.n_dim, device)
     with processes.process_group(device):
-        held_out = trainer.HeldOutLoss(linear, rows_held_out, args.seed)
-        work = (network, ema, sde, rows)
-        steps, done = trainer.num_steps(rows, settings), trainer.steps_done(state)
-        repeats = baseline.level_repeats(len(rows_held_out), rows.n_dim)
-        # the first process alone passes through all of them, and all together through a share each
-        num_passes = baseline.NUM_LEVELS * repeats * processes.world_size()
-        seconds = trainer.estimate(*work, held_out, settings, done, num_passes)
-        announce(rows, steps - done, seconds, settings, network, num_bytes, folder)
-        if not state and processes.rank() == 0:
-            checkpoints.keep_previous(args.out)
-        began = time.monotonic()
-        with console.progress(total=steps, unit="step") as bar:
-            history = trainer.train(*work, held_out, settings, state, save, bar)
-        batch_size = min(settings["batch_size"], len(rows))
-        rate = (steps - done) * batch_size / (time.monotonic() - began)
+        held_out = HeldOutLoss(linear, prepared.held_out, settings.seed)
+        training = trainer.Trainer(network, rows, held_out, settings)
+        if before:
+            training.restore(before)
+        training.check_processes()
+        seconds = training.seconds_left(held_out.passes_by_level())
+        training.announce(seconds, num_bytes, options.folder)
+        if not before and processes.rank() == 0:
+            checkpoints.keep_previous(options.out)
+        writer = trainer.CheckpointWriter(
+            options.out,
+            losses[0],
+            configuration,
+            prepared,
+            tables.data.record,
+            records.provenance(argv),
+        )
+        steps, began = training.num_steps - training.state.step, time.monotonic()
+        with console.progress(total=training.num_steps, unit="step") as bar:
+            training.train(lambda: writer.write(training), bar)
+        rate = steps * training.batch_size / (time.monotonic() - began)
         console.info(f"trained on {rate:,.0f} rows per second")
     if processes.rank() == 0:
-        levels = baseline.loss_by_level(ema, linear, held_out.blocks, args.seed)
-        write_report(outputs, save({"history": history}, levels=levels))
+        levels = baseline.loss_by_level(training.ema, linear, held_out.blocks, settings.seed)
+        writer.write(training, levels)
+        write_report(outputs, training.state.history, levels)
 
 
 if __name__ == "__main__":

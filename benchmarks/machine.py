@@ -13,7 +13,6 @@ Examples:
   python -m benchmarks.machine --device cuda
 """
 
-import copy
 import statistics
 import time
 
@@ -25,11 +24,17 @@ import model
 import sde_utils
 from benchmarks import report
 from diffusion import dataset, solvers, trainer
+from diffusion.dynamics import Dynamics
+from diffusion.settings import TrainingSettings
 from runtime import cli, console, devices
 
 N_ELL = 30
 POSTERIOR = {"n_cond": N_ELL, "n_param": 1, "hidden_dim": 128, "num_layers": 2}  # of the Makefile
-CASES = (("default", {}, 128), ("default", {}, 1024), ("posterior", POSTERIOR, 1024))
+CASES: tuple[tuple[str, dict, int], ...] = (
+    ("default", {}, 128),
+    ("default", {}, 1024),
+    ("posterior", POSTERIOR, 1024),
+)
 TURNS, STEPS = 11, 10
 BATCH_SIZES = (10**3, 10**4, 10**5, 10**6)
 OPERATORS = {  # of an evaluation, by what they are
@@ -101,15 +106,13 @@ def training_steps(network, x, y, precision="float32"):
     """Callable that takes STEPS steps of train.py, each on all rows of x and y."""
     values = x if y is None else torch.cat([x, y], 1)
     rows = dataset.Rows(values, x.shape[1], x.device)
-    settings = {"batch_size": len(x), "epochs": 10**6, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
-    ema = copy.deepcopy(network).requires_grad_(False)
-    settings["precision"] = precision
-    step = trainer.Step(network, ema, network.sde, rows, settings)
+    settings = TrainingSettings(len(x), epochs=10**6, precision=precision)
+    training = trainer.Trainer(network, rows, lambda network: 0.0, settings)
     index = torch.arange(len(x), device=x.device)
 
     def steps():
         for number in range(STEPS):
-            step(number, index)
+            training.take_step(number, index)
 
     return steps
 
@@ -202,7 +205,7 @@ def throughput(task, precision, compiled, rows, device):
             duration = statistics.median(seconds(steps, device) for _ in range(3)) / STEPS
         else:
             solver, one = solvers.SOLVERS["ode"], torch.ones(())
-            dynamics = solvers.Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
+            dynamics = Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
             times = sde_utils.reverse_times(network.sde, one, solver.num_steps)
 
             def draw():

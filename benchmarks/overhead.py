@@ -6,7 +6,6 @@ Example:
   python -m benchmarks.overhead
 """
 
-import copy
 import statistics
 import time
 
@@ -15,6 +14,8 @@ import torch
 import model
 import sde_utils
 from diffusion import baseline, dataset, reverse, solvers, trainer
+from diffusion.held_out import HeldOutLoss
+from diffusion.settings import TrainingSettings
 from runtime import console
 
 REPEATS = 5
@@ -36,18 +37,16 @@ def ratios(ours, bare):
 
 def train(sde):
     x = torch.randn(ROWS, N_ELL)
-    settings = {"batch_size": BATCH, "epochs": EPOCHS, "lr": 7e-4, "ema_decay": 0.999, "seed": 0}
-    settings["precision"] = "float32"
+    settings = TrainingSettings(BATCH, EPOCHS)
     rows, rows_val = (dataset.Rows(v, N_ELL, torch.device("cpu")) for v in (x, x[:500]))
     moments = baseline.second_moments(rows.blocks())
     linear = baseline.LinearDenoiser(sde, moments, N_ELL)
 
     def ours():
         network = model.ScoreNet1D(sde, N_ELL)
-        ema = copy.deepcopy(network).requires_grad_(False)
         with console.progress(disable=True) as bar:
-            held_out = trainer.HeldOutLoss(linear, rows_val, 0)
-            trainer.train(network, ema, sde, rows, held_out, settings, {}, lambda _: None, bar)
+            held_out = HeldOutLoss(linear, rows_val, 0)
+            trainer.Trainer(network, rows, held_out, settings).train(lambda: None, bar)
 
     def bare():
         network = model.ScoreNet1D(sde, N_ELL)

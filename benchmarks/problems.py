@@ -6,7 +6,7 @@ import numpy as np
 
 import data_generation
 import model
-from diffusion import dataset, normalizers
+from diffusion import dataset
 from runtime import tables
 
 CLEAN = ("--foregrounds", "none", "--noise-uk-arcmin", "1")
@@ -92,19 +92,16 @@ class Task:
             self.files = {"x": data}
         if "r" in self.files:
             self.r_true = tables.load_r(paths["test"]["r"]).values
-        rows = dataset.load(data, cond, self.files.get("r"))
-        self.table, self.signal = rows["data"], rows["data"].signal
-        record, *splits = dataset.prepare(rows, 0.05, seed, torch.device("cpu"), folder)
-        (self.x_train, self.y_train), (self.x_val, self.y_val) = (rows[:] for rows in splits)
-        self.normalizer = normalizers.Normalizer(**record["normalizer"])
-        self.prior = self.table.metadata | {"mean_dl": record["mean_dl"]}
-        if self.signal is not None:
-            joint = self.normalizer, self.table.r_range, self.signal
-            self.normalizer = normalizers.JointNormalizer(*joint)
+        loaded = dataset.TrainingTables.load(data, cond, self.files.get("r"))
+        self.table, self.signal = loaded.data, loaded.data.record.prior.signal_template
+        prepared = dataset.prepare(loaded, 0.05, seed, torch.device("cpu"), folder)
+        self.x_train, self.y_train = prepared.train[:]
+        self.x_val, self.y_val = prepared.held_out[:]
+        self.normalizer = prepared.normalizer
+        self.prior = self.table.metadata | {"mean_dl": prepared.mean_dl.tolist()}
         self.y_test = None
         if self.conditional:
-            cond_normalizer = normalizers.Normalizer(**record["cond_normalizer"])
-            self.y_test = cond_normalizer.normalize(torch.tensor(self.observed.values))
+            self.y_test = prepared.cond_normalizer.normalize(torch.tensor(self.observed.values))
 
     def denormalize(self, x):
         """(D_ell, r) as arrays, r None where it is fixed, from normalised rows."""

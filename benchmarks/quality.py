@@ -28,6 +28,7 @@ from scipy import special, stats
 import sde_utils
 from checks import metrics, sharpness
 from diffusion import solvers
+from diffusion.dynamics import Dynamics, start_posterior
 from figures import plots
 from runtime import atomic, checkpoints, cli, console, devices, records, tables
 from runtime.errors import InputError
@@ -80,7 +81,7 @@ def exact_velocity(sde, num_rows, step, num_steps):
         generator = torch.Generator().manual_seed(k)
         x = torch.randn(num_rows, generator=generator, dtype=torch.float64)
         x = x * sde_utils.prior_std(sde, torch.ones(()))
-        dynamics = solvers.Dynamics(sde, functools.partial(law.velocity, sde), generator)
+        dynamics = Dynamics(sde, functools.partial(law.velocity, sde), generator)
         run = solvers.integrate(step, dynamics, x, sde_utils.reverse_times(sde, 1, num_steps))
         distances.append(law.distance(run.x.numpy()))
     return {"mean KS distance": float(np.mean(distances))}, run.evaluations
@@ -100,13 +101,13 @@ def integrate_rows(checkpoint, y, num_rows, step, num_steps):
         generator = torch.Generator(device).manual_seed(first)
         given = None if y is None else y[first : first + rows].to(device)
         velocity_fn = sde_utils.make_velocity_fn(network, given)
-        dynamics = solvers.Dynamics(sde, velocity_fn, generator)
+        dynamics = Dynamics(sde, velocity_fn, generator)
         shape = (rows, kwargs["n_ell"] + kwargs["n_param"])
         z = torch.empty(shape, device=device).normal_(generator=generator)
         with torch.no_grad():
             x = z * sde_utils.prior_std(sde, torch.ones(()))
             if y is not None:
-                x = solvers.start_posterior(dynamics, z, 1)
+                x = start_posterior(dynamics, z, 1)
             run = solvers.integrate(step, dynamics, x, sde_utils.reverse_times(sde, 1, num_steps))
         blocks.append(run.x.cpu())
     return torch.cat(blocks), run.evaluations + (y is not None)
@@ -147,7 +148,7 @@ def steps_for(step, evaluations):
     calls, sde = [], sde_utils.VESDE()
     for num_steps in (3, 4):
         generator = torch.Generator().manual_seed(0)
-        dynamics = solvers.Dynamics(sde, lambda x, t: 0 * x, generator)
+        dynamics = Dynamics(sde, lambda x, t: 0 * x, generator)
         times = sde_utils.reverse_times(sde, 1, num_steps)
         calls.append(solvers.integrate(step, dynamics, torch.ones(1, 1), times).evaluations)
     cost = calls[1] - calls[0]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
+import torch
 
 import sde_utils
-
-if TYPE_CHECKING:
-    import torch
+from runtime.records import Json
 
 NUM_LEVELS = 12  # noise levels at which network and linear denoiser are compared
 LEVEL_REPEATS = 16  # noise draws per row and level, fewer where rows are many
 LEVEL_VALUES = 3_000_000  # noisy values per level at most, but one draw per row
 
 
-def second_moments(blocks):
+def second_moments(blocks: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -> torch.Tensor:
     """Mean products of the columns of normalised rows, which come in blocks.
 
     Args:
@@ -26,9 +27,7 @@ def second_moments(blocks):
     Returns:
         float64 tensor (n_dim + n_cond, n_dim + n_cond) on the CPU.
     """
-    import torch
-
-    count, total = 0, 0
+    count, total = 0, torch.zeros(())
     for x, y in blocks:
         rows = (x if y is None else torch.cat([x, y], 1)).cpu().double()
         count, total = count + len(rows), total + rows.T @ rows
@@ -52,9 +51,13 @@ class LinearDenoiser:
         device: Where it denoises.
     """
 
-    def __init__(self, sde, moments, n_dim, device="cpu"):
-        import torch
-
+    def __init__(
+        self,
+        sde: sde_utils.SDE,
+        moments: torch.Tensor,
+        n_dim: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.sde = sde
         x, y = slice(n_dim), slice(n_dim, None)
         # the pseudo-inverse lets observations be collinear, or more than the rows
@@ -64,14 +67,14 @@ class LinearDenoiser:
         self.variances = self._variances.clamp_min(0).float().to(device)
         self.modes = self._modes.float().to(device)
 
-    def _rest_moments(self, moments):
+    def _rest_moments(self, moments: torch.Tensor) -> torch.Tensor:
         """Second moments of x - B y, float64 (n_dim, n_dim), from those of the columns."""
         y, x = self._regression.shape
         regression = moments.new_zeros((x + y, x)).fill_diagonal_(1)
         regression[x:] = -self._regression
         return regression.T @ moments @ regression
 
-    def _gain(self, t):
+    def _gain(self, t: torch.Tensor) -> torch.Tensor:
         alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
         return sigma / (alpha**2 * self.variances + sigma**2)
 
@@ -85,7 +88,7 @@ class LinearDenoiser:
         rest = ((x - alpha * mean) @ self.modes * gain) @ self.modes.T
         return (alpha * rest - sigma * mean) / sde_utils.prior_std(self.sde, t)[..., None]
 
-    def loss(self, moments, t):
+    def loss(self, moments: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Expected squared error per component, shape of t, over all noise, at time t.
 
         With M the second moments of x0 - B y in the modes of C and k the gains, the mean over
@@ -102,12 +105,43 @@ class LinearDenoiser:
         return (gain**2 * alpha**2 * in_modes + (sigma * gain - 1) ** 2).mean(-1)
 
 
-def level_repeats(n, n_dim):
+def level_repeats(n: int, n_dim: int) -> int:
     """Noise draws of each of n held-out rows at a level: enough for a small Monte-Carlo error."""
     return min(LEVEL_REPEATS, max(1, LEVEL_VALUES // (n * n_dim)))
 
 
-def loss_by_level(network, linear, blocks, seed):
+@dataclasses.dataclass(frozen=True)
+class LossLevels:
+    """Held-out loss of a network and of the linear denoiser at each of NUM_LEVELS noise levels.
+
+    Attributes:
+        noise_to_signal: sigma/alpha, from large to small.
+        network: Mean squared error of the noise that the network predicts.
+        network_error: Standard error of its difference from `linear` over the rows.
+        linear: The linear denoiser's.
+    """
+
+    noise_to_signal: list[float]
+    network: list[float]
+    network_error: list[float]
+    linear: list[float]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """From the entry `training.levels` of a checkpoint."""
+        return cls(**content)
+
+    def to_json(self) -> Json:
+        """Content of that entry."""
+        return dataclasses.asdict(self)
+
+
+def loss_by_level(
+    network: torch.nn.Module | LinearDenoiser,
+    linear: LinearDenoiser,
+    blocks: list[tuple[torch.Tensor, torch.Tensor | None]],
+    seed: int,
+) -> LossLevels:
     """Held-out loss of network and linear denoiser at each noise level.
 
     The linear loss is exact over the noise; the network's is that plus the mean difference of
@@ -115,27 +149,21 @@ def loss_by_level(network, linear, blocks, seed):
 
     Args:
         network: Callable (x, t, y) -> velocity.
-        linear: A `LinearDenoiser`.
+        linear: The linear denoiser.
         blocks: List of (x0, y): held-out rows and their observations, or None.
         seed: Of the noise.
-
-    Returns:
-        {"noise_to_signal", "network", "network_error", "linear"}: lists of NUM_LEVELS numbers;
-        network_error is the standard error of the difference over the rows.
     """
-    import torch
-
     sde, n = linear.sde, sum(len(x0) for x0, _ in blocks)
     one = blocks[0][0].new_ones(())
     repeats = level_repeats(n, blocks[0][0].shape[1])
     generator = torch.Generator(one.device).manual_seed(seed)
     times = sde_utils.noise_levels(sde, one, NUM_LEVELS - 1)
     exact = linear.loss(second_moments(blocks), times)
-    differences = [[] for _ in times]
+    differences: list[list[torch.Tensor]] = [[] for _ in times]
     with torch.no_grad():
         for x0, y in blocks:
             for t, ours in zip(times, differences, strict=True):
-                difference = 0
+                difference = x0.new_zeros(len(x0))
                 for _ in range(repeats):
                     z = torch.empty_like(x0).normal_(generator=generator)
                     x = sde.alpha(t) * x0 + sde.sigma(t) * z
@@ -148,19 +176,19 @@ def loss_by_level(network, linear, blocks, seed):
                 ours.append(difference)
     difference = torch.stack([torch.cat(ours) for ours in differences])
     error = difference.std(1, correction=0) / math.sqrt(max(1, n - 1))
-    return {
-        "noise_to_signal": (sde.sigma(times) / sde.alpha(times)).tolist(),
-        "network": (exact + difference.mean(1)).tolist(),
-        "network_error": error.tolist(),
-        "linear": exact.tolist(),
-    }
+    return LossLevels(
+        noise_to_signal=(sde.sigma(times) / sde.alpha(times)).tolist(),
+        network=(exact + difference.mean(1)).tolist(),
+        network_error=error.tolist(),
+        linear=exact.tolist(),
+    )
 
 
-def gaussian_verdict(levels):
+def gaussian_verdict(levels: LossLevels) -> tuple[str, float]:
     """(sentence, percent): by how much the network beats the best linear denoiser."""
-    network, linear = np.array(levels["network"]), np.array(levels["linear"])
+    network, linear = np.array(levels.network), np.array(levels.linear)
     share = 100 * (1 - network.sum() / linear.sum())
-    error = 100 * np.sqrt(np.sum(np.square(levels["network_error"]))) / linear.sum()
+    error = 100 * np.sqrt(np.sum(np.square(levels.network_error))) / linear.sum()
     numbers = f"{share:+.3f} +- {error:.3f} % below the best linear denoiser on held-out rows"
     if share <= 2 * error:
         return f"loss {numbers}: no sign that it learnt anything beyond a Gaussian", share

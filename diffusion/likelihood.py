@@ -21,11 +21,11 @@ from scipy import stats
 
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
-from diffusion.solvers import Dynamics
+from diffusion.dynamics import Dynamics
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
 
-NUM_STEPS = 8  # of Runge-Kutta; the error is of fourth order, see tests/test_likelihood.py
+NUM_STEPS = 8  # of Runge-Kutta, whose error is of fourth order: tests/diffusion/test_likelihood.py
 BLOCK_ROWS = 1024
 
 
@@ -38,8 +38,8 @@ def divergence(
         slope: Callable, rows (n, n_dim) to rows of that shape, each from its own alone.
         v: Shape (n, n_dim).
     """
-    value, pull_back = torch.func.vjp(slope, v)
-    total = 0
+    value, pull_back = torch.func.vjp(slope, v)[:2]
+    total = v.new_zeros(len(v))
     for column in torch.eye(v.shape[1], dtype=v.dtype, device=v.device):
         total = total + pull_back(column.expand_as(v))[0] @ column
     return value, total.double()
@@ -95,7 +95,7 @@ def log_likelihood(
         _, trace_middle = divergence(at_middle, middle)
         total = total + h / 6 * (trace + 4 * trace_middle + trace_next)
         v, slope, trace = v_next, slope_next, trace_next
-    mean, std = 0, 1.0
+    mean, std = torch.zeros(()), 1.0
     if conditional:
         mean = angles[-1].cos() * _start_mean(dynamics, x, times[-1])
         std = math.sin(angles[-1])

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 import sde_utils
-from diffusion import solvers
+from diffusion import dynamics, solvers
 from runtime import devices
 
 BATCH_ROWS, GPU_BATCH_ROWS = 1024, 65536  # at NSIDE 16: what fits the cache, what keeps a GPU busy
@@ -134,18 +134,18 @@ class Reverse:
         sde, network = self.checkpoint["sde"], self.checkpoint["network"]
         kwargs, device = self.checkpoint["network_kwargs"], self.t_start.device
         generator = torch.Generator(device).manual_seed(batch_seed(self.seed, batch))
-        dynamics = solvers.Dynamics(sde, sde_utils.make_velocity_fn(network, y), generator)
+        process = dynamics.Dynamics(sde, sde_utils.make_velocity_fn(network, y), generator)
         start_evaluations = 0
         if x is None:
             shape = (n, kwargs["n_ell"] + kwargs["n_param"])
             z = torch.empty(shape, device=device).normal_(generator=generator)
             x = z * sde_utils.prior_std(sde, self.t_start)
             if y is not None:
-                x = solvers.start_posterior(dynamics, z, self.t_start)
+                x = dynamics.start_posterior(process, z, self.t_start)
                 start_evaluations = 1
         times = sde_utils.reverse_times(sde, self.t_start, self.num_steps)
         follow = None if on_step is None else lambda t, x: on_step()
-        run = solvers.integrate(self.step, dynamics, x, times, keep, follow)
+        run = solvers.integrate(self.step, process, x, times, keep, follow)
         return dataclasses.replace(run, evaluations=run.evaluations + start_evaluations)
 
     def record(self):

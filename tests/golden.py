@@ -172,16 +172,20 @@ def summarise(value):
 
 
 def distance(value, before):
-    """Largest difference of arrays, or of the numbers of JSON, over the rms of those before."""
-    if isinstance(value, np.ndarray) and value.shape != before.shape:
-        return float("inf")
-    if not isinstance(value, np.ndarray):
+    """Largest difference: of an array over its rms before; of JSON over each number itself."""
+    if isinstance(value, np.ndarray):
+        if value.shape != before.shape:
+            return float("inf")
+        scale = np.sqrt(np.square(before.astype(float)).mean()) if before.size else 1
+    else:
         value, before = (np.array(numbers(content), float) for content in (value, before))
-    if value.shape != before.shape:
-        return float("inf")
-    difference = np.abs(value.astype(float) - before.astype(float)).max(initial=0)
-    rms = np.sqrt(np.square(before.astype(float)).mean()) if before.size else 0
-    return float(difference / rms) if difference else 0.0
+        if value.shape != before.shape:
+            return float("inf")
+        scale = np.abs(before)
+    difference = np.abs(value.astype(float) - before.astype(float))
+    scale = np.broadcast_to(scale, difference.shape)[difference > 0]
+    with np.errstate(divide="ignore"):
+        return float((difference[difference > 0] / scale).max(initial=0))
 
 
 def make_runs(folder):

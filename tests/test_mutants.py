@@ -38,7 +38,7 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "diffusion/test_solvers.py",
     ),
     "posterior from the bare prior": (
-        "diffusion/solvers.py",
+        "diffusion/dynamics.py",
         "    return x + dynamics.sde.alpha(t) * dynamics.denoise(x, t)",
         "    return x",
         "diffusion/test_solvers.py",
@@ -87,8 +87,8 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "EMA the wrong way round": (
         "diffusion/trainer.py",
-        "self.averages, self.parameters, 1 - decay",
-        "self.averages, self.parameters, decay",
+        "get_ema_multi_avg_fn(decay)",
+        "get_ema_multi_avg_fn(1 - decay)",
         "test_train.py",
     ),
     "training that takes no step": (
@@ -110,7 +110,7 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "diffusion/test_solvers.py",
     ),
     "rotation the wrong way": (
-        "diffusion/solvers.py",
+        "diffusion/dynamics.py",
         "return self.velocity_fn(prior_std(self.sde, t) * v, t)",
         "return -self.velocity_fn(prior_std(self.sde, t) * v, t)",
         "diffusion/test_solvers.py",

@@ -12,7 +12,8 @@ import sample
 import sde_utils
 import train
 from diffusion import solvers
-from runtime import checkpoints, records, tables
+from diffusion.trained import Trained
+from runtime import records, tables
 
 SIGNAL = 1e-5 * np.ones(6)
 NOISE = 1e-6 * np.ones(6)
@@ -40,13 +41,13 @@ def folder(tmp_path, monkeypatch):
     theory = {"dl_signal": SIGNAL.tolist(), "dl_contaminant": NOISE.tolist()}
     metadata = {"quantity": "primordial BB", "unit": "uK^2", "r": 0.001, **theory}
     truth, observed = draw(400, 1)
-    tables.write_array("data/dl_train_r0.001.npy", truth, metadata)
-    observation = {**metadata, "quantity": "observed BB"}
+    record = records.Record.from_json(metadata)
+    observation = record.replace(quantity="observed BB")
+    tables.write_array("data/dl_train_r0.001.npy", truth, record)
     tables.write_array("data/dl_train_noisy_r0.001.npy", observed, observation)
     truth, observed = draw(300, 2)
-    tables.write_array("data/dl_gt_r0.001.npy", truth, metadata)
-    metadata["quantity"] = "observed BB"
-    tables.write_array("data/dl_noisy_r0.001.npy", observed, metadata)
+    tables.write_array("data/dl_gt_r0.001.npy", truth, record)
+    tables.write_array("data/dl_noisy_r0.001.npy", observed, observation)
     return tmp_path
 
 
@@ -69,8 +70,8 @@ DENOISE += ["data/dl_gt_r0.001.npy", "--device", "cpu"]
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_train_and_sample_with_every_solver(sde, capsys):
     train.main([*TINY, "--sde-type", sde, "--epochs", "2"])
-    checkpoint = checkpoints.load("model.pth")
-    history = np.array(list(checkpoint["training"]["history"].values())).T
+    trained = Trained.load("model.pth")
+    history = np.array(list(trained.training["history"].values())).T
     assert np.array_equal(np.load("training_loss.npy"), history) and history.shape == (2, 3)
     assert os.path.getsize("training_loss.png") > 0
     for method in solvers.SOLVERS:
@@ -85,9 +86,9 @@ def test_train_and_sample_with_every_solver(sde, capsys):
         states = tables.read_npy(f"{method}/trajectory.npy")
         assert states.shape == (7, 7) and states[-1, 0] == 0
         observation = torch.tensor(np.load("data/dl_noisy_r0.001.npy")[7])
-        first = checkpoint["normalizer"].normalize(observation)
+        first = trained.normalizer.normalize(observation)
         assert states[0, 1:] == pytest.approx(first.numpy(), rel=1e-6)
-        last = checkpoint["normalizer"].denormalize(torch.tensor(states[-1, 1:]))
+        last = trained.normalizer.denormalize(torch.tensor(states[-1, 1:]))
         assert last.numpy() == pytest.approx(spectra.values[7], rel=1e-5)
 
 
@@ -101,8 +102,8 @@ def test_the_previous_checkpoint_is_kept():
 
 
 def test_the_null_test_cannot_be_trained_on(capsys):
-    zeros = np.zeros((10, 6))
-    tables.write_array("data/dl_train_r0.npy", zeros, {"r": 0.0})
+    null = records.Record(prior=records.Prior(r=0.0))
+    tables.write_array("data/dl_train_r0.npy", np.zeros((10, 6)), null)
     message = fails(train.main, [*TINY, "--data-file", "data/dl_train_r0.npy"], 2, capsys)
     assert "null test" in message
     assert not os.path.exists("model.pth")
@@ -153,7 +154,8 @@ def pairs(folder):
         quantities = ("primordial BB", "observed BB", "r")
         for name, values, quantity in zip(names, (truth, observed, r), quantities, strict=True):
             path = f"data/{name.format('0-0.01')}.npy"
-            tables.write_array(path, values, {**metadata, "split": split, "quantity": quantity})
+            content = {**metadata, "split": split, "quantity": quantity}
+            tables.write_array(path, values, records.Record.from_json(content))
     return folder
 
 

@@ -1,6 +1,5 @@
 """train.py loses no work, needs no memory for its rows, and does the same on several processes."""
 
-import copy
 import os
 import shutil
 import signal
@@ -16,8 +15,11 @@ import torch
 import model
 import sde_utils
 import train
-from diffusion import dataset, trainer
-from runtime import atomic, checkpoints, processes, signals, tables
+from diffusion import baseline, dataset, trainer
+from diffusion.held_out import HeldOutLoss
+from diffusion.settings import TrainingSettings
+from diffusion.trained import Trained
+from runtime import atomic, processes, records, signals, tables
 from runtime.errors import InputError
 
 ROOT = os.path.dirname(os.path.abspath(train.__file__))
@@ -42,7 +44,8 @@ def folder(tmp_path, monkeypatch):
     metadata = {"r_range": [0.0, 0.01], "signal_template": template, "split": "train"}
     names = {"x": "primordial BB", "y": "observed BB", "r": "r"}
     for (name, quantity), values in zip(names.items(), (x, y, r), strict=True):
-        tables.write_array(f"{name}.npy", values, {**metadata, "quantity": quantity})
+        record = records.Record.from_json({**metadata, "quantity": quantity})
+        tables.write_array(f"{name}.npy", values, record)
     return tmp_path
 
 
@@ -60,7 +63,7 @@ def fails(argv, code, capsys):
 
 def signal_at_step(monkeypatch, step, number):
     """A signal arrives while `step` is being computed."""
-    take, calls = trainer.Step.__call__, []
+    take, calls = trainer.Trainer.take_step, []
 
     def interrupted(*args):
         calls.append(1)
@@ -68,15 +71,16 @@ def signal_at_step(monkeypatch, step, number):
             signal.raise_signal(number)
         return take(*args)
 
-    monkeypatch.setattr(trainer.Step, "__call__", interrupted)
+    monkeypatch.setattr(trainer.Trainer, "take_step", interrupted)
 
 
 def assert_same(one, other):
-    one, other = checkpoints.load(one), checkpoints.load(other)
-    assert one["training"] == other["training"]
-    for key in ("weights", "ema_weights"):
-        for name, tensor in one[key].items():
-            assert torch.equal(tensor, other[key][name])
+    one, other = Trained.load(one), Trained.load(other)
+    assert one.training == other.training
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name])
+    for name, tensor in one.ema_weights.items():
+        assert torch.equal(tensor, other.ema_weights[name])
 
 
 @pytest.mark.parametrize(
@@ -89,9 +93,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(flags, step, number, monkeypatch
     with monkeypatch.context() as patch:
         signal_at_step(patch, step, number)
         assert "--resume" in fails(argv, signals.STOP_SIGNALS[number], capsys)
-    stopped = checkpoints.load("stopped.pth")
-    assert stopped["resume"]["step"] == step
-    assert len(stopped["training"]["history"]["train"]) == step // BATCHES
+    stopped = Trained.load("stopped.pth")
+    assert stopped.resume["step"] == step
+    assert len(stopped.training["history"]["train"]) == step // BATCHES
     train.main([*argv, "--resume"])
     assert_same("whole.pth", "stopped.pth")
 
@@ -111,7 +115,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatc
     monkeypatch.setattr(torch, "save", interrupted)
     before = os.listdir(".")
     fails(TINY, 130, capsys)
-    assert saved == [1, 2, 3, 4] and checkpoints.load("model.pth")["resume"]["step"] == 4
+    assert saved == [1, 2, 3, 4] and Trained.load("model.pth").resume["step"] == 4
     assert set(os.listdir(".")) == {*before, "model.pth", "training_loss.npy"}
 
 
@@ -187,7 +191,7 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(processes, "replicate", spoilt)
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
     assert "not finite" in fails(TINY, 3, capsys)
-    assert checkpoints.load("model.pth")["resume"]["step"] == step - 1
+    assert Trained.load("model.pth").resume["step"] == step - 1
 
 
 def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
@@ -208,16 +212,16 @@ def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
 
 
 def test_rows_are_normalised_alike_in_chunks_and_as_a_whole(monkeypatch):
-    tables = dataset.load("x.npy", "y.npy", "r.npy")
+    tables = dataset.TrainingTables.load("x.npy", "y.npy", "r.npy")
     whole = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
     monkeypatch.setattr(dataset, "CHUNK_VALUES", 6 * 64)
     chunked = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
-    assert len(whole[1]) == 380 and len(whole[2]) == 20
-    assert chunked[0]["mean_dl"] == pytest.approx(whole[0]["mean_dl"], rel=1e-12)
-    for one, other in zip(whole[1:], chunked[1:], strict=True):
+    assert len(whole.train) == 380 and len(whole.held_out) == 20
+    assert chunked.mean_dl == pytest.approx(whole.mean_dl, rel=1e-12)
+    for one, other in ((whole.train, chunked.train), (whole.held_out, chunked.held_out)):
         # a float32 mean or deviation may round to the next, 1.2e-7 of itself; |mean| / std < 20
         torch.testing.assert_close(one.values, other.values, rtol=3e-7, atol=3e-6)
-    x, y = whole[1][torch.arange(380)]
+    x, y = whole.train[torch.arange(380)]
     assert x.shape == (380, 7) and y.shape == (380, 6)
     torch.testing.assert_close(y.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
     train_rows, held_out = dataset.split_rows(400, 0.05, 0)
@@ -225,37 +229,34 @@ def test_rows_are_normalised_alike_in_chunks_and_as_a_whole(monkeypatch):
 
 
 def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
-    tables = dataset.load("x.npy")
-    rows = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")[2]
+    tables = dataset.TrainingTables.load("x.npy")
+    rows = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".").held_out
     sde = sde_utils.VESDE()
-    linear = train.linear_denoiser.LinearDenoiser(
-        sde, train.linear_denoiser.second_moments(rows.blocks()), 6
-    )
+    linear = baseline.LinearDenoiser(sde, baseline.second_moments(rows.blocks()), 6)
     network = model.ScoreNet1D(sde, 6)
-    whole = trainer.HeldOutLoss(linear, rows, 0)
+    whole = HeldOutLoss(linear, rows, 0)
     monkeypatch.setattr(dataset, "BLOCK_VALUES", 7 * 6)
-    parts = trainer.HeldOutLoss(linear, rows, 0)
+    parts = HeldOutLoss(linear, rows, 0)
     assert len(parts.blocks) == 3
     assert parts(network) == pytest.approx(whole(network), rel=1e-5)  # sums of float32
 
 
 def test_timing_leaves_the_training_as_it_was():
     rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
-    sde = sde_utils.VESDE()
-    network, ema = model.ScoreNet1D(sde, 6), model.ScoreNet1D(sde, 6).requires_grad_(False)
-    before = [value.clone() for n in (network, ema) for value in n.state_dict().values()]
-    settings = {"batch_size": 10, "epochs": 2, "lr": 1e-3, "ema_decay": 0.9, "seed": 0}
-    settings["precision"] = "bf16"
-
-    def held_out(network):
-        assert network is ema
-
-    work = network, ema, sde, rows, held_out, settings
-    seconds = [trainer.estimate(*work, done, num_passes=12) for done in (0, 19)]
+    network, asked = model.ScoreNet1D(sde_utils.VESDE(), 6), []
+    settings = TrainingSettings(10, epochs=2, lr=1e-3, ema_decay=0.9, precision="bf16")
+    training = trainer.Trainer(network, rows, asked.append, settings)
+    networks, seconds = (network, training.ema), []
+    before = [value.clone() for n in networks for value in n.state_dict().values()]
+    for done in (0, 19):
+        training.state.step = done
+        seconds.append(training.seconds_left(num_passes=12))
+    assert len(asked) == 2 and all(network is training.ema for network in asked)
     assert seconds[0] > seconds[1] > 0
-    after = [value for n in (network, ema) for value in n.state_dict().values()]
+    after = [value for n in networks for value in n.state_dict().values()]
     assert all(map(torch.equal, before, after))
     assert all(parameter.grad is None for parameter in network.parameters())
+    assert training.state.step == 19 and not training.optimizer.state
 
 
 def test_a_disk_that_is_too_small_is_refused_beforehand(monkeypatch, capsys):
@@ -269,7 +270,7 @@ def test_a_disk_that_is_too_small_is_refused_beforehand(monkeypatch, capsys):
 def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
     train.main(TINY)
     captured = capsys.readouterr()
-    network = checkpoints.load("model.pth")["network"]
+    network = Trained.load("model.pth").network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters:,} parameters, on cpu: about 0 s"
     assert expected in captured.err and "B of memory" in captured.err
@@ -281,7 +282,7 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
     rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
     network = model.ScoreNet1D(sde_utils.VESDE(), 6)
     with pytest.raises(InputError, match="--batch-size: 50 rows do not divide among 3"):
-        trainer.Step(network, network, sde_utils.VESDE(), rows, {"batch_size": 50, "epochs": 1})
+        trainer.Trainer(network, rows, lambda network: 0.0, TrainingSettings(50, epochs=1))
 
 
 def test_only_a_lost_connection_is_blamed_on_another_process(monkeypatch):
@@ -316,13 +317,13 @@ def torchrun(argv):
 
 
 def assert_close(one, other, steps):
-    one, other = checkpoints.load(one), checkpoints.load(other)
-    for key, losses in one["training"]["history"].items():
-        assert other["training"]["history"][key] == pytest.approx(losses, rel=1e-5)
+    one, other = Trained.load(one), Trained.load(other)
+    for key, losses in one.training["history"].items():
+        assert other.training["history"][key] == pytest.approx(losses, rel=1e-5)
     # Adam divides a gradient by its size: float32 rounding of what nearly cancels, over all steps
     bound = 1e-3 * steps * train.build_parser().get_default("lr")
-    for name, tensor in one["ema_weights"].items():
-        torch.testing.assert_close(other["ema_weights"][name], tensor, rtol=0, atol=bound)
+    for name, tensor in one.ema_weights.items():
+        torch.testing.assert_close(other.ema_weights[name], tensor, rtol=0, atol=bound)
 
 
 def test_two_processes_train_as_one():
@@ -344,7 +345,7 @@ def test_processes_stop_together_and_one_goes_on():
         time.sleep(0.6)  # the loop has begun, and is far from its end
         run.send_signal(signal.SIGTERM)
         err = run.stderr.read()
-    assert 0 < checkpoints.load("two.pth")["resume"]["step"] < 80 * BATCHES
+    assert 0 < Trained.load("two.pth").resume["step"] < 80 * BATCHES
     assert err.count("train.py: error: interrupted; go on with --resume") == 1
     assert "RuntimeError" not in err, err
     train.main([*argv, "two.pth", "--resume"])
@@ -355,21 +356,20 @@ def test_the_average_follows_the_weights_after_each_step_and_training_learns():
     torch.manual_seed(0)
     sde = sde_utils.VESDE()
     network = model.ScoreNet1D(sde, 6, hidden_dim=16, embed_dim=8, num_layers=1)
-    ema = copy.deepcopy(network).requires_grad_(False)
     x = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0)).sign()  # far from Gaussian
     rows = dataset.Rows(x, 6, torch.device("cpu"))
-    settings = {"batch_size": 1000, "epochs": 200, "lr": 1e-2, "ema_decay": 0.9, "seed": 0}
-    step = trainer.Step(network, ema, sde, rows, settings | {"precision": "float32"})
-    expected = [weights.clone() for weights in ema.parameters()]
+    settings = TrainingSettings(1000, epochs=200, lr=1e-2, ema_decay=0.9)
+    training = trainer.Trainer(network, rows, lambda network: 0.0, settings)
+    expected = [weights.clone() for weights in training.ema.parameters()]
     losses = []
     for number in range(150):
-        losses.append(float(step(number, torch.arange(1000))))
+        losses.append(float(training.take_step(number, torch.arange(1000))))
         decay = min(0.9, (1 + number) / (10 + number))
         with torch.no_grad():
             pairs = zip(expected, network.parameters(), strict=True)
             expected = [decay * old + (1 - decay) * new for old, new in pairs]
         if number in (0, 1, 5, 149):
-            for own, other in zip(ema.parameters(), expected, strict=True):
+            for own, other in zip(training.ema.parameters(), expected, strict=True):
                 torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
     # a loss of 6000 squared errors has a standard deviation of some sqrt(2 / 6000) = 0.018
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 5 * 0.018 * (2 / 10) ** 0.5

@@ -72,7 +72,7 @@ def test_levels_tell_a_gaussian_network_from_a_better_one():
         return (z - process.sigma(t) * denoised) / sde_utils.prior_std(process, t)
 
     same = baseline.loss_by_level(linear, linear, [(rows, None)], 0)
-    assert same["network"] == same["linear"]
+    assert same.network == same.linear
     assert "no sign" in baseline.gaussian_verdict(same)[0]
     better = baseline.loss_by_level(exact, linear, [(rows, None)], 0)
     assert "learnt more than a Gaussian" in baseline.gaussian_verdict(better)[0]

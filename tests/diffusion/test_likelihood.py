@@ -11,7 +11,7 @@ import sample
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
 from diffusion import likelihood, normalizers
-from diffusion.solvers import Dynamics
+from diffusion.dynamics import Dynamics
 from runtime import checkpoints, processes, records, tables
 
 ALL = [sde() for sde in sde_utils.SDES.values()]
@@ -176,12 +176,14 @@ def folder(tmp_path, monkeypatch):
     metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": SIGNAL.tolist()}
     metadata |= {"dl_contaminant": NOISE.tolist(), "mean_dl": SIGNAL.tolist()}
     truth = SIGNAL * rng.chisquare(nu, (40, 4)) / nu
-    tables.write_array("gt.npy", truth, metadata)
+    record = records.Record.from_json(metadata)
+    tables.write_array("gt.npy", truth, record)
     observed = truth + NOISE * rng.chisquare(nu, (40, 4)) / nu
-    tables.write_array("noisy.npy", observed, metadata | {"quantity": "observed BB"})
+    tables.write_array("noisy.npy", observed, record.replace(quantity="observed BB"))
     template = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-2] * 4] * 2}
     ranged = {"quantity": "r", "r_range": [0.0, 0.01], "signal_template": template, "seed": 0}
-    tables.write_array("r.npy", rng.uniform(0.001, 0.009, 40), ranged)
+    record = records.Record.from_json(ranged)
+    tables.write_array("r.npy", rng.uniform(0.001, 0.009, 40), record)
     normalizer = normalizers.Normalizer.fit([torch.tensor(truth)])
     small = {"hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
     for name, kwargs, data in (

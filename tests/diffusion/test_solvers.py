@@ -15,6 +15,7 @@ from closed_forms import velocity_from_score
 
 import sde_utils
 from diffusion import solvers
+from diffusion.dynamics import Dynamics, start_posterior
 from runtime.errors import DivergedError
 
 MEAN, STD = 0.3, 0.8
@@ -29,7 +30,7 @@ def gaussian(sde, sign=1.0, bias=0.0):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return -sign * (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2) - bias / sigma
 
-    return solvers.Dynamics(sde, velocity_from_score(sde, score))
+    return Dynamics(sde, velocity_from_score(sde, score))
 
 
 def propagate(step, dynamics, num_steps, monkeypatch, corrector=0):
@@ -149,7 +150,7 @@ def slopes_of_degree(sde, degree):
     def velocity(x, t):
         return x.new_full(x.shape, polynomial(float(sde_utils.angle(sde, t))))
 
-    return solvers.Dynamics(sde, velocity), polynomial.integ()
+    return Dynamics(sde, velocity), polynomial.integ()
 
 
 def worst_step(step, sde, degree):
@@ -207,7 +208,7 @@ def test_dpm_solver_extrapolates_the_denoiser_to_the_middle_of_the_step(sde):
         return (sde.alpha(t) * (0.7 - 0.4 * log_snr(t)) - x) / sde.sigma(t) ** 2
 
     step, state = solvers.DPMSolver2M(), None
-    dynamics = solvers.Dynamics(sde, velocity_from_score(sde, score))
+    dynamics = Dynamics(sde, velocity_from_score(sde, score))
     x = torch.tensor([[0.5], [-2.0]], dtype=torch.float64)
     for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
         low, high = log_snr(t), log_snr(s)
@@ -255,7 +256,7 @@ def test_the_adaptive_solver_ends_where_there_is_no_solution():
             calls.append(t)
             return velocity(x, t)
 
-        step, dynamics = solvers.BogackiShampine(1e-6), solvers.Dynamics(sde, counted)
+        step, dynamics = solvers.BogackiShampine(1e-6), Dynamics(sde, counted)
         with pytest.raises(DivergedError, match="--tolerance"):
             solvers.integrate(step, dynamics, x, sde_utils.reverse_times(sde, 1, 1))
         assert len(calls) <= 1 + 3 * step.max_steps
@@ -285,7 +286,7 @@ def test_states_stay_float32_on_times_that_are_float64(name):
     states = []
     end = solvers.integrate(
         solvers.ODE_SOLVERS[name].step,
-        solvers.Dynamics(sde, sde_utils.make_velocity_fn(network)),
+        Dynamics(sde, sde_utils.make_velocity_fn(network)),
         torch.ones(3, 2),
         sde_utils.reverse_times(sde, 1, 5),
         on_step=lambda t, x: states.append(x),
@@ -338,13 +339,13 @@ def test_the_posterior_start_keeps_the_mean_of_a_posterior(sde):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return -(x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
 
-    dynamics = solvers.Dynamics(sde, velocity_from_score(sde, score))
+    dynamics = Dynamics(sde, velocity_from_score(sde, score))
     ratio = float(sde.alpha(one) / sde.sigma(one))
     z = torch.tensor([[0.0], [1.0]], dtype=torch.float64)  # the flow is affine in its start
     ends = {}
     for name, x in (
         ("prior", z * sde_utils.prior_std(sde, one)),
-        ("posterior", solvers.start_posterior(dynamics, z, one)),
+        ("posterior", start_posterior(dynamics, z, one)),
     ):
         times = sde_utils.reverse_times(sde, one, 400)
         x = solvers.integrate(solvers.Heun(), dynamics, x, times).x

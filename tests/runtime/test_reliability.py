@@ -12,8 +12,8 @@ import torch
 
 import train
 from diffusion import trainer
-from runtime import atomic, checkpoints, signals, tables
-from runtime.records import Prior, Record
+from diffusion.trained import Trained
+from runtime import atomic, records, signals, tables
 
 ARGV = ["--data-file", "x.npy", "--batch-size", "50", "--epochs", "12", "--hidden-dim", "16"]
 ARGV += ["--embed-dim", "8", "--num-layers", "1", "--device", "cpu", "--resume", "--out"]
@@ -52,9 +52,12 @@ def start(tmp_path_factory):
 
 def _start():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_reliability", "torch", "checkpoints", "plots"])
+    context.set_forkserver_preload(
+        ["test_reliability", "torch", "runtime.checkpoints", "figures.plots"]
+    )
     rng = np.random.default_rng(0)
-    tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), Record(prior=Prior(r=0.001)))
+    record = records.Record(prior=records.Prior(r=0.001))
+    tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), record)
 
     def started(out, save_seconds=0):
         process = context.Process(target=run, args=([*ARGV, out], save_seconds))
@@ -74,16 +77,17 @@ def steps_saved(path):
     """Steps that a checkpoint, which must be sound, has behind it; 0 where there is none."""
     if not os.path.exists(path):
         return 0
-    state = checkpoints.load(path)["resume"]
+    state = Trained.load(path).resume
     return state["step"] if state else NUM_STEPS + 1
 
 
 def assert_same(one, other):
-    one, other = checkpoints.load(one), checkpoints.load(other)
-    assert one["training"] == other["training"] and not other["resume"]
-    for key in ("weights", "ema_weights"):
-        for name, tensor in one[key].items():
-            assert torch.equal(tensor, other[key][name])
+    one, other = Trained.load(one), Trained.load(other)
+    assert one.training == other.training and not other.resume
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name])
+    for name, tensor in one.ema_weights.items():
+        assert torch.equal(tensor, other.ema_weights[name])
 
 
 @pytest.mark.parametrize("num_kills", [10, pytest.param(50, marks=pytest.mark.slow)])
