@@ -144,14 +144,14 @@ def per_ell(weights: FloatArray, edges: Sequence[int]) -> FloatArray:
 
 
 def residual_powers(
-    sky: MultifrequencySky, weights: FloatArray, law_known: bool = True
+    sky: MultifrequencySky, weights: FloatArray, same_weights: bool = True
 ) -> Contaminants:
     """Expected powers of everything but the signal after a sum over bands.
 
     Args:
         sky: In the bands.
         weights: The same for all skies, shape (n_ell, n_bands).
-        law_known: Whether all skies are summed with these weights. Then, and where all foregrounds
+        same_weights: Whether all skies are summed with these. Then, and where all foregrounds
             have the same parameters, the exact law of the observation is known: dl_contaminant is
             given.
     """
@@ -162,7 +162,7 @@ def residual_powers(
         dl_gaussian_foreground=sky.mean_components().residual(weights).mean(0),
         dl_fixed_foreground=sky.foregrounds.fixed_bb(weights),
     )
-    if sky.foregrounds.varied or not law_known:
+    if sky.foregrounds.varied or not same_weights:
         return parts
     return dataclasses.replace(parts, dl_contaminant=parts.mean_gaussian)
 

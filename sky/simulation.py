@@ -207,7 +207,7 @@ def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
         cleaning.check_bands(sky, edges, weights_from)
         known = cleaning.ilc_weights(cleaning.model_covariance(sky, edges))
         weights = cleaning.per_ell(known, edges)
-    contaminants = cleaning.residual_powers(sky, weights, law_known=weights_from == "model")
+    contaminants = cleaning.residual_powers(sky, weights, same_weights=weights_from == "model")
     return Simulator(model, observation, sky, weights, contaminants)
 
 
