@@ -8,57 +8,78 @@ data. A single band is the same with the weight 1.
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from runtime.errors import InputError
-from sky import cosmology, foregrounds
+from runtime.records import Contaminants, FloatArray, Ilc
+from sky import cosmology
+from sky.cosmology import IntArray
+from sky.foregrounds import Components, ForegroundModel
+from sky.realisations import Generators, realised_bb
 
 BINS_NSIDE_16 = (2, 5, 9, 15, 22, 32)
 NUM_PARAMETERS = 4096  # skies of an ensemble whose mean covariance gives its model weights
-NUM_PILOT = 1000  # skies on which the weights of "sky", and their bias, are measured
 
 
-@dataclasses.dataclass(frozen=True)
-class BandSky:
+@dataclasses.dataclass(frozen=True, eq=False)
+class MultifrequencySky:
     """Expected powers in n_bands bands at their common beam; D_ell in uK^2.
 
     Attributes:
         ell: Multipoles, shape (n_ell,).
         dl_lensing: The same in all bands, shape (n_ell,).
         dl_noise: Independent from band to band, shape (n_bands, n_ell).
-        foregrounds: A `foregrounds.Foregrounds`.
+        foregrounds: In these bands, through the same beam.
     """
 
-    ell: np.ndarray
-    dl_lensing: np.ndarray
-    dl_noise: np.ndarray
-    foregrounds: foregrounds.Foregrounds
+    ell: IntArray
+    dl_lensing: FloatArray
+    dl_noise: FloatArray
+    foregrounds: ForegroundModel
 
     @property
-    def nu(self):
+    def nu(self) -> IntArray:
         """Modes of each multipole, 2 ell + 1, shape (n_ell,)."""
         return 2 * self.ell + 1
 
+    def mean_components(self) -> Components:
+        """Gaussian foregrounds whose mean is that of the ensemble: 1 sky, or many of a prior."""
+        return self.foregrounds.components(NUM_PARAMETERS, np.random.default_rng(0))
 
-def default_bins(nside):
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """A bin of multipoles.
+
+    Attributes:
+        ells: Its part of the multipoles.
+        modes: Its part of the harmonic coefficients, 2 ell + 1 of each ell in turn.
+    """
+
+    ells: slice
+    modes: slice
+
+
+def default_bins(nside: int) -> list[int]:
     """Edges of the bins, [2, 5, 9, 15, 22, 32) at NSIDE 16 and in proportion elsewhere."""
     inner = (max(3, -(-edge * nside // 16)) for edge in BINS_NSIDE_16[1:-1])
     return sorted({2, *inner, 2 * nside})
 
 
-def bin_slices(ell, edges):
-    """(slices of ell, slices of its modes) of bins with edges [edges[k], edges[k + 1])."""
+def make_bins(ell: IntArray, edges: Sequence[int]) -> list[Bin]:
+    """Bins of multipoles edges[k] <= ell < edges[k + 1]."""
     first = np.concatenate([[0], np.cumsum(2 * ell + 1)])
     index = np.asarray(edges) - ell[0]
-    pairs = list(zip(index[:-1], index[1:], strict=True))
-    return [slice(a, b) for a, b in pairs], [slice(first[a], first[b]) for a, b in pairs]
+    pairs = zip(index[:-1], index[1:], strict=True)
+    return [Bin(slice(a, b), slice(first[a], first[b])) for a, b in pairs]
 
 
 # --- weights ---------------------------------------------------------------------------------
 
 
-def ilc_weights(covariance):
+def ilc_weights(covariance: FloatArray) -> FloatArray:
     """Weights of least variance that sum to 1.
 
     Args:
@@ -73,29 +94,30 @@ def ilc_weights(covariance):
     return solved / solved.sum(-1, keepdims=True)
 
 
-def model_covariance(sky, edges):
+def model_covariance(sky: MultifrequencySky, edges: Sequence[int]) -> FloatArray:
     """Expected covariance of the bands in each bin, without the CMB, which moves no weight.
 
     Returns:
         C_ell averaged over the modes of the bin, shape (n_bins, n_bands, n_bands), uK^2. Presets
         count with the power they have; of an ensemble it is the mean over its prior.
     """
-    dl, emission = sky.foregrounds.components(NUM_PARAMETERS, np.random.default_rng(0))
+    dl, emission = sky.mean_components()
     # one product for each sky, component and ell: the components of a sky have a spectrum each
     cl = cosmology.dl_to_cl(dl, sky.ell)
     noise = cosmology.dl_to_cl(sky.dl_noise, sky.ell)
     covariances = []
-    for ells, modes in zip(*bin_slices(sky.ell, edges), strict=True):
-        nu = sky.nu[ells]
-        power = (cl[..., ells] * nu).sum(-1)
+    for multipoles in make_bins(sky.ell, edges):
+        nu = sky.nu[multipoles.ells]
+        power = (cl[..., multipoles.ells] * nu).sum(-1)
         gaussian = np.einsum("nc,nci,ncj->ij", power, emission, emission, optimize=True) / len(dl)
-        fixed = sky.foregrounds.fixed[:, modes] @ sky.foregrounds.fixed[:, modes].T
-        white = np.diag((noise[:, ells] * nu).sum(1))
+        modes = sky.foregrounds.fixed[:, multipoles.modes]
+        fixed = modes @ modes.T
+        white = np.diag((noise[:, multipoles.ells] * nu).sum(1))
         covariances.append((gaussian + fixed + white) / nu.sum())
     return np.array(covariances)
 
 
-def check_bands(sky, edges, weights_from):
+def check_bands(sky: MultifrequencySky, edges: Sequence[int], weights_from: str) -> None:
     """Raise InputError where there are too few bands, or too few modes, for weights."""
     n_bands, needed = len(sky.dl_noise), sky.foregrounds.num_components + 1
     if n_bands < needed:
@@ -103,7 +125,7 @@ def check_bands(sky, edges, weights_from):
             f"--clean hilc: {n_bands} bands cannot tell {needed - 1} foregrounds from the CMB; "
             f"give at least {needed} in --bands or --instrument"
         )
-    for ells in bin_slices(sky.ell, edges)[0]:
+    for ells in (multipoles.ells for multipoles in make_bins(sky.ell, edges)):
         num_modes = sky.nu[ells].sum()
         if weights_from == "sky" and num_modes < n_bands:
             raise InputError(
@@ -113,7 +135,7 @@ def check_bands(sky, edges, weights_from):
             )
 
 
-def per_ell(weights, edges):
+def per_ell(weights: FloatArray, edges: Sequence[int]) -> FloatArray:
     """Weights of bins, shape (..., n_bins, n_bands), as weights of each ell, (..., n_ell, ...)."""
     return np.repeat(weights, np.diff(edges), axis=-2)
 
@@ -121,52 +143,44 @@ def per_ell(weights, edges):
 # --- what is left ----------------------------------------------------------------------------
 
 
-def gaussian_residual(dl, emission, weights):
-    """Power of Gaussian foregrounds after a sum over bands.
-
-    Args:
-        dl: Shape (n, n_components, n_ell), uK^2.
-        emission: Shape (n, n_components, n_bands).
-        weights: Shape (n_ell, n_bands).
-
-    Returns:
-        D_ell, shape (n, n_ell), uK^2.
-    """
-    return (dl * (emission @ weights.T) ** 2).sum(1)
-
-
-def residual_powers(sky, weights):
+def residual_powers(
+    sky: MultifrequencySky, weights: FloatArray, same_weights: bool = True
+) -> Contaminants:
     """Expected powers of everything but the signal after a sum over bands.
 
     Args:
-        sky: A `BandSky`.
+        sky: In the bands.
         weights: The same for all skies, shape (n_ell, n_bands).
-
-    Returns:
-        Dict of D_ell, each of shape (n_ell,), uK^2: dl_lensing, dl_noise and
-        dl_gaussian_foreground (of an ensemble, its mean), drawn anew for each sample, and
-        dl_fixed_foreground.
+        same_weights: Whether all skies are summed with these. Then, and where all foregrounds
+            have the same parameters, the exact law of the observation is known: dl_contaminant is
+            given.
     """
-    dl, emission = sky.foregrounds.components(NUM_PARAMETERS, np.random.default_rng(0))
-    return {
-        "dl_lensing": sky.dl_lensing * weights.sum(1) ** 2,
-        "dl_noise": (sky.dl_noise * weights.T**2).sum(0),
-        "dl_gaussian_foreground": gaussian_residual(dl, emission, weights).mean(0),
-        "dl_fixed_foreground": sky.foregrounds.fixed_bb(weights),
-    }
+    noise = (sky.dl_noise * weights.T**2).sum(0)
+    parts = Contaminants(
+        dl_lensing=sky.dl_lensing * weights.sum(1) ** 2,
+        dl_noise=noise,
+        dl_gaussian_foreground=sky.mean_components().residual(weights).mean(0),
+        dl_fixed_foreground=sky.foregrounds.fixed_bb(weights),
+    )
+    if sky.foregrounds.varied or not same_weights:
+        return parts
+    return dataclasses.replace(parts, dl_contaminant=parts.mean_gaussian)
 
 
 # --- weights of each sky ---------------------------------------------------------------------
 
 
-def draw_modes(sky, dl_signal, n, generators):
+def draw_modes(
+    sky: MultifrequencySky, dl_signal: FloatArray, n: int, generators: Generators
+) -> tuple[FloatArray, FloatArray]:
     """Draw n skies in all bands.
 
     Args:
-        sky: A `BandSky`.
+        sky: In the bands.
         dl_signal: Primordial D_ell through the common beam, shape (n_ell,) or (n, n_ell), uK^2.
         n: Number of skies.
-        generators: From `spectra.make_generators`; they advance, so that the next call goes on.
+        generators: From `realisations.make_generators`; they advance, so that the next call goes
+            on.
 
     Returns:
         (primordial, data): real harmonic coefficients in uK, shapes (n, n_modes) and
@@ -174,10 +188,10 @@ def draw_modes(sky, dl_signal, n, generators):
     """
     nu, num_modes = sky.nu, int(sky.nu.sum())
 
-    def amplitude(dl):
+    def amplitude(dl: FloatArray) -> FloatArray:
         return np.repeat(np.sqrt(cosmology.dl_to_cl(dl, sky.ell)), nu, axis=-1)
 
-    def normal(name, *rows):
+    def normal(name: str, *rows: int) -> FloatArray:
         return generators[name].standard_normal((n, *rows, num_modes))
 
     dl, emission = sky.foregrounds.components(n, generators["parameters"])
@@ -194,13 +208,13 @@ def draw_modes(sky, dl_signal, n, generators):
     return primordial, data
 
 
-def own_weights(data, ell, edges):
+def weights_of_each_sky(data: FloatArray, ell: IntArray, edges: Sequence[int]) -> FloatArray:
     """Weights from the covariance of each sky's own modes, shape (n, n_bins, n_bands)."""
-    bands = [data[:, :, modes] for modes in bin_slices(ell, edges)[1]]
+    bands = [data[:, :, multipoles.modes] for multipoles in make_bins(ell, edges)]
     return np.stack([ilc_weights(d @ np.swapaxes(d, 1, 2) / d.shape[2]) for d in bands], 1)
 
 
-def clean(data, weights, ell, edges):
+def clean(data: FloatArray, weights: FloatArray, ell: IntArray, edges: Sequence[int]) -> FloatArray:
     """The weighted sum over bands.
 
     Args:
@@ -213,20 +227,20 @@ def clean(data, weights, ell, edges):
         Coefficients, shape (n, n_modes), uK.
     """
     sums = [
-        (weights[:, k, None] @ data[:, :, modes])[:, 0]
-        for k, modes in enumerate(bin_slices(ell, edges)[1])
+        (weights[:, k, None] @ data[:, :, multipoles.modes])[:, 0]
+        for k, multipoles in enumerate(make_bins(ell, edges))
     ]
     return np.concatenate(sums, -1)
 
 
-def realised_bb(modes, ell):
-    """D_ell of coefficients of shape (..., n_modes), shape (..., n_ell)."""
-    nu = 2 * ell + 1
-    return cosmology.cl_to_dl(np.add.reduceat(modes**2, np.cumsum(nu) - nu, axis=-1) / nu, ell)
-
-
-def draw_cleaned(sky, dl_signal, edges, n, generators):
-    """Truth and observation of n skies, each cleaned with its own weights.
+def draw_cleaned(
+    sky: MultifrequencySky,
+    dl_signal: FloatArray,
+    edges: Sequence[int],
+    n: int,
+    generators: Generators,
+) -> tuple[FloatArray, FloatArray]:
+    """Truth and observation of n skies, each cleaned with weights of its own.
 
     Args and generators as in `draw_modes`.
 
@@ -234,11 +248,13 @@ def draw_cleaned(sky, dl_signal, edges, n, generators):
         x and y, realised D_ell of truth and observation, each of shape (n, n_ell), uK^2.
     """
     primordial, data = draw_modes(sky, dl_signal, n, generators)
-    cleaned = clean(data, own_weights(data, sky.ell, edges), sky.ell, edges)
+    cleaned = clean(data, weights_of_each_sky(data, sky.ell, edges), sky.ell, edges)
     return realised_bb(primordial, sky.ell), realised_bb(cleaned, sky.ell)
 
 
-def expected_ilc_bias(total, ell, edges, n_bands):
+def expected_ilc_bias(
+    total: FloatArray, ell: IntArray, edges: Sequence[int], n_bands: int
+) -> FloatArray:
     """What weights from the sky's own modes take away on average.
 
     n_bands - 1 of the n_modes degrees of freedom of a bin go into the weights, which fit the
@@ -256,43 +272,42 @@ def expected_ilc_bias(total, ell, edges, n_bands):
         D_ell, shape (n_ell,), uK^2, negative: -(n_bands - 1) / n_modes of the total.
     """
     bias = np.empty(len(ell))
-    for ells in bin_slices(ell, edges)[0]:
+    for ells in (multipoles.ells for multipoles in make_bins(ell, edges)):
         bias[ells] = -(n_bands - 1) / (2 * ell[ells] + 1).sum() * total[ells]
     return bias
 
 
-def measure_sky_weights(sky, draw_signal, edges, generators, chunk, on_rows=lambda m: None):
+def measure_sky_weights(
+    sky: MultifrequencySky,
+    edges: Sequence[int],
+    total: FloatArray,
+    pilot: Iterable[FloatArray],
+) -> Ilc:
     """Mean weights of skies that are cleaned with their own, and their ILC bias.
 
     The bias is a mean difference on the same skies, between own weights and known ones: most of
     the scatter of a sky drops out.
 
     Args:
-        sky: A `BandSky`.
-        draw_signal: Callable m -> D_ell of the next m skies, (n_ell,) or (m, n_ell).
+        sky: In the bands.
         edges: Of the bins.
-        generators: From `spectra.make_generators`.
-        chunk: Skies held at a time.
-        on_rows: Called with the number of skies after each chunk.
-
-    Returns:
-        Dict: ilc_weights and ilc_weights_std, shape (n_bins, n_bands); dl_ilc_bias and
-        dl_ilc_bias_error (of the mean), shape (n_ell,), uK^2.
+        total: D_ell that known weights would leave, shape (n_ell,), uK^2, signal included.
+        pilot: Skies in all bands, many at a time, each (m, n_bands, n_modes) as from `draw_modes`.
     """
-    known = ilc_weights(model_covariance(sky, edges))[None]
+    ell, known = sky.ell, ilc_weights(model_covariance(sky, edges))[None]
     weights, biases = [], []
-    for start in range(0, NUM_PILOT, chunk):
-        m = min(chunk, NUM_PILOT - start)
-        _, data = draw_modes(sky, draw_signal(m), m, generators)
-        own = own_weights(data, sky.ell, edges)
-        powers = (realised_bb(clean(data, w, sky.ell, edges), sky.ell) for w in (own, known))
-        biases.append(next(powers) - next(powers))
-        weights.append(own)
-        on_rows(m)
-    weights, biases = np.concatenate(weights), np.concatenate(biases)
-    return {
-        "ilc_weights": weights.mean(0),
-        "ilc_weights_std": weights.std(0, ddof=1),
-        "dl_ilc_bias": biases.mean(0),
-        "dl_ilc_bias_error": biases.std(0, ddof=1) / np.sqrt(len(biases)),
-    }
+    for data in pilot:
+        estimated = weights_of_each_sky(data, ell, edges)
+        cleaned, reference = (
+            realised_bb(clean(data, w, ell, edges), ell) for w in (estimated, known)
+        )
+        biases.append(cleaned - reference)
+        weights.append(estimated)
+    all_weights, all_biases = np.concatenate(weights), np.concatenate(biases)
+    return Ilc(
+        ilc_weights=all_weights.mean(0),
+        ilc_weights_std=all_weights.std(0, ddof=1),
+        dl_ilc_bias=all_biases.mean(0),
+        dl_ilc_bias_expected=expected_ilc_bias(total, ell, edges, len(sky.dl_noise)),
+        dl_ilc_bias_error=all_biases.std(0, ddof=1) / np.sqrt(len(all_biases)),
+    )

@@ -1,12 +1,15 @@
-"""The microwave background: tensor and lensing BB, and draws of realised spectra.
+"""The microwave background: expected tensor and lensing BB, by CAMB.
 
 All spectra are D_ell = ell (ell + 1) C_ell / 2 pi in uK^2 of CMB temperature, on the full sky,
 through the beam where a function says so. Nothing here knows about files or flags.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from runtime import records
+from runtime.records import FloatArray, SignalTemplate
+
+IntArray = npt.NDArray[np.int64]
 
 # Planck 2018, TT,TE,EE+lowE+lensing (arXiv:1807.06209, Table 2), under CAMB's names; A_s and n_s
 # at 0.05/Mpc. All are given to CAMB explicitly: none of its defaults may move our spectra.
@@ -24,25 +27,22 @@ COSMOLOGY = {
 }
 
 
-def multipoles(nside):
+def multipoles(nside: int) -> IntArray:
     """ell = 2 ... 2 nside - 1, shape (2 nside - 2,): what an NSIDE map resolves cleanly."""
     return np.arange(2, 2 * nside)
 
 
-def cl_to_dl(cl, ell):
+def cl_to_dl(cl: FloatArray, ell: IntArray) -> FloatArray:
     """D_ell = ell (ell + 1) C_ell / 2 pi; cl of shape (..., n_ell), ell of shape (n_ell,)."""
     return cl * ell * (ell + 1) / (2 * np.pi)
 
 
-def dl_to_cl(dl, ell):
+def dl_to_cl(dl: FloatArray, ell: IntArray) -> FloatArray:
     """C_ell = 2 pi D_ell / ell (ell + 1); dl of shape (..., n_ell), ell of shape (n_ell,)."""
     return dl * 2 * np.pi / (ell * (ell + 1))
 
 
-# --- the cosmic microwave background ---------------------------------------------------------
-
-
-def lensing_bb(ell):
+def lensing_bb(ell: IntArray) -> FloatArray:
     """BB that lensing makes of E modes, without beam.
 
     Args:
@@ -59,7 +59,7 @@ def lensing_bb(ell):
     return camb.get_results(params).get_lensed_scalar_cls(ell[-1], CMB_unit="muK")[ell, 2]
 
 
-def tensor_bb(r, ell):
+def tensor_bb(r: float, ell: IntArray) -> FloatArray:
     """Primordial BB of gravitational waves, without beam.
 
     The tensor tilt follows r (nt = -r/8, single-field consistency), so BB is not quite
@@ -84,8 +84,10 @@ def tensor_bb(r, ell):
     return camb.get_results(params).get_tensor_cls(ell[-1], CMB_unit="muK")[ell, 2]
 
 
-def signal_template(r_min, r_max, ell, num_nodes=6):
+def signal_template(
+    r_min: float, r_max: float, ell: IntArray, num_nodes: int = 6
+) -> SignalTemplate:
     """`SignalTemplate` of the primordial BB for r_min <= r <= r_max, without beam."""
     angles = np.pi * (np.arange(num_nodes) + 0.5) / num_nodes
     r_nodes = (r_min + r_max) / 2 - (r_max - r_min) / 2 * np.cos(angles)
-    return records.SignalTemplate(r_nodes, np.array([tensor_bb(r, ell) / r for r in r_nodes]))
+    return SignalTemplate(r_nodes, np.array([tensor_bb(r, ell) / r for r in r_nodes]))

@@ -5,12 +5,16 @@ A band observes at one frequency: bandpasses are narrow here.
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from runtime import records
 from runtime.errors import InputError
+from runtime.records import FloatArray
 from sky import cosmology
+from sky.cosmology import IntArray
 
 FREQ_RANGE_GHZ = (1, 3000)  # where the emission laws of foregrounds.py hold
 
@@ -28,6 +32,19 @@ class Band:
     freq_ghz: float
     fwhm_arcmin: float
     noise_uk_arcmin: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+    """A table of bands, by frequency.
+
+    Attributes:
+        name: Of the instrument.
+        bands: From the lowest frequency to the highest.
+    """
+
+    name: str
+    bands: tuple[Band, ...]
 
 
 # freq_ghz, fwhm_arcmin, noise_uk_arcmin
@@ -78,21 +95,18 @@ INSTRUMENTS = {
 }
 
 
-def load_instrument(source):
-    """Bands of an instrument, by frequency.
+def load_instrument(source: str) -> Instrument:
+    """One of `INSTRUMENTS`, or a user's own from a file.
 
     Args:
         source: A key of `INSTRUMENTS`, or a JSON file {"name": ..., "bands": [{"freq_ghz": ...,
             "fwhm_arcmin": ..., "noise_uk_arcmin": ...}, ...]}.
 
-    Returns:
-        (name, bands): a string, and a list of `Band`.
-
     Raises:
         InputError: If there is no such instrument or file, or a field is wrong.
     """
     if source in INSTRUMENTS:
-        return source, [Band(*map(float, row)) for row in INSTRUMENTS[source]]
+        return Instrument(source, tuple(Band(*map(float, row)) for row in INSTRUMENTS[source]))
     if not source.endswith(".json"):
         known = ", ".join(INSTRUMENTS)
         raise InputError(f"--instrument {source}: is neither {known} nor a .json file")
@@ -111,10 +125,10 @@ def load_instrument(source):
     for freq in frequencies:
         if frequencies.count(freq) > 1:
             raise InputError(f"{source}: {freq:g} GHz stands there twice; merge the two bands")
-    return name, sorted(bands, key=lambda band: band.freq_ghz)
+    return Instrument(name, tuple(sorted(bands, key=lambda band: band.freq_ghz)))
 
 
-def _band(where, row):
+def _band(where: str, row: Any) -> Band:
     fields = [field.name for field in dataclasses.fields(Band)]
     if not isinstance(row, dict):
         raise InputError(f"{where} must be an object with {', '.join(fields)}")
@@ -139,17 +153,26 @@ def _band(where, row):
     return Band(**{key: float(value) for key, value in row.items()})
 
 
-def pick_bands(bands, frequencies, flag):
-    """Those of some bands that are at given frequencies, GHz; InputError if one is not there."""
+def pick_bands(bands: Sequence[Band], frequencies: Sequence[float], flag: str) -> tuple[Band, ...]:
+    """Those of some bands that are at given frequencies, GHz.
+
+    Args:
+        bands: Of an instrument.
+        frequencies: GHz, in any order.
+        flag: Of the command line, which the error names.
+
+    Raises:
+        InputError: If there is no band at one of them.
+    """
     by_frequency = {band.freq_ghz: band for band in bands}
     for freq in frequencies:
         if freq not in by_frequency:
             known = ", ".join(f"{known:g}" for known in by_frequency)
             raise InputError(f"{flag} {freq:g}: the instrument has no such band, only {known} GHz")
-    return [by_frequency[freq] for freq in sorted(set(frequencies))]
+    return tuple(by_frequency[freq] for freq in sorted(set(frequencies)))
 
 
-def beam_power(fwhm_arcmin, ell):
+def beam_power(fwhm_arcmin: float, ell: IntArray) -> FloatArray:
     """Squared B-mode window of a Gaussian beam, shape (n_ell,); 1 for a beam of width 0."""
     import healpy
 
@@ -157,17 +180,17 @@ def beam_power(fwhm_arcmin, ell):
     return healpy.gauss_beam(fwhm, lmax=int(ell[-1]), pol=True)[ell, 2] ** 2
 
 
-def white_noise_bb(noise_uk_arcmin, ell):
+def white_noise_bb(noise_uk_arcmin: float, ell: IntArray) -> FloatArray:
     """D_ell of white noise of a given depth in polarisation, shape (n_ell,), uK^2; no beam."""
     nl_bb = np.radians(noise_uk_arcmin / 60) ** 2
     return cosmology.cl_to_dl(np.full(len(ell), nl_bb), ell)
 
 
-def noise_bb(bands, fwhm_arcmin, ell):
+def noise_bb(bands: Sequence[Band], fwhm_arcmin: float | None, ell: IntArray) -> FloatArray:
     """D_ell of the noise of some bands that were brought to a common beam.
 
     Args:
-        bands: List of `Band`.
+        bands: n_bands of them.
         fwhm_arcmin: Width of the common beam; None leaves the bands as they are.
         ell: Multipoles, shape (n_ell,).
 
@@ -182,8 +205,8 @@ def noise_bb(bands, fwhm_arcmin, ell):
     if fwhm_arcmin is None:
         return noise
     with np.errstate(divide="ignore", over="ignore"):
-        own = np.array([beam_power(band.fwhm_arcmin, ell) for band in bands])
-        noise = noise * beam_power(fwhm_arcmin, ell) / own
+        beams = np.array([beam_power(band.fwhm_arcmin, ell) for band in bands])
+        noise = noise * beam_power(fwhm_arcmin, ell) / beams
     for band, row in zip(bands, noise, strict=True):
         if not (row < 1e100).all():
             raise InputError(

@@ -4,11 +4,15 @@ import dataclasses
 
 import numpy as np
 
-# --- realised spectra ------------------------------------------------------------------------
+from runtime.records import FloatArray
+from sky import cosmology
+from sky.cosmology import IntArray
+
+Generators = dict[str, np.random.Generator]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sky:
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExpectedPowers:
     """Expected powers of what is observed; arrays of shape (n_ell,), D_ell in uK^2.
 
     Attributes:
@@ -20,19 +24,21 @@ class Sky:
         dl_fixed_foreground: F, realised power of a foreground that is the same in all samples.
     """
 
-    ell: np.ndarray
-    dl_signal: np.ndarray
-    dl_contaminant: np.ndarray
-    dl_fixed_foreground: np.ndarray
+    ell: IntArray
+    dl_signal: FloatArray
+    dl_contaminant: FloatArray
+    dl_fixed_foreground: FloatArray
 
 
 # Each has a stream of random numbers: those of `draw_pairs`, r, and those of all modes and bands
-VARIABLES = ("p1", "q", "n1", "n2", "t", "r")
-VARIABLES += ("primordial", "lensing", "noise", "foreground", "parameters")
+VARIABLES = (
+    *("p1", "q", "n1", "n2", "t", "r"),
+    *("primordial", "lensing", "noise", "foreground", "parameters"),
+)
 SPLITS = ("train", "test", "pilot")
 
 
-def make_generators(seed, split, *r):
+def make_generators(seed: int, split: str, *r: float) -> Generators:
     """One independent random stream for each of `VARIABLES`.
 
     A variable that has its own stream takes the same numbers whatever the chunk size. The exact
@@ -54,7 +60,23 @@ def make_generators(seed, split, *r):
     }
 
 
-def draw_pairs(sky, n, generators):
+def realised_bb(modes: FloatArray, ell: IntArray) -> FloatArray:
+    """D_ell of harmonic coefficients.
+
+    Args:
+        modes: The 2 ell + 1 real coefficients of each ell in turn, shape (..., n_modes), uK.
+        ell: Multipoles, shape (n_ell,).
+
+    Returns:
+        Shape (..., n_ell), uK^2.
+    """
+    nu = 2 * ell + 1
+    return cosmology.cl_to_dl(np.add.reduceat(modes**2, np.cumsum(nu) - nu, axis=-1) / nu, ell)
+
+
+def draw_pairs(
+    powers: ExpectedPowers, n: int, generators: Generators
+) -> tuple[FloatArray, FloatArray]:
     """Draw realised spectra of the primordial B modes, and of what is observed of them.
 
     At each ell the sky is a vector p of nu = 2 ell + 1 harmonic coefficients, and the observation
@@ -66,27 +88,27 @@ def draw_pairs(sky, n, generators):
     This is exact: no map, no spherical transform.
 
     Args:
-        sky: A `Sky` with n_ell multipoles.
+        powers: Of n_ell multipoles.
         n: Number of pairs.
         generators: From `make_generators`; they advance, so that the next call goes on.
 
     Returns:
         x and y, realised D_ell of truth and observation, each of shape (n, n_ell), uK^2.
     """
-    nu = 2 * sky.ell + 1
-    shape = (n, len(sky.ell))
+    nu = 2 * powers.ell + 1
+    shape = (n, len(powers.ell))
 
-    def normal(name, power):
+    def normal(name: str, power: FloatArray) -> FloatArray:
         return np.sqrt(power) * generators[name].standard_normal(shape)
 
-    def chi_square(name, power, degrees):
+    def chi_square(name: str, power: FloatArray, degrees: IntArray) -> FloatArray:
         return 2 * power * generators[name].standard_gamma(degrees / 2, shape)
 
-    signal, contaminant = sky.dl_signal, sky.dl_contaminant
+    signal, contaminant = powers.dl_signal, powers.dl_contaminant
     p1 = normal("p1", signal)
     q = chi_square("q", signal, nu - 1)
     x = (p1**2 + q) / nu
-    along = p1 + normal("n1", contaminant) + np.sqrt(nu * sky.dl_fixed_foreground)
+    along = p1 + normal("n1", contaminant) + np.sqrt(nu * powers.dl_fixed_foreground)
     across = np.sqrt(q) + normal("n2", contaminant)
     y = (along**2 + across**2 + chi_square("t", contaminant, nu - 2)) / nu
     return x, y

@@ -1,193 +1,364 @@
-"""What data_generation.py draws: a signal, a sky in one band or in many, and its cleaning."""
+"""Pairs of truth and observation, from a sky model and the bands that observe it.
+
+For a notebook:
+
+    from sky.observation import Observation, SkyModel
+    from sky.simulation import simulate
+
+    observation = Observation.in_one_band(noise_uk_arcmin=1.0)
+    pairs = simulate((0, 0.01), 1000, SkyModel(foregrounds=("none",)), observation, seed=0)
+    pairs.x, pairs.y, pairs.r, pairs.record
+
+data_generation.py streams the same rows to disk.
+"""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from runtime import console
 from runtime.errors import InputError
+from runtime.records import Contaminants, FloatArray, Ilc, Prior, Record
 from sky import cleaning, cosmology, foregrounds, instruments, realisations
+from sky.cosmology import IntArray
+from sky.observation import (
+    DEFAULT_OBSERVATION,
+    DEFAULT_SKY,
+    Observation,
+    SkyModel,
+    describe_sky,
+    make_band_sky,
+)
+from sky.realisations import Generators
 
 CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
 CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
-LARGE_BIAS = 0.2  # share of the power from which the ILC bias is told
+NUM_PILOT = 1000  # skies on which the weights of "sky", and their bias, are measured
+BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB; all three rounded up from peaks
+CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time
+MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds
+LARGE_BIAS = 0.2  # share of the power from which the ILC bias is worth a note
 
 
-@dataclasses.dataclass(frozen=True)
-class Simulation:
-    """All that a row needs besides its primordial spectrum.
-
-    Attributes:
-        sky: A `cleaning.BandSky`.
-        weights: Of the bands, known beforehand, shape (n_ell, n_bands).
-        parts: What these weights leave, from `cleaning.residual_powers`.
-        own_bins: Edges of the bins where each sky is cleaned with weights of its own; else None.
-    """
-
-    sky: cleaning.BandSky
-    weights: np.ndarray
-    parts: dict
-    own_bins: list | None = None
-
-    @property
-    def law_known(self):
-        """Whether the observation is the signal, Gaussian noise and a fixed foreground."""
-        return self.own_bins is None and not self.sky.foregrounds.varied
-
-    @property
-    def chunk_rows(self):
-        """Rows held at a time."""
-        n_bands, n_ell = len(self.sky.dl_noise), len(self.sky.ell)
-        if self.own_bins is None:
-            return max(1, CHUNK_VALUES // n_ell)
-        return max(1, CHUNK_MODES // (n_bands * int(self.sky.nu.sum())))
-
-    def draw(self, dl_signal, n, generators):
-        """Truth and observation of n skies, each (n, n_ell), uK^2; see `spectra.draw_pairs`."""
-        if self.own_bins is not None:
-            return cleaning.draw_cleaned(self.sky, dl_signal, self.own_bins, n, generators)
-        gaussian = self.parts["dl_gaussian_foreground"]
-        if self.sky.foregrounds.varied:
-            components = self.sky.foregrounds.components(n, generators["parameters"])
-            gaussian = cleaning.gaussian_residual(*components, self.weights)
-        sky = realisations.Sky(
-            ell=self.sky.ell,
-            dl_signal=dl_signal,
-            dl_contaminant=self.parts["dl_lensing"] + self.parts["dl_noise"] + gaussian,
-            dl_fixed_foreground=self.parts["dl_fixed_foreground"],
-        )
-        return realisations.draw_pairs(sky, n, generators)
+def _given(power: FloatArray | None) -> FloatArray:
+    assert power is not None, "a simulation knows all of its powers"
+    return power
 
 
-def make_band_sky(nside, bands, fwhm_arcmin, common, a_lens, names, foreground_scale):
-    """`cleaning.BandSky` of some bands.
+# --- r ---------------------------------------------------------------------------------------
+
+
+def make_prior(r: Sequence[float], ell: IntArray, fwhm_arcmin: float) -> Prior:
+    """Prior of r and of the primordial power through the beam.
 
     Args:
-        nside: NSIDE.
-        bands: List of `instruments.Band`.
-        fwhm_arcmin: Beam of the observation.
-        common: Whether the bands must be brought to this beam; else they have it.
-        a_lens: Share of the lensing power that is left.
-        names: ["none"], ["gaussian"], ["gaussian-ensemble"], or PySM3 presets.
-        foreground_scale: Share of the foreground amplitude that is left.
-    """
-    ell = cosmology.multipoles(nside)
-    beam = instruments.beam_power(fwhm_arcmin, ell)
-    freqs = [band.freq_ghz for band in bands]
-    transfer = foreground_scale * np.sqrt(beam)
-    return cleaning.BandSky(
-        ell=ell,
-        dl_noise=instruments.noise_bb(bands, fwhm_arcmin if common else None, ell),
-        foregrounds=foregrounds.Foregrounds.make(names, freqs, nside, transfer),
-        dl_lensing=a_lens * cosmology.lensing_bb(ell) * beam,
-    )
-
-
-def make_simulation(sky, bins=None, weights_from="model"):
-    """`Simulation` of one band, bins None, or of bands that are cleaned in bins."""
-    weights = np.ones((len(sky.ell), 1))
-    if bins is not None:
-        cleaning.check_bands(sky, bins, weights_from)
-        known = cleaning.ilc_weights(cleaning.model_covariance(sky, bins))
-        weights = cleaning.per_ell(known, bins)
-    parts = cleaning.residual_powers(sky, weights)
-    return Simulation(sky, weights, parts, bins if weights_from == "sky" else None)
-
-
-def make_signal(r, ell, fwhm_arcmin):
-    """Primordial power through the beam, of one r or of a range.
-
-    Args:
-        r: Tuple of one r, or of the two ends of a range.
+        r: One tensor-to-scalar ratio at 0.05/Mpc, or the two ends of its range.
         ell: Multipoles, shape (n_ell,).
         fwhm_arcmin: Width of the beam.
-
-    Returns:
-        D_ell, shape (n_ell,), uK^2, for one r; a `spectra.SignalTemplate` for a range.
     """
     beam = instruments.beam_power(fwhm_arcmin, ell)
     if len(r) == 1:
-        return cosmology.tensor_bb(*r, ell) * beam
-    template = cosmology.signal_template(*r, ell)
-    return dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
+        return Prior(r=r[0], dl_signal=cosmology.tensor_bb(r[0], ell) * beam)
+    low, high = r
+    template = cosmology.signal_template(low, high, ell)
+    template = dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
+    return Prior(r_range=(low, high), signal_template=template)
 
 
-def check_finite(signal, parts):
+def make_generators(prior: Prior, seed: int, split: str) -> Generators:
+    """Random streams of the rows of a prior; see `realisations.make_generators`."""
+    r = prior.r_range or (prior.r,)
+    return realisations.make_generators(seed, split, *r)
+
+
+def _signal(prior: Prior, r: FloatArray | None) -> FloatArray:
+    """D_ell of given r, shape (n, n_ell), uK^2; of the one r of the prior, (n_ell,)."""
+    if prior.signal_template is None or r is None:
+        return _given(prior.dl_signal)
+    return prior.signal_template(r)
+
+
+def _draw_r(prior: Prior, n: int, generators: Generators) -> FloatArray | None:
+    """r of the next n rows; None where all have the same."""
+    return None if prior.r_range is None else generators["r"].uniform(*prior.r_range, n)
+
+
+def check_finite(prior: Prior, contaminants: Contaminants) -> None:
     """Raise InputError if a power overflowed."""
-    powers = {"dl_signal": getattr(signal, "dl_per_r", signal), **parts}
+    template = prior.signal_template
+    powers = {"dl_signal": prior.dl_signal if template is None else template.dl_per_r}
+    powers |= {f.name: getattr(contaminants, f.name) for f in dataclasses.fields(contaminants)}
     for name, power in powers.items():
-        if not np.isfinite(power).all():
+        if power is not None and not np.isfinite(power).all():
             raise InputError(
                 f"--r or --r-range: {name} is not finite; an argument is beyond all physics"
             )
 
 
-def draw_signal(r, signal, n, generators):
-    """(r of the next n rows or None, their D_ell): see `make_signal`."""
-    if len(r) == 1:
-        return None, signal
-    values = generators["r"].uniform(*r, n)
-    return values, signal(values)
+# --- rows ------------------------------------------------------------------------------------
 
 
-def draw_rows(r, signal, simulation, n, generators):
-    """Draw n rows: {"x", "y"}, and "r" where a range was asked for; see `make_signal`."""
-    values, dl_signal = draw_signal(r, signal, n, generators)
-    x, y = simulation.draw(dl_signal, n, generators)
-    return {"x": x, "y": y} | ({} if values is None else {"r": values})
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a simulation.
 
-
-def describe_ilc(r, signal, simulation, bins, seed):
-    """Weights of the bands and the ILC bias of the rows of one r, ready for JSON.
-
-    Known weights have no bias; those of each sky, and theirs, are measured on skies that enter
-    neither the training nor the test rows.
+    Attributes:
+        x: Realised truth, shape (n, n_ell), uK^2.
+        y: Realised observation, shape (n, n_ell), uK^2.
+        r: Of each row, shape (n,); None where all have the same.
     """
-    ell = simulation.sky.ell
-    if simulation.own_bins is None:
-        ilc = {"ilc_weights": simulation.weights[np.subtract(bins[:-1], 2)]}
-        ilc["dl_ilc_bias"] = ilc["dl_ilc_bias_expected"] = np.zeros(len(ell))
-        return {name: value.tolist() for name, value in ilc.items()}
-    n_bands = len(simulation.sky.dl_noise)
-    share = -cleaning.expected_ilc_bias(np.ones(len(ell)), ell, bins, n_bands)
+
+    x: FloatArray
+    y: FloatArray
+    r: FloatArray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simulator:
+    """All that a row needs besides its primordial spectrum.
+
+    Attributes:
+        model: Of the sky.
+        observation: Of it.
+        sky: Expected powers in the bands of the observation.
+        weights: Of the bands, known beforehand, shape (n_ell, n_bands).
+        contaminants: What these weights leave; `contaminants.law_known` says whether the exact law
+            of the observation is known.
+    """
+
+    model: SkyModel
+    observation: Observation
+    sky: cleaning.MultifrequencySky
+    weights: FloatArray
+    contaminants: Contaminants
+
+    @property
+    def edges(self) -> list[int]:
+        """Edges of the multipole bins that have weights of their own; one bin without cleaning."""
+        hilc = self.observation.cleaning
+        return [2, 2 * self.model.nside] if hilc is None else hilc.edges(self.model.nside)
+
+    @property
+    def weighs_each_sky(self) -> bool:
+        """Whether each sky is cleaned with weights from its own modes, not with `weights`."""
+        hilc = self.observation.cleaning
+        return hilc is not None and hilc.weights_from == "sky"
+
+    @property
+    def ell(self) -> IntArray:
+        """Multipoles, shape (n_ell,)."""
+        return self.sky.ell
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows held at a time."""
+        n_bands, n_ell = len(self.sky.dl_noise), len(self.ell)
+        if not self.weighs_each_sky:
+            return max(1, CHUNK_VALUES // n_ell)
+        return max(1, CHUNK_MODES // (n_bands * int(self.sky.nu.sum())))
+
+    def draw(
+        self, dl_signal: FloatArray, n: int, generators: Generators
+    ) -> tuple[FloatArray, FloatArray]:
+        """Truth and observation of n skies, each (n, n_ell), uK^2.
+
+        Args:
+            dl_signal: Primordial D_ell through the beam, shape (n_ell,) or (n, n_ell), uK^2.
+            n: Number of skies.
+            generators: See `realisations.draw_pairs`.
+        """
+        if self.weighs_each_sky:
+            return cleaning.draw_cleaned(self.sky, dl_signal, self.edges, n, generators)
+        parts = self.contaminants
+        contaminant = parts.mean_gaussian
+        if self.sky.foregrounds.varied:
+            foreground = self.sky.foregrounds.components(n, generators["parameters"])
+            contaminant = _given(parts.dl_lensing) + _given(parts.dl_noise)
+            contaminant = contaminant + foreground.residual(self.weights)
+        fixed = _given(parts.dl_fixed_foreground)
+        powers = realisations.ExpectedPowers(self.ell, dl_signal, _given(contaminant), fixed)
+        return realisations.draw_pairs(powers, n, generators)
+
+    def draw_rows(self, prior: Prior, n: int, generators: Generators) -> Rows:
+        """The next n rows.
+
+        Args:
+            prior: From `make_prior`.
+            n: Number of rows.
+            generators: Of one r, or of a range; they advance.
+        """
+        r = _draw_r(prior, n, generators)
+        x, y = self.draw(_signal(prior, r), n, generators)
+        return Rows(x, y, r)
+
+
+def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
+    """Simulator of one band, or of bands that are cleaned.
+
+    Raises:
+        InputError: If PySM3 cannot do what the foregrounds say, or there are too few bands or
+            modes for weights.
+    """
+    sky, hilc = make_band_sky(model, observation), observation.cleaning
+    weights, weights_from = np.ones((len(sky.ell), 1)), "model"
+    if hilc is not None:
+        edges, weights_from = hilc.edges(model.nside), hilc.weights_from
+        cleaning.check_bands(sky, edges, weights_from)
+        known = cleaning.ilc_weights(cleaning.model_covariance(sky, edges))
+        weights = cleaning.per_ell(known, edges)
+    contaminants = cleaning.residual_powers(sky, weights, same_weights=weights_from == "model")
+    return Simulator(model, observation, sky, weights, contaminants)
+
+
+def draw_chunks(
+    simulator: Simulator,
+    prior: Prior,
+    num_rows: int,
+    generators: Generators,
+    chunk_rows: int | None = None,
+) -> Iterator[Rows]:
+    """Draw rows, many at a time.
+
+    Args:
+        simulator: From `make_simulator`.
+        prior: From `make_prior`, with the beam of the observation.
+        num_rows: Number of rows.
+        generators: From `make_generators`.
+        chunk_rows: Rows at a time, those of the simulator when None; the rows do not depend on it.
+    """
+    chunk_rows = chunk_rows or simulator.chunk_rows
+    for start in range(0, num_rows, chunk_rows):
+        yield simulator.draw_rows(prior, min(chunk_rows, num_rows - start), generators)
+
+
+def peak_memory(model: SkyModel, observation: Observation) -> int:
+    """Bound on the memory of a run in bytes, whatever the number of rows."""
+    values = max(CHUNK_VALUES, 2 * model.nside)
+    if observation.cleaning is not None and observation.cleaning.weights_from == "sky":
+        num_modes = len(observation.bands) * (2 * model.nside) ** 2
+        values = max(CHUNK_MODES, num_modes)
+    maps = 0 if model.foregrounds[0] in foregrounds.STANDALONE else 12 * model.nside**2
+    return BASE_MEMORY + 8 * (CHUNK_ARRAYS * values + MAP_ARRAYS * maps)
+
+
+# --- the record ------------------------------------------------------------------------------
+
+
+def _note_large_bias(simulator: Simulator) -> None:
+    ell, n_bands = simulator.ell, len(simulator.sky.dl_noise)
+    share = -cleaning.expected_ilc_bias(np.ones(len(ell)), ell, simulator.edges, n_bands)
     if share.max() > LARGE_BIAS:
         console.info(
             f"ell = {ell[share.argmax()]}: the weights of {n_bands} bands take "
             f"{100 * share.max():.0f} % of the power with them, signal included; wider --ilc-bins, "
             "fewer --bands or --ilc-weights model take less"
         )
-    generators = realisations.make_generators(seed, "pilot", *r)
-    with console.progress(total=cleaning.NUM_PILOT, desc="weighing", unit="sky") as bar:
-        ilc = cleaning.measure_sky_weights(
-            simulation.sky,
-            lambda m: draw_signal(r, signal, m, generators)[1],
-            bins,
-            generators,
-            simulation.chunk_rows,
-            bar.update,
-        )
-    middle = signal if len(r) == 1 else signal(np.array([sum(r) / 2]))[0]
-    ilc["dl_ilc_bias_expected"] = cleaning.expected_ilc_bias(
-        middle + sum(simulation.parts.values()), ell, bins, n_bands
-    )
-    return {name: value.tolist() for name, value in ilc.items()}
 
 
-def describe(r, signal, simulation):
-    """Powers of the rows of one r, ready for JSON.
+def _draw_pilot(simulator: Simulator, prior: Prior, seed: int) -> Iterator[FloatArray]:
+    """NUM_PILOT skies in all bands, many at a time, with a progress bar."""
+    generators = make_generators(prior, seed, "pilot")
+    with console.progress(total=NUM_PILOT, desc="weighing", unit="sky") as bar:
+        for start in range(0, NUM_PILOT, simulator.chunk_rows):
+            m = min(simulator.chunk_rows, NUM_PILOT - start)
+            dl_signal = _signal(prior, _draw_r(prior, m, generators))
+            yield cleaning.draw_modes(simulator.sky, dl_signal, m, generators)[1]
+            bar.update(m)
 
-    Where the exact law of the observation is known, and only there, dl_contaminant gives the part
-    of it that is Gaussian and drawn anew.
+
+def measure_ilc(simulator: Simulator, prior: Prior, seed: int) -> Ilc | None:
+    """Weights of the bands and the ILC bias of the rows of one prior; None without a cleaning.
+
+    Known weights have no bias; those of each sky, and theirs, are measured on skies that enter
+    neither the training nor the test rows.
     """
-    powers = dict(simulation.parts)
-    if simulation.law_known:
-        powers["dl_contaminant"] = sum(
-            powers[name] for name in ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
-        )
-    if len(r) == 1:
-        prior = {"r": r[0], "dl_signal": signal.tolist()}
+    if simulator.observation.cleaning is None:
+        return None
+    edges, parts = simulator.edges, simulator.contaminants
+    if not simulator.weighs_each_sky:
+        no_bias = np.zeros(len(simulator.ell))
+        return Ilc(simulator.weights[np.subtract(edges[:-1], 2)], no_bias, no_bias)
+    _note_large_bias(simulator)
+    if prior.r_range is None:
+        middle = _signal(prior, None)
     else:
-        template = {name: value.tolist() for name, value in dataclasses.asdict(signal).items()}
-        prior = {"r_range": list(r), "signal_template": template}
-    arrays = {name: value.tolist() for name, value in powers.items()}
-    return {**prior, **arrays, "cosmology": cosmology.COSMOLOGY}
+        middle = _signal(prior, np.array([sum(prior.r_range) / 2]))[0]
+    total = middle + (_given(parts.mean_gaussian) + _given(parts.dl_fixed_foreground))
+    pilot = _draw_pilot(simulator, prior, seed)
+    return cleaning.measure_sky_weights(simulator.sky, edges, total, pilot)
+
+
+def describe(simulator: Simulator, prior: Prior, seed: int) -> Record:
+    """Record of the rows of one prior, whatever their split; measures what a cleaning does."""
+    return Record(
+        nside=simulator.model.nside,
+        seed=seed,
+        prior=prior,
+        sky=describe_sky(simulator.model, simulator.observation),
+        contaminants=simulator.contaminants,
+        ilc=measure_ilc(simulator, prior, seed),
+        extra={"cosmology": cosmology.COSMOLOGY, **simulator.sky.foregrounds.to_json()},
+    )
+
+
+# --- for a notebook --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """Simulated pairs, one full sky a row.
+
+    Attributes:
+        ell: Multipoles, shape (n_ell,).
+        x: Realised truth, D_ell, shape (n, n_ell), uK^2.
+        y: Its observation, D_ell, shape (n, n_ell), uK^2.
+        r: Tensor-to-scalar ratio of each row, shape (n,).
+        record: Prior, sky, expected powers and cleaning.
+    """
+
+    ell: IntArray
+    x: FloatArray
+    y: FloatArray
+    r: FloatArray
+    record: Record
+
+
+def simulate(
+    r: float | Sequence[float] = 0.001,
+    num_samples: int = 10_000,
+    model: SkyModel = DEFAULT_SKY,
+    observation: Observation = DEFAULT_OBSERVATION,
+    seed: int = 0,
+    split: str = "train",
+) -> Pairs:
+    """Draw pairs of truth and observation: the rows of data_generation.py.
+
+    Args:
+        r: Tensor-to-scalar ratio at 0.05/Mpc; or the two ends of a range, from which each row
+            draws its own.
+        num_samples: Number of pairs.
+        model: Of the sky.
+        observation: Bands and their cleaning.
+        seed: Of every random draw.
+        split: "train" or "test", which share no random number.
+
+    Raises:
+        InputError: If r is negative or no range, or the sky cannot be simulated.
+    """
+    ends = tuple(float(value) + 0.0 for value in np.atleast_1d(r))  # adding 0.0 makes 0 of -0
+    in_order = len(ends) == 1 or len(ends) == 2 and ends[0] < ends[1]
+    if not in_order or not all(0 <= value < np.inf for value in ends):
+        raise InputError(f"r: must be a number, 0 or above, or a range of them, not {r}")
+    if split not in realisations.SPLITS:
+        raise InputError(f"split: must be one of {', '.join(realisations.SPLITS)}, not {split}")
+    foregrounds.check_names(model.foregrounds)
+    simulator = make_simulator(model, observation)
+    prior = make_prior(ends, simulator.ell, observation.fwhm_arcmin)
+    check_finite(prior, simulator.contaminants)
+    record = describe(simulator, prior, seed).replace(split=split)
+    generators = make_generators(prior, seed, split)
+    chunks = list(draw_chunks(simulator, prior, num_samples, generators))
+    x, y = np.concatenate([c.x for c in chunks]), np.concatenate([c.y for c in chunks])
+    own = [np.full(len(c.x), ends[0]) if c.r is None else c.r for c in chunks]
+    return Pairs(simulator.ell, x, y, np.concatenate(own), record)

@@ -1,6 +1,5 @@
 """The script through main([...]): its files, its sidecars, and how it refuses bad input."""
 
-import functools
 import json
 import pathlib
 
@@ -9,38 +8,19 @@ import pytest
 from scipy import stats
 
 import data_generation
-from runtime import records, tables
-from sky import cleaning, cosmology, foregrounds, instruments, realisations, simulation
+from runtime import tables
+from sky import (
+    cleaning,
+    instruments,
+    presets,
+    realisations,
+    simulation,
+)
 
 TEMPLATES = pathlib.Path(__file__).parents[2] / "shared" / "pysm-data"
 NAMES = ("dl_train_r{}", "dl_train_noisy_r{}", "dl_gt_r{}", "dl_noisy_r{}")
 
-
-real_lensing_bb = cosmology.lensing_bb
-
-
-@functools.cache
-def lensing_once(ell_max):
-    """Lensing BB takes CAMB seconds: once for each ell_max is enough."""
-    return real_lensing_bb(np.arange(2, ell_max + 1))
-
-
-@pytest.fixture(autouse=True)
-def fast_lensing(monkeypatch):
-    monkeypatch.setattr(cosmology, "lensing_bb", lambda ell: lensing_once(int(ell[-1])))
-
-
-@pytest.fixture
-def generate(tmp_path):
-    """Run the script into a folder of its own; returns a reader of its files."""
-
-    def run(*arguments, out="data", rows=500):
-        folder = tmp_path / out
-        words = ["--num-samples", rows, "--nside", 8, "--out-dir", folder, *arguments]
-        data_generation.main([str(word) for word in words])
-        return lambda name: tables.load_spectra(str(folder / f"{name}.npy"))
-
-    return run
+pytestmark = pytest.mark.usefixtures("cached_lensing")
 
 
 def test_files_of_several_r(generate, tmp_path):
@@ -55,7 +35,7 @@ def test_files_of_several_r(generate, tmp_path):
     for name in NAMES:
         data = load(name.format("0.001"))
         assert data.values.shape == (500, 14) and data.values.dtype == "<f8"
-        assert data.metadata["ell"] == list(range(2, 16)) and data.metadata["r"] == 0.001
+        assert data.ell.tolist() == list(range(2, 16)) and data.record.prior.r == 0.001
         assert np.all(data.values > 0)
 
 
@@ -64,15 +44,15 @@ def test_a_range_of_r(generate, tmp_path):
     load = generate("--r-range", 0, 0.01, "--foregrounds", "none", "--num-test", 300, rows=2000)
     for split, name, n in (("train", "train", 2000), ("test", "gt", 300)):
         r = tables.load_r(str(tmp_path / "data" / f"r_{name}_r0-0.01.npy"))
-        assert r.values.shape == (n,) and r.r_range == (0.0, 0.01)
-        assert r.metadata["split"] == split and r.metadata["quantity"] == "r"
+        assert r.values.shape == (n,) and r.record.prior.r_range == (0.0, 0.01)
+        assert r.record.split == split and r.record.quantity == "r" and r.record.unit == "1"
         assert stats.kstest(r.values / 0.01, "uniform").pvalue > 1e-5
         truth, noisy = (load(f"dl_{k}_r0-0.01") for k in (name, f"{name}_noisy".replace("gt_", "")))
-        assert len(truth.values) == len(noisy.values) == n and "r" not in truth.metadata
-        nu, signal = 2 * truth.ell + 1, truth.signal(r.values)
+        assert len(truth.values) == len(noisy.values) == n and truth.record.prior.r is None
+        nu, signal = 2 * truth.ell + 1, truth.record.prior.signal_template(r.values)
         for spectra_, power in (
             (truth, signal),
-            (noisy, signal + noisy.theory("dl_contaminant")),
+            (noisy, signal + noisy.record.contaminants.dl_contaminant),
         ):
             for column in stats.chi2.cdf(nu * spectra_.values / power, nu).T:
                 assert stats.kstest(column, "uniform").pvalue > 1e-6 / (4 * len(nu))
@@ -91,25 +71,44 @@ def test_sidecar_describes_the_rows(generate):
     splits = ("train", "train", "test", "test")
     for name, quantity, split in zip(NAMES, quantities, splits, strict=True):
         data = load(name.format("0.001"))
-        meta = data.metadata
-        assert (meta["quantity"], meta["split"], meta["unit"]) == (quantity, split, "uK^2")
-        assert meta["cosmology"]["As"] == 2.1e-9 and meta["seed"] == 0 and meta["a_lens"] == 0.5
-        assert meta["instrument"] == {
+        record, parts = data.record, data.record.contaminants
+        assert (record.quantity, record.split, record.unit) == (quantity, split, "uK^2")
+        assert record.extra["cosmology"]["As"] == 2.1e-9 and record.seed == 0
+        assert record.sky.a_lens == 0.5
+        assert record.sky.instrument == {
             "fwhm_arcmin": 24.8,
             "freq_ghz": 45.0,
             "noise_uk_arcmin": 3.0,
         }
-        assert meta["gaussian_foregrounds"]["dust"]["law_parameters"]["beta"] == 1.54
-        assert "--a-lens 0.5" in meta["command"] and "camb" in meta["versions"]
-        parts = (data.theory(f"dl_{part}") for part in ("lensing", "noise", "gaussian_foreground"))
-        np.testing.assert_allclose(sum(parts), data.theory("dl_contaminant"), rtol=1e-12)
-        assert not data.theory("dl_fixed_foreground").any()
-        power = data.theory("dl_signal")
+        assert record.extra["gaussian_foregrounds"]["dust"]["law_parameters"]["beta"] == 1.54
+        assert "--a-lens 0.5" in record.extra["command"] and "camb" in record.extra["versions"]
+        total = parts.dl_lensing + parts.dl_noise + parts.dl_gaussian_foreground
+        np.testing.assert_allclose(total, parts.dl_contaminant, rtol=1e-12)
+        assert not parts.dl_fixed_foreground.any()
+        power = record.prior.dl_signal
         if quantity == "observed BB":
-            power = power + data.theory("dl_contaminant")
+            power = power + parts.dl_contaminant
         nu = 2 * data.ell + 1
         for column in stats.chi2.cdf(nu * data.values / power, nu).T:
             assert stats.kstest(column, "uniform").pvalue > 1e-6 / (4 * len(nu))
+
+
+SIDECAR = {
+    *("quantity", "unit", "split", "nside", "seed", "r", "dl_signal", "instrument", "a_lens"),
+    *("foregrounds", "foreground_scale", "dl_lensing", "dl_noise", "dl_gaussian_foreground"),
+    *("dl_fixed_foreground", "dl_contaminant", "cosmology", "gaussian_foregrounds", "command"),
+    *("versions", "git_commit", "num_samples", "sha256", "ell", "sidecar_sha256"),
+}
+
+
+def test_keys_of_a_sidecar(generate, tmp_path):
+    """They are an interface: readers outside of this project know them by name."""
+    generate()
+    content = json.loads((tmp_path / "data" / "dl_gt_r0.001.json").read_text())
+    assert content.keys() == SIDECAR
+    dust = {"amplitude": 28.0, "alpha": -0.16, "freq_ref_ghz": 353.0, "law": "modified blackbody"}
+    dust["law_parameters"] = {"beta": 1.54, "temperature": 20.0}
+    assert content["gaussian_foregrounds"]["dust"] == dust
 
 
 def test_powers_of_the_parts(generate):
@@ -128,25 +127,30 @@ def test_powers_of_the_parts(generate):
         "dl_gaussian_foreground": 0.01 * beam,
     }
     for name, factor in factors.items():
-        np.testing.assert_allclose(changed.theory(name), base.theory(name) * factor, rtol=1e-12)
+        before, after = (
+            getattr(data.record.prior if name == "dl_signal" else data.record.contaminants, name)
+            for data in (base, changed)
+        )
+        np.testing.assert_allclose(after, before * factor, rtol=1e-12)
 
 
 def test_no_foregrounds(generate):
     data = generate("--foregrounds", "none")("dl_noisy_r0.001")
-    assert not data.theory("dl_gaussian_foreground").any()
-    assert not data.theory("dl_fixed_foreground").any()
-    assert "gaussian_foregrounds" not in data.metadata
+    assert not data.record.contaminants.dl_gaussian_foreground.any()
+    assert not data.record.contaminants.dl_fixed_foreground.any()
+    assert "gaussian_foregrounds" not in data.record.extra
 
 
 @pytest.mark.skipif(not TEMPLATES.is_dir(), reason="no PySM3 templates in ../shared/pysm-data")
 def test_presets_are_one_fixed_sky(generate, monkeypatch):
     monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
     data = generate("--foregrounds", "d1", "s1", "--foreground-scale", 0.5)("dl_noisy_r0.001")
-    modes = foregrounds.preset_modes(["d1", "s1"], [45.0], 8)
-    power = cleaning.realised_bb(modes[0], data.ell)
+    modes = presets.preset_modes(["d1", "s1"], [45.0], 8)
+    power = realisations.realised_bb(modes[0], data.ell)
     expected = 0.25 * power * instruments.beam_power(24.8, data.ell)
-    np.testing.assert_allclose(data.theory("dl_fixed_foreground"), expected, rtol=1e-9)
-    assert not data.theory("dl_gaussian_foreground").any()
+    parts = data.record.contaminants
+    np.testing.assert_allclose(parts.dl_fixed_foreground, expected, rtol=1e-9)
+    assert not parts.dl_gaussian_foreground.any()
     # a foreground thousands of times the rest: every row has nearly its spectrum
     np.testing.assert_allclose(data.values, np.broadcast_to(expected, data.values.shape), rtol=0.2)
 
@@ -163,46 +167,7 @@ def test_same_seed_same_rows(generate):
         assert not np.any(alone(name).values == other(name).values)
 
 
-def make_simulation(words):
-    """The simulation of a command line, with three bands where it cleans."""
-    args = data_generation.parse_arguments(["--nside", "8", *words.split()])
-    bands, _, fwhm = data_generation.choose_bands(args)
-    hilc = args.clean == "hilc"
-    sky = simulation.make_band_sky(8, bands, fwhm, hilc, 1.0, args.foregrounds, 1.0)
-    if not hilc:
-        return simulation.make_simulation(sky)
-    return simulation.make_simulation(sky, args.ilc_bins, args.ilc_weights)
-
-
 ECHO = "--instrument echo --clean hilc --bands 45 145 340"
-
-
-@pytest.mark.parametrize("r", [(0.001,), (0.0, 0.01)], ids=["one r", "a range"])
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--foregrounds none",
-        "--foregrounds gaussian-ensemble",
-        f"{ECHO} --ilc-weights model --foregrounds gaussian-ensemble",
-        f"{ECHO} --ilc-weights sky --foregrounds gaussian",
-        f"{ECHO} --ilc-weights sky --foregrounds gaussian-ensemble",
-    ],
-)
-def test_chunks_leave_no_trace(r, words, tmp_path):
-    signal = np.ones(14)
-    if len(r) == 2:
-        signal = records.SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
-    skies = make_simulation(words)
-    files = []
-    for chunk_rows in (1, 33, 1000):
-        paths = data_generation.output_paths(str(tmp_path), r)["train"]
-        generators = realisations.make_generators(0, "train", *r)
-        draw = functools.partial(simulation.draw_rows, r, signal, skies, generators=generators)
-        counted = []
-        data_generation.write_rows(paths, draw, (100, 14), {}, chunk_rows, counted.append)
-        assert sum(counted) == 100 and max(counted) <= chunk_rows
-        files.append([pathlib.Path(path).read_bytes() for path in paths.values()])
-    assert files[0] == files[1] == files[2]
 
 
 def test_replaces_its_own_files_and_says_so(generate, capsys):
@@ -211,7 +176,7 @@ def test_replaces_its_own_files_and_says_so(generate, capsys):
     load = generate("--foregrounds", "none", "--seed", "1")
     out = capsys.readouterr()
     assert "replacing" in out.err and out.out.startswith("wrote 500 training and 500 test pairs")
-    assert load("dl_gt_r0.001").metadata["seed"] == 1
+    assert load("dl_gt_r0.001").record.seed == 1
 
 
 BAD_INPUT = {
@@ -332,9 +297,9 @@ def test_one_band_of_an_instrument_is_that_band(generate):
     named = generate("--instrument", "echo", "--freq-ghz", 145, out="b")
     for name in (name.format("0.001") for name in NAMES):
         np.testing.assert_array_equal(alone(name).values, named(name).values)
-    meta = named("dl_noisy_r0.001").metadata
-    assert meta["instrument"] == alone("dl_noisy_r0.001").metadata["instrument"]
-    assert "cleaning" not in meta and "dl_contaminant" in meta
+    record = named("dl_noisy_r0.001").record
+    assert record.sky.instrument == alone("dl_noisy_r0.001").record.sky.instrument
+    assert record.sky.cleaning is None and record.contaminants.law_known
 
 
 @pytest.mark.parametrize("weights", ["sky", "model"])
@@ -343,24 +308,24 @@ def test_a_cleaned_spectrum_is_described(weights, generate, tmp_path, capsys):
     load = generate(*flags, "--r-range", 0, 0.01, rows=400)
     assert (tmp_path / "data" / "budget_r0-0.01.png").stat().st_size > 10_000
     data, truth = load("dl_train_noisy_r0-0.01"), load("dl_train_r0-0.01")
-    meta = data.metadata
+    record, ilc, parts = data.record, data.record.ilc, data.record.contaminants
     bins = cleaning.default_bins(8)
-    assert meta["cleaning"] == {
+    assert record.sky.cleaning == {
         "method": "hilc",
         "fwhm_arcmin": 24.8,
         "bins": bins,
         "weights_from": weights,
     }
-    assert meta["instrument"]["name"] == "echo"
-    assert [band["freq_ghz"] for band in meta["instrument"]["bands"]] == [45, 145, 340]
-    np.testing.assert_allclose(np.sum(meta["ilc_weights"], 1), 1)
-    assert np.shape(meta["ilc_weights"]) == (len(bins) - 1, 3)
-    assert ("dl_contaminant" in meta) == (weights == "model")
-    assert any(meta["dl_ilc_bias"]) == (weights == "sky")
+    assert record.sky.instrument["name"] == "echo"
+    assert [band["freq_ghz"] for band in record.sky.instrument["bands"]] == [45, 145, 340]
+    np.testing.assert_allclose(ilc.ilc_weights.sum(1), 1)
+    assert ilc.ilc_weights.shape == (len(bins) - 1, 3)
+    assert parts.law_known == (weights == "model")
+    assert ilc.dl_ilc_bias.any() == (weights == "sky")
     # the budget adds up to what is observed
-    parts = ("lensing", "noise", "gaussian_foreground", "fixed_foreground", "ilc_bias")
     r = tables.load_r(str(tmp_path / "data" / "r_train_r0-0.01.npy")).values
-    total = truth.signal(r).mean(0) + sum(data.theory(f"dl_{part}") for part in parts)
+    total = truth.record.prior.signal_template(r).mean(0) + ilc.dl_ilc_bias
+    total += parts.mean_gaussian + parts.dl_fixed_foreground
     error = data.values.std(0) / 20
     assert np.abs((data.values.mean(0) - total) / error).max() < 5
     told = capsys.readouterr()
@@ -374,8 +339,9 @@ def test_a_cleaned_spectrum_is_described(weights, generate, tmp_path, capsys):
 def test_an_ensemble_has_no_law_of_its_own(generate):
     """Every sky has another residual: wider than chi-squared, and no contaminant is claimed."""
     data = generate("--foregrounds", "gaussian-ensemble", rows=2000)("dl_train_noisy_r0.001")
-    assert "dl_contaminant" not in data.metadata
-    assert data.metadata["foreground_ensemble"]["dust"]["beta"] == [1.45, 1.70]
-    mean = sum(data.theory(f"dl_{part}") for part in ("lensing", "noise", "gaussian_foreground"))
+    parts = data.record.contaminants
+    assert not parts.law_known
+    assert data.record.extra["foreground_ensemble"]["dust"]["beta"] == [1.45, 1.70]
+    mean = parts.dl_lensing + parts.dl_noise + parts.dl_gaussian_foreground
     np.testing.assert_allclose(data.values.mean(0), mean, rtol=0.2)
     assert (data.values.var(0) > 2 * mean**2 * 2 / (2 * data.ell + 1)).all()

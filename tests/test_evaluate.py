@@ -32,7 +32,7 @@ def simulate(prior, n, seed):
     rng = np.random.default_rng(seed)
     r = rng.uniform(*prior["r_range"], n) if "r_range" in prior else np.full(n, prior["r"])
     signal = TEMPLATE(r)
-    sky = realisations.Sky(np.arange(2, 2 + N_ELL), signal, NOISE, np.zeros(N_ELL))
+    sky = realisations.ExpectedPowers(np.arange(2, 2 + N_ELL), signal, NOISE, np.zeros(N_ELL))
     x, y = realisations.draw_pairs(sky, n, realisations.make_generators(seed, "test", 0.5))
     return x, y, r
 

@@ -17,14 +17,14 @@ LENSING = 3e-7 * ELL * (ELL + 1)
 def make_sky(names, bands="echo", noise=1.0):
     """Bands at 24.8', noise multiplied by a factor; lensing is like white noise."""
     if isinstance(bands, str):
-        bands = instruments.load_instrument(bands)[1]
+        bands = instruments.load_instrument(bands).bands
     beam = instruments.beam_power(24.8, ELL)
     freqs = [band.freq_ghz for band in bands]
-    return cleaning.BandSky(
+    return cleaning.MultifrequencySky(
         ell=ELL,
         dl_lensing=LENSING * beam,
         dl_noise=noise**2 * instruments.noise_bb(bands, 24.8, ELL),
-        foregrounds=foregrounds.Foregrounds.make(names, freqs, 16, np.sqrt(beam)),
+        foregrounds=foregrounds.ForegroundModel.make(names, freqs, 16, np.sqrt(beam)),
     )
 
 
@@ -39,9 +39,10 @@ def test_bins():
     for nside in (2, 4, 8, 512):
         edges = cleaning.default_bins(nside)
         assert edges == sorted(set(edges)) and (edges[0], edges[-1]) == (2, 2 * nside)
-    ells, modes = cleaning.bin_slices(ELL, EDGES)
-    assert np.concatenate([ELL[k] for k in ells]).tolist() == ELL.tolist()
-    assert [k.stop - k.start for k in modes] == [(2 * ELL[k] + 1).sum() for k in ells]
+    bins = cleaning.make_bins(ELL, EDGES)
+    assert np.concatenate([ELL[b.ells] for b in bins]).tolist() == ELL.tolist()
+    for b in bins:
+        assert b.modes.stop - b.modes.start == (2 * ELL[b.ells] + 1).sum()
 
 
 def test_weights_are_those_of_least_variance():
@@ -70,7 +71,7 @@ def test_residuals_agree_with_an_independent_calculation(monkeypatch):
     weights = model_weights(sky)
     parts = cleaning.residual_powers(sky, weights)
 
-    bands = instruments.load_instrument("echo")[1]
+    bands = instruments.load_instrument("echo").bands
     pysm_sky = pysm3.Sky(nside=64, preset_strings=["d1", "s1"], output_unit="uK_CMB")
     common = healpy.gauss_beam(np.radians(24.8 / 60), lmax=31, pol=True)[:, 2]
     alms, noise = [], np.zeros((32, 20, 20))
@@ -92,20 +93,20 @@ def test_residuals_agree_with_an_independent_calculation(monkeypatch):
         w = (solution / size)[:20]
         for row, power in ((foreground, cross), (left, noise)):
             row[ell - 2] = ell * (ell + 1) / (2 * np.pi) * np.einsum("i,lij,j->l", w, power[ell], w)
-    np.testing.assert_allclose(parts["dl_fixed_foreground"], foreground, rtol=0.01)
-    np.testing.assert_allclose(parts["dl_noise"], left, rtol=0.01)
-    assert not parts["dl_gaussian_foreground"].any()
+    np.testing.assert_allclose(parts.dl_fixed_foreground, foreground, rtol=0.01)
+    np.testing.assert_allclose(parts.dl_noise, left, rtol=0.01)
+    assert not parts.dl_gaussian_foreground.any()
     at = [0, 8, 29]
     np.testing.assert_allclose(foreground[at], [5e-7, 1.3e-5, 8.7e-5], rtol=0.1)
     np.testing.assert_allclose(left[at], [3.9e-6, 4.9e-5, 2.2e-4], rtol=0.02)
 
 
 def test_without_noise_nothing_is_left_of_foregrounds_with_fewer_components_than_bands():
-    bands = instruments.load_instrument("echo")[1][2:18:4]
+    bands = instruments.load_instrument("echo").bands[2:18:4]
     left = []
     for noise in (1.0, 1e-1, 1e-2, 1e-3):
         sky = make_sky(["gaussian"], bands, noise)
-        left.append(cleaning.residual_powers(sky, model_weights(sky))["dl_gaussian_foreground"])
+        left.append(cleaning.residual_powers(sky, model_weights(sky)).dl_gaussian_foreground)
     left = np.array(left)
     raw = sky.foregrounds.components(1, None)
     raw = (raw[0] * raw[1].min(2, keepdims=True) ** 2).sum((0, 1))
@@ -116,7 +117,7 @@ def test_without_noise_nothing_is_left_of_foregrounds_with_fewer_components_than
 def test_lensing_is_kept_and_the_cmb_moves_no_weight():
     sky = make_sky(["gaussian"])
     weights = model_weights(sky)
-    np.testing.assert_allclose(cleaning.residual_powers(sky, weights)["dl_lensing"], sky.dl_lensing)
+    np.testing.assert_allclose(cleaning.residual_powers(sky, weights).dl_lensing, sky.dl_lensing)
     covariance = cleaning.model_covariance(sky, EDGES)
     with_cmb = cleaning.ilc_weights(covariance + 10 * covariance[:, :1, :1])
     np.testing.assert_allclose(with_cmb, cleaning.ilc_weights(covariance), rtol=1e-6, atol=1e-9)
@@ -124,7 +125,7 @@ def test_lensing_is_kept_and_the_cmb_moves_no_weight():
 
 def test_drawn_bands_have_their_covariance():
     """Modes of many skies: CMB in all bands, foregrounds by their law, noise in each band."""
-    bands = instruments.load_instrument("litebird")[1][::6]
+    bands = instruments.load_instrument("litebird").bands[::6]
     sky, n = make_sky(["gaussian"], bands), 4000
     signal = 2 * LENSING
     primordial, data = cleaning.draw_modes(
@@ -155,18 +156,18 @@ def test_drawn_bands_have_their_covariance():
 def test_known_weights_leave_gaussian_noise_and_a_fixed_vector(monkeypatch):
     """All modes of all bands, cleaned, follow the law of six numbers per multipole."""
     monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
-    bands = instruments.load_instrument("litebird")[1][::3]
+    bands = instruments.load_instrument("litebird").bands[::3]
     sky = make_sky(["d1", "s1"], bands)
     per_bin = cleaning.ilc_weights(cleaning.model_covariance(sky, EDGES))
     parts = cleaning.residual_powers(sky, cleaning.per_ell(per_bin, EDGES))
     primordial, data = cleaning.draw_modes(
         sky, LENSING, 3000, realisations.make_generators(0, "train", 0.001)
     )
-    x = cleaning.realised_bb(primordial, ELL)
-    y = cleaning.realised_bb(cleaning.clean(data, per_bin[None], ELL, EDGES), ELL)
+    x = realisations.realised_bb(primordial, ELL)
+    y = realisations.realised_bb(cleaning.clean(data, per_bin[None], ELL, EDGES), ELL)
     nu = 2 * ELL + 1
-    total = LENSING + parts["dl_lensing"] + parts["dl_noise"]
-    fixed = parts["dl_fixed_foreground"]
+    total = LENSING + parts.dl_lensing + parts.dl_noise
+    fixed = parts.dl_fixed_foreground
     laws = (
         stats.chi2.cdf(nu * x / LENSING, nu),
         stats.ncx2.cdf(nu * y / total, nu, nu * fixed / total),
@@ -185,14 +186,14 @@ def test_the_cleaned_power_loses_a_degree_of_freedom_for_each_band_but_one(n_ban
     bands = [instruments.Band(40.0 + k, 24.8, 5.0 + k) for k in range(n_bands)]
     sky = make_sky(["none"], bands)
     edges = [2, 5, 32]
-    sky = cleaning.BandSky(ELL, 0 * ELL, sky.dl_noise, sky.foregrounds)
+    sky = cleaning.MultifrequencySky(ELL, 0 * ELL, sky.dl_noise, sky.foregrounds)
     _, data = cleaning.draw_modes(
         sky, 0.0 * ELL, 3000, realisations.make_generators(0, "train", 0.0)
     )
-    cleaned = cleaning.clean(data, cleaning.own_weights(data, ELL, edges), ELL, edges)
+    cleaned = cleaning.clean(data, cleaning.weights_of_each_sky(data, ELL, edges), ELL, edges)
     noise = np.array([(band.noise_uk_arcmin * np.pi / 10800) ** 2 for band in bands])
     least = 1 / (1 / noise).sum()
-    for modes in cleaning.bin_slices(ELL, edges)[1]:
+    for modes in (b.modes for b in cleaning.make_bins(ELL, edges)):
         power = (cleaned[:, modes] ** 2).sum(1) / least
         freedom = modes.stop - modes.start - n_bands + 1
         assert stats.kstest(power, stats.chi2(freedom).cdf).pvalue > 1e-6
@@ -201,21 +202,24 @@ def test_the_cleaned_power_loses_a_degree_of_freedom_for_each_band_but_one(n_ban
 @pytest.mark.parametrize("names", [["gaussian"], ["gaussian-ensemble"]])
 def test_the_measured_bias_agrees_with_the_analytic_estimate(names):
     """Real bands and foregrounds: -(bands - 1) / modes of the cleaned power, bin by bin."""
-    bands = instruments.load_instrument("echo")[1][1::2]
+    bands = instruments.load_instrument("echo").bands[1::2]
     sky, signal = make_sky(names, bands), 2 * LENSING
-    total = signal + sum(cleaning.residual_powers(sky, model_weights(sky)).values())
+    parts = cleaning.residual_powers(sky, model_weights(sky))
+    total = signal + parts.mean_gaussian + parts.dl_fixed_foreground
     generators = realisations.make_generators(0, "pilot", 0.001)
-    measured = cleaning.measure_sky_weights(sky, lambda m: signal, EDGES, generators, 50)
-    np.testing.assert_allclose(measured["ilc_weights"].sum(1), 1)
+    pilot = (cleaning.draw_modes(sky, signal, 50, generators)[1] for _ in range(20))
+    measured = cleaning.measure_sky_weights(sky, EDGES, total, pilot)
+    np.testing.assert_allclose(measured.ilc_weights.sum(1), 1)
     expected = cleaning.expected_ilc_bias(total, ELL, EDGES, len(bands))
+    np.testing.assert_array_equal(measured.dl_ilc_bias_expected, expected)
     if sky.foregrounds.varied:
         # one set of weights for all skies leaves more of them than the own weights do
-        assert (measured["dl_ilc_bias"] < expected).all()
+        assert (measured.dl_ilc_bias < expected).all()
         return
-    for ells in cleaning.bin_slices(ELL, EDGES)[0]:
+    for ells in (b.ells for b in cleaning.make_bins(ELL, EDGES)):
         weight = (2 * ELL[ells] + 1) / (ELL[ells] * (ELL[ells] + 1))  # powers add as C_ell
         bias, wanted, error = (
             (weight * row[ells]).sum()
-            for row in (measured["dl_ilc_bias"], expected, measured["dl_ilc_bias_error"])
+            for row in (measured.dl_ilc_bias, expected, measured.dl_ilc_bias_error)
         )
         assert abs(bias - wanted) < 0.05 * abs(wanted) + 3 * error

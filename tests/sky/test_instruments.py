@@ -34,7 +34,7 @@ def test_tables_are_those_of_their_sources(name):
     )
     number = r"([\d.]+)"
     wanted = re.findall(rf"(?<![\d.]){number}/{number}/{number}(?<!\.)", line)
-    _, bands = instruments.load_instrument(name)
+    bands = instruments.load_instrument(name).bands
     ours = [(band.freq_ghz, band.fwhm_arcmin, band.noise_uk_arcmin) for band in bands]
     assert ours == [tuple(map(float, row)) for row in wanted]
     assert len(ours) == {"echo": 20, "litebird": 15}[name]
@@ -61,8 +61,9 @@ BAND = {"freq_ghz": 40, "fwhm_arcmin": 70, "noise_uk_arcmin": 37}
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"bands": [{**BAND, "freq_ghz": 90}, BAND]}))
-    name, bands = instruments.load_instrument(str(path))
-    assert name == "mine" and [band.freq_ghz for band in bands] == [40, 90]
+    mine = instruments.load_instrument(str(path))
+    bands = mine.bands
+    assert mine.name == "mine" and [band.freq_ghz for band in bands] == [40, 90]
     assert bands[0] == instruments.Band(40.0, 70.0, 37.0)
     assert instruments.pick_bands(bands, [90], "--bands") == bands[1:]
 
@@ -95,6 +96,6 @@ def test_a_wrong_file_is_told_field_by_field(content, told, tmp_path):
 def test_names_that_are_not_there():
     with pytest.raises(InputError, match="neither echo, litebird nor a .json file"):
         instruments.load_instrument("planck")
-    bands = instruments.load_instrument("litebird")[1]
+    bands = instruments.load_instrument("litebird").bands
     with pytest.raises(InputError, match="--bands 41: the instrument has no such band, only 40"):
         instruments.pick_bands(bands, [40, 41], "--bands")

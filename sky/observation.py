@@ -1,0 +1,180 @@
+"""What is asked for: the sky that is simulated, the bands that observe it, and their cleaning."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from runtime import records
+from runtime.errors import InputError
+from runtime.records import Json
+from sky import cleaning, cosmology, foregrounds, instruments
+from sky.instruments import Band
+
+# ECHO at 45 GHz
+SINGLE_BAND = Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class SkyModel:
+    """A sky whose realisations are simulated.
+
+    Attributes:
+        nside: HEALPix NSIDE: ell = 2 ... 2 nside - 1.
+        a_lens: Share of the lensing power that delensing left: 1 all, 0 none.
+        foregrounds: ("none",), ("gaussian",), ("gaussian-ensemble",), or PySM3 presets such as
+            ("d1", "s1").
+        foreground_scale: Share of the foreground amplitude that a cleaning outside of this
+            project left; power has its square.
+    """
+
+    nside: int = 16
+    a_lens: float = 1.0
+    foregrounds: tuple[str, ...] = ("gaussian",)
+    foreground_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.foregrounds, str) or not self.foregrounds:
+            raise InputError('--foregrounds: must be a tuple of names, such as ("none",)')
+        if len(set(self.foregrounds)) < len(self.foregrounds):
+            raise InputError("--foregrounds: a name stands there twice")
+        alone = [name for name in foregrounds.STANDALONE if name in self.foregrounds]
+        if alone and len(self.foregrounds) > 1:
+            raise InputError(f"--foregrounds: {alone[0]} goes with no other name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hilc:
+    """A harmonic internal linear combination of all bands.
+
+    Attributes:
+        fwhm_arcmin: Width of the beam to which all bands are brought, arcmin.
+        bins: Edges of the multipole bins that have weights of their own, from 2 to 2 nside; None
+            takes `cleaning.default_bins`.
+        weights_from: "sky", the covariance of each sky's own modes, as for real data; or "model",
+            that of the ensemble, for which the exact posterior is known.
+    """
+
+    fwhm_arcmin: float = SINGLE_BAND.fwhm_arcmin
+    bins: tuple[int, ...] | None = None
+    weights_from: str = "sky"
+
+    def __post_init__(self) -> None:
+        if self.weights_from not in ("sky", "model"):
+            raise InputError(f"weights_from: must be sky or model, not {self.weights_from}")
+
+    def edges(self, nside: int) -> list[int]:
+        """Edges of the bins; InputError unless they rise from 2 to 2 nside."""
+        if self.bins is None:
+            return cleaning.default_bins(nside)
+        edges, end = list(self.bins), 2 * nside
+        if edges != sorted(set(edges)) or not edges or (edges[0], edges[-1]) != (2, end):
+            raise InputError(f"--ilc-bins: must rise from 2 to 2*nside = {end}")
+        return edges
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """One band, or all bands of an instrument and their cleaning to one spectrum.
+
+    Attributes:
+        bands: What is observed in; more than one only with a cleaning.
+        instrument: Name of the instrument whose bands are cleaned.
+        cleaning: None for one band.
+    """
+
+    bands: tuple[Band, ...] = (SINGLE_BAND,)
+    instrument: str | None = None
+    cleaning: Hilc | None = None
+
+    def __post_init__(self) -> None:
+        if self.cleaning is None and len(self.bands) != 1:
+            raise InputError("an observation in several bands needs a cleaning, such as Hilc()")
+
+    @classmethod
+    def in_one_band(
+        cls,
+        freq_ghz: float = SINGLE_BAND.freq_ghz,
+        fwhm_arcmin: float = SINGLE_BAND.fwhm_arcmin,
+        noise_uk_arcmin: float = SINGLE_BAND.noise_uk_arcmin,
+    ) -> Self:
+        """Observation in one band; see `instruments.Band` for the units."""
+        return cls((Band(freq_ghz, fwhm_arcmin, noise_uk_arcmin),))
+
+    @classmethod
+    def with_instrument(
+        cls, source: str, cleaning: Hilc | None = None, freqs_ghz: Sequence[float] | None = None
+    ) -> Self:
+        """Observation in bands of an instrument that are cleaned.
+
+        Args:
+            source: See `instruments.load_instrument`.
+            cleaning: `Hilc()` when None.
+            freqs_ghz: Use only the bands at these frequencies, GHz; all when None.
+
+        Raises:
+            InputError: If there is no such instrument or band.
+        """
+        instrument = instruments.load_instrument(source)
+        bands = instrument.bands
+        if freqs_ghz:
+            bands = instruments.pick_bands(bands, freqs_ghz, "--bands")
+        return cls(bands, instrument.name, cleaning or Hilc())
+
+    @property
+    def fwhm_arcmin(self) -> float:
+        """Beam of the observed spectrum."""
+        return self.bands[0].fwhm_arcmin if self.cleaning is None else self.cleaning.fwhm_arcmin
+
+    @property
+    def instrument_entry(self) -> Json:
+        """What a record says of the instrument."""
+        bands = [dataclasses.asdict(band) for band in self.bands]
+        return bands[0] if self.cleaning is None else {"name": self.instrument, "bands": bands}
+
+
+DEFAULT_SKY = SkyModel()
+DEFAULT_OBSERVATION = Observation()
+
+
+def describe_sky(model: SkyModel, observation: Observation) -> records.Sky:
+    """What a record says of a sky and of its observation."""
+    hilc = observation.cleaning
+    cleaning_entry = None
+    if hilc is not None:
+        cleaning_entry = {
+            "method": "hilc",
+            "fwhm_arcmin": hilc.fwhm_arcmin,
+            "bins": hilc.edges(model.nside),
+            "weights_from": hilc.weights_from,
+        }
+    return records.Sky(
+        instrument=observation.instrument_entry,
+        cleaning=cleaning_entry,
+        a_lens=model.a_lens,
+        foregrounds=list(model.foregrounds),
+        foreground_scale=model.foreground_scale,
+    )
+
+
+def make_band_sky(model: SkyModel, observation: Observation) -> cleaning.MultifrequencySky:
+    """Expected powers in the bands of an observation, brought to one beam where it cleans.
+
+    Raises:
+        InputError: If a beam has no power left, or PySM3 cannot do what the foregrounds say.
+    """
+    fwhm_arcmin = observation.fwhm_arcmin
+    ell = cosmology.multipoles(model.nside)
+    beam = instruments.beam_power(fwhm_arcmin, ell)
+    freqs_ghz = [band.freq_ghz for band in observation.bands]
+    transfer = model.foreground_scale * np.sqrt(beam)
+    common = None if observation.cleaning is None else fwhm_arcmin
+    return cleaning.MultifrequencySky(
+        ell=ell,
+        dl_noise=instruments.noise_bb(observation.bands, common, ell),
+        foregrounds=foregrounds.ForegroundModel.make(
+            model.foregrounds, freqs_ghz, model.nside, transfer
+        ),
+        dl_lensing=model.a_lens * cosmology.lensing_bb(ell) * beam,
+    )
