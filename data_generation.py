@@ -29,7 +29,7 @@ import os
 
 import numpy as np
 
-from figures import plots
+from figures import spectra as plots
 from runtime import atomic, cli, console, records, resources, tables
 from sky import cleaning, cosmology, foregrounds, instruments, realisations, simulation
 

@@ -25,7 +25,7 @@ import numpy as np
 
 import sde_utils
 from diffusion import baseline, dataset, trainer
-from figures import plots
+from figures import training as plots
 from runtime import atomic, cli, console, devices, processes, records, resources
 from runtime.errors import InputError
 

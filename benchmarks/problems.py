@@ -97,7 +97,8 @@ class Task:
         record, *splits = dataset.prepare(rows, 0.05, seed, torch.device("cpu"), folder)
         (self.x_train, self.y_train), (self.x_val, self.y_val) = (rows[:] for rows in splits)
         self.normalizer = normalizers.Normalizer(**record["normalizer"])
-        self.prior = self.table.metadata | {"mean_dl": record["mean_dl"]}
+        mean_dl = np.array(record["mean_dl"])
+        self.prior = dataclasses.replace(self.table.record.prior, mean_dl=mean_dl)
         if self.signal is not None:
             joint = self.normalizer, self.table.r_range, self.signal
             self.normalizer = normalizers.JointNormalizer(*joint)
