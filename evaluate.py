@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from checks.estimates import known
 from checks.run import Run
 from checks.skies import Skies
 from runtime import atomic, cli, console, records, tables
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # slow to import
     from checks.calibration import Curves
     from checks.evaluation import Report, RunReport
     from checks.posteriors import ExactPosteriors
+    from checks.sharpness import Sharpness
     from figures.evaluation import RunResult, SpectrumDraws
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
@@ -167,19 +169,16 @@ def draw_runs(
     """{file name: figure} of all runs side by side; none where spectra have no scale (r = 0)."""
     from figures import evaluation
 
-    results = {
-        name: run_result(name, run, curves[name])
-        for name, run in report.runs.items()
-        if run.measurements.sharpness is not None
-    }
-    if not results:
-        return {}
-    optimum = None
-    for name in results:
-        sharp = report.runs[name].measurements.sharpness
-        if optimum is None and sharp.r2_limit is not None:
+    runs, optimum, baselines = [], None, report.baselines
+    for name, run in report.runs.items():
+        sharp = run.measurements.sharpness
+        if sharp is None:
+            continue
+        runs.append(run_result(name, sharp, curves[name]))
+        if optimum is None and sharp.r2_limit is not None and sharp.slope_limit is not None:
             optimum = evaluation.Optimum(sharp.r2_limit, sharp.slope_limit)
-    runs, baselines = list(results.values()), report.baselines
+    if not runs:
+        return {}
     figures = {
         "sharpness.png": evaluation.sharpness(ell, runs, optimum),
         "controls.png": evaluation.controls(runs, {k: v.value for k, v in baselines.items()}),
@@ -188,11 +187,10 @@ def draw_runs(
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def run_result(name: str, run: "RunReport", curves: "Curves") -> "RunResult":
+def run_result(name: str, sharp: "Sharpness", curves: "Curves") -> "RunResult":
     """What figures show of a run."""
     from figures.evaluation import Errorbars, RunResult
 
-    sharp = run.measurements.sharpness
     return RunResult(
         name=name,
         r2=Errorbars(sharp.r2, sharp.r2_error),
@@ -230,11 +228,11 @@ def draw_r(
             exact=entry.exact,
             fisher=entry.fisher,
         )
-        for entry in report.measurements.r.sigma
+        for entry in known(report.measurements.r).sigma
     ]
-    known = exact.r is not None
-    grid, density = (exact.r.r, exact.r.density) if known else (None, None)
-    r = evaluation.RDraws(run.r, skies.r, run.prior.r_range, grid, density)
+    grid, density = (None, None) if exact.r is None else (exact.r.r, exact.r.density)
+    r_range = known(run.prior.r_range)
+    r = evaluation.RDraws(known(run.r), known(skies.r), r_range, grid, density)
     spectrum = spectrum_draws(run, skies, row)
     return {
         "r.png": evaluation.r_overview(r, bins, title),
@@ -253,7 +251,7 @@ def spectrum_draws(run: Run, skies: Skies, row: int) -> "SpectrumDraws":
     single = ExactPosteriors.of_spectra(y[[row]], contaminants, run.prior).x
     if single is not None:
         draws = single.rvs(EXACT_DRAWS, np.random.default_rng(0))[0]
-    return SpectrumDraws(observed.ell, run.draws[row], draws, y[row], skies.truth[row])
+    return SpectrumDraws(observed.ell, known(run.draws)[row], draws, y[row], skies.truth[row])
 
 
 @cli.script

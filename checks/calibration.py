@@ -141,5 +141,5 @@ def _tarp_ranks(draws: FloatArray, skies: Skies) -> statistics.IntArray:
     log_truth, log_y = np.log(skies.truth), np.log(skies.observed.values)
     centre, width = log_truth.mean(0), log_truth.std(0)
     reference = (log_y - log_y.mean(0)) / log_y.std(0)
-    points = ((np.log(values) - centre) / width for values in (skies.truth, draws))
-    return statistics.tarp(*points, reference)
+    truth, draws = ((np.log(values) - centre) / width for values in (skies.truth, draws))
+    return statistics.tarp(truth, draws, reference)

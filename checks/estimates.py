@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,15 @@ import numpy.typing as npt
 from runtime.records import FloatArray, Json
 
 SIGMAS = 3  # a difference counts where it is this many standard errors
+
+
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """A value that cannot be None here: its caller has asked before."""
+    assert value is not None
+    return value
 
 
 class Reported:

@@ -46,9 +46,9 @@ def fisher_sigma(signal: Signal, N: npt.ArrayLike, r: float, F: npt.ArrayLike = 
         F: Power of a fixed foreground, shape (n_ell,) or 0, uK^2.
     """
     step = 1e-6 + 0.01 * r  # one-sided: r = 0 is where it matters most
-    S = np.asarray(signal(r + step * np.arange(3)), float)
+    S = np.asarray(signal(r + step * np.arange(3.0)), float)
     slope = (-3 * S[0] + 4 * S[1] - S[2]) / (2 * step)
-    return 1 / np.sqrt(np.sum(power_information(S[0] + N, F) * slope**2))
+    return 1 / np.sqrt(np.sum(power_information(S[0] + np.asarray(N), F) * slope**2))
 
 
 def _even_grid(model: ObservationModel, num_grid: int) -> FloatArray:
@@ -167,7 +167,7 @@ class MarginalPosterior:
 
     def mean(self) -> FloatArray:
         """Posterior mean, shape (n, n_ell), uK^2."""
-        return sum(w * p.mean() for p, w in self._mixture)
+        return np.asarray(sum(w * p.mean() for p, w in self._mixture))
 
     def std(self) -> FloatArray:
         """Posterior standard deviation, shape (n, n_ell), uK^2."""
@@ -176,7 +176,7 @@ class MarginalPosterior:
 
     def cdf(self, x: FloatArray) -> FloatArray:
         """P(truth <= x | y), x and the result of shape (n, num_draws, n_ell)."""
-        return sum(w * p.cdf(x) for p, w in self._mixture)
+        return np.asarray(sum(w * p.cdf(x) for p, w in self._mixture))
 
     def rvs(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draws of x, shape (n, num_draws, n_ell), uK^2: r first, then x given r."""

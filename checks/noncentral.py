@@ -55,7 +55,7 @@ def log_bessel(order: npt.ArrayLike, z: npt.ArrayLike) -> FloatArray:
     return out
 
 
-def log_likelihood(y: FloatArray, C: FloatArray, F: FloatArray, nu: npt.ArrayLike) -> FloatArray:
+def log_likelihood(y: FloatArray, C: FloatArray, F: FloatArray, nu: npt.NDArray) -> FloatArray:
     """log p(y | C) of y ~ (C / nu) ncx2(nu, nu F / C) but for terms without C; broadcasts.
 
     Args:

@@ -59,11 +59,12 @@ class ExactPosteriors:
         """
         N, F = contaminants.dl_contaminant, contaminants.dl_fixed_foreground
         F = np.zeros(y.shape[1]) if F is None else F
-        x = r = model = None
+        x: GaussianPosterior | MarginalPosterior | None = None
+        r = model = None
         signal, mean_gaussian = prior.signal_template, contaminants.mean_gaussian
         if signal is not None and prior.r_range is not None and mean_gaussian is not None:
             model = ObservationModel(signal, mean_gaussian, F, prior.r_range)
-        if contaminants.law_known:
+        if N is not None:
             if model is not None:
                 r = RPosterior(y, model)
                 x = MarginalPosterior(y, model, r)

@@ -6,7 +6,7 @@ import numpy as np
 
 from checks import statistics
 from checks.calibration import PitDistance, coverages
-from checks.estimates import SIGMAS, Estimate, Reported
+from checks.estimates import SIGMAS, Estimate, Reported, known
 from checks.exact_r import ObservationModel, RPosterior, fisher_sigma
 from checks.noncentral import degrees
 from checks.posteriors import ExactPosteriors
@@ -126,7 +126,7 @@ class _Moments:
 
 def r_report(run: Run, skies: Skies, exact: ExactPosteriors) -> RReport:
     """Report on a run with draws of r; the true r must be known."""
-    draws, truth = run.r, skies.r
+    draws, truth = known(run.r), known(skies.r)
     moments = _Moments(truth, draws.mean(1), draws.std(1, ddof=1))
     sbc_p = coverage = None
     if np.ptp(truth) > 0 and skies.follow_prior_of(run):  # no ranks at one r

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from checks.estimates import Estimate
+from checks.estimates import Estimate, known
 from checks.evaluation import Report, RunReport
-from checks.r import RReport, UpperLimit
+from checks.r import RReport
 from checks.statistics import Coverage
 
 
@@ -63,8 +63,7 @@ def _methods(report: Report) -> list[str]:
 
 
 def _method_cells(run: RunReport) -> list[str]:
-    sharp, calibration = run.measurements.sharpness, run.measurements.calibration
-    assert sharp is not None and calibration is not None
+    sharp, calibration = known(run.measurements.sharpness), known(run.measurements.calibration)
     pit, sbc, tarp = calibration.pit_ks, calibration.sbc, calibration.tarp
     failed = sum(not check.passed for check in run.checks)
     outcome = f"{failed} of {len(run.checks)} checks failed" if failed else "all checks pass"
@@ -100,7 +99,7 @@ def _r(report: RReport) -> list[str]:
     words = [f"{number(report.bias_truth)} sigma", *(f"{limit.median:.3g}" for limit in limits)]
     if report.against_exact is not None:
         bias = report.against_exact.exact_bias_truth.value
-        exact = [bias, *(_exact_median(limit) for limit in limits)]
+        exact = [bias, *(known(limit.exact_median) for limit in limits)]
         pairs = zip(words, exact, strict=True)
         words = [f"{word} (exact posterior: {value:.3g})" for word, value in pairs]
     elif report.sbc_p is None:
@@ -124,15 +123,9 @@ def _r(report: RReport) -> list[str]:
     ]
 
 
-def _exact_median(limit: UpperLimit) -> float:
-    assert limit.exact_median is not None  # it is known where the exact posterior is
-    return limit.exact_median
-
-
 def _mismatch(report: Report, run: RunReport) -> str:
     """One line that stands wherever r of a run with a mismatch does."""
-    assert run.sky.mismatch is not None
-    line = f"**Mismatch**: {run.sky.mismatch.title}."
+    line = f"**Mismatch**: {known(run.sky.mismatch).title}."
     if run.measurements.r is None:
         return line
     line += f" Bias of r: {number(run.measurements.r.bias_truth)} sigma; "

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from checks import statistics
-from checks.estimates import Estimate, Reported
+from checks.estimates import Estimate, Reported, known
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
@@ -72,7 +72,7 @@ def response(estimates: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArr
 
 def baselines(skies: Skies, exact: ExactPosteriors) -> dict[str, Estimate]:
     """Mean squared errors of estimates that need no network; the skies must have a scale."""
-    y, truth = skies.observed.values, skies.truth
+    y, truth, scale = skies.observed.values, skies.truth, known(skies.scale)
     others = np.roll(truth, 1, 0)  # the truth of another sky is a draw from the prior
     estimates = {"raw observation": y, "prior mean": truth.mean(0), "fresh prior draw": others}
     if exact.N is not None:
@@ -80,14 +80,13 @@ def baselines(skies: Skies, exact: ExactPosteriors) -> dict[str, Estimate]:
     if exact.mean is not None:
         estimates["exact posterior mean"] = exact.mean
     return {
-        name: Estimate.mean(squared_error(value, truth, skies.scale))
-        for name, value in estimates.items()
+        name: Estimate.mean(squared_error(value, truth, scale)) for name, value in estimates.items()
     }
 
 
 def sharpness(run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
     """Errors of a run; the skies must have a scale."""
-    truth, scale, n = skies.truth, skies.scale, len(skies.truth)
+    truth, scale, n = skies.truth, known(skies.scale), len(skies.truth)
     corr = correlation(run.mean, truth)
     limit = None if exact.mean is None else correlation(exact.mean, truth)
     errors = squared_error(run.mean, truth, scale)
@@ -121,21 +120,22 @@ def sharpness(run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
 
 def _beside_exact(report: Sharpness, run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
     """The report with what takes the exact posterior mean."""
-    variance, n = skies.truth.var(0), len(skies.truth)
+    variance, n, scale = skies.truth.var(0), len(skies.truth), known(skies.scale)
+    exact_mean, exact_std = known(exact.mean), known(exact.std)
     noise = 0 if run.draws is None else run.draws.var(1, ddof=1) / run.draws.shape[1]
-    distance = np.square(run.mean - exact.mean) - noise
+    distance = np.square(run.mean - exact_mean) - noise
     if skies.follow_prior_of(run):
         report = dataclasses.replace(
             report,
             r2_gap=distance.mean(0) / variance,
             r2_gap_error=distance.std(0) / variance / n**0.5,
         )
-    excess = (distance / skies.scale**2).mean(1)
+    excess = (distance / scale**2).mean(1)
     return dataclasses.replace(
         report,
-        excess_percent=Estimate.mean(100 * excess / np.square(exact.std / skies.scale).mean()),
-        r2_limit=1 - np.square(exact.mean - skies.truth).mean(0) / variance,
-        slope_limit=response(exact.mean, skies.observed.values)[0],
+        excess_percent=Estimate.mean(100 * excess / np.square(exact_std / scale).mean()),
+        r2_limit=1 - np.square(exact_mean - skies.truth).mean(0) / variance,
+        slope_limit=response(exact_mean, skies.observed.values)[0],
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from checks.estimates import Estimate, Reported
+from checks.estimates import Estimate, Reported, known
 from runtime import tables
 from runtime.records import FloatArray, Record
 from runtime.tables import Table
@@ -153,11 +153,12 @@ def error_table(
         normalised: The same in normalised units, of those outputs that have it.
         scale: Mean power per multipole, shape (n_ell,), uK^2, or None.
     """
-    known = scale is not None and (scale > 0).all()
+    if scale is not None and not (scale > 0).all():
+        scale = None
     return {
         name: SquaredErrors(
             mse_dl=float(mse.mean()),
-            mse_dl_over_signal_squared=float((mse / scale**2).mean()) if known else None,
+            mse_dl_over_signal_squared=None if scale is None else float((mse / scale**2).mean()),
             mse_normalised=float(normalised[name].mean()) if name in normalised else None,
         )
         for name, mse in errors.items()
@@ -266,14 +267,13 @@ def compare_with_truth(
     """
     if tables.minimum(truth.values) <= 0:
         normalize = None
-    mean_dl = trained_on.prior.mean_dl
-    assert mean_dl is not None  # every checkpoint has it
+    mean_dl = known(trained_on.prior.mean_dl)
     outputs = _Outputs(denoised, observed.values, truth.values, mean_dl)
     moments = _Moments.of(outputs, normalize)
     corr, corr_observed = (moments.correlation(name) for name in ("denoised", "observation"))
     signal, contaminants = observed.record.prior.dl_signal, observed.record.contaminants
     limit = None
-    if signal is not None and contaminants.law_known:
+    if signal is not None and contaminants.dl_contaminant is not None:
         # with a fixed foreground on top W stays an upper bound
         limit = signal / (signal + contaminants.dl_contaminant)
     finite = np.isfinite(corr).all() and np.isfinite(corr_observed).all()

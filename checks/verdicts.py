@@ -96,7 +96,7 @@ def _worst(values: FloatArray, errors: FloatArray, at: int) -> Estimate:
 
 
 def _excess(of: Measurements) -> Estimate | None:
-    return of.sharpness and of.sharpness.excess_percent
+    return None if of.sharpness is None else of.sharpness.excess_percent
 
 
 def _slope_gap(of: Measurements) -> Estimate | None:
@@ -114,30 +114,30 @@ def _r2_gap(of: Measurements) -> Estimate | None:
 
 
 def _pit(of: Measurements) -> Estimate | None:
-    pit = of.calibration and of.calibration.pit_ks
-    return pit and Estimate(pit.value, pit.error)
+    pit = None if of.calibration is None else of.calibration.pit_ks
+    return None if pit is None else Estimate(pit.value, pit.error)
 
 
 def _sbc(of: Measurements) -> float | None:
-    sbc = of.calibration and of.calibration.sbc
-    return sbc and sbc.smallest_times_ell
+    sbc = None if of.calibration is None else of.calibration.sbc
+    return None if sbc is None else sbc.smallest_times_ell
 
 
 def _tarp(of: Measurements) -> float | None:
-    tarp = of.calibration and of.calibration.tarp
-    return tarp and tarp.p_value
+    tarp = None if of.calibration is None else of.calibration.tarp
+    return None if tarp is None else tarp.p_value
 
 
 def _sbc_of_r(of: Measurements) -> float | None:
-    return of.r and of.r.sbc_p
+    return None if of.r is None else of.r.sbc_p
 
 
 def _of_r(part: Callable[[AgainstExact], Estimate]) -> Callable[[Measurements], Estimate | None]:
     """What is measured of r against its exact posterior."""
 
     def measured(of: Measurements) -> Estimate | None:
-        found = of.r and of.r.against_exact
-        return found and part(found)
+        found = None if of.r is None else of.r.against_exact
+        return None if found is None else part(found)
 
     return measured
 

@@ -129,7 +129,8 @@ def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figu
             "another sky's observation (control)",
         ),
     ):
-        values, errors = [bar.values for bar in bars], [bar.errors for bar in bars]
+        values = np.array([bar.values for bar in bars])
+        errors = np.array([bar.errors for bar in bars])
         axis.barh(heights + offset, values, 0.34, xerr=errors, color=color, label=label)
     for name, line in (("prior mean", style.THEORY), ("exact posterior mean", style.LIMIT)):
         if name in baselines:
@@ -220,7 +221,7 @@ def _draw_estimates(axis: "Axes", r: RDraws) -> None:
     shown = np.argsort(r.truth)[:: max(1, len(r.truth) // 150)]
     low, middle, high = np.quantile(r.draws[shown], BAND, axis=1)
     bars = [middle - low, high - middle]
-    points = {"fmt": "o", "ms": 2.5, "lw": 0.6, "color": style.BLUE}
+    points: style.Line = {"fmt": "o", "ms": 2.5, "lw": 0.6, "color": style.BLUE}
     axis.errorbar(r.truth[shown], middle, bars, **points, label="median, 68 %")
     axis.axline((0, 0), slope=1, color="k", lw=0.8, label="truth")
     axis.set(xlabel="true $r$", ylabel=r"$\hat r$")
@@ -241,18 +242,18 @@ def _draw_null(axis: "Axes", r: RDraws) -> None:
 
 def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
     r = [row.r for row in bins]
-    marker = {"marker": "_", "ms": 14} if len(r) == 1 else {}
+    marker: style.Line = {"marker": "_", "ms": 14} if len(r) == 1 else {}
     for values, line, label in (
         ([row.fisher for row in bins], style.LIMIT, "Fisher limit"),
         ([row.exact for row in bins], style.EXACT, "exact posterior"),
     ):
         if values and values[0] is not None:
-            axis.plot(r, values, **line, **marker, label=label)
+            axis.plot(r, np.array(values, float), **line, **marker, label=label)
     rms, errors = [row.rms_error for row in bins], [row.rms_error_error for row in bins]
     label = "rms error of the posterior mean"
     axis.errorbar(r, rms, errors, color=style.VERMILION, ls=":", marker="o", ms=3, label=label)
     sigma, errors = [row.sigma for row in bins], [row.sigma_error for row in bins]
-    points = {"color": style.BLUE, "marker": "s", "ms": 4, "mfc": "white"}
+    points: style.Line = {"color": style.BLUE, "marker": "s", "ms": 4, "mfc": "white"}
     axis.errorbar(r, sigma, errors, **points, label="learned")
     axis.set(xlabel="true $r$", ylabel=r"$\sigma(r)$")
     axis.set_ylim(0, None)
@@ -288,9 +289,9 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
     """Histograms of the draws of a sky, and of skies with small, middle and large estimates."""
     order = np.argsort(r.draws.mean(1), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
-    bars = {"bins": "auto", "density": True, "histtype": "stepfilled", "alpha": 0.35, "lw": 0}
+    bars: style.Line = {"bins": "auto", "density": True, "alpha": 0.35, "lw": 0}
     for k, color in zip([row, *others], style.COLORS, strict=False):
-        axis.hist(r.draws[k], color=color, **bars)
+        axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
         if r.grid is not None and r.density is not None:
             axis.plot(r.grid, r.density[k], color=color, lw=1.4)
         axis.axvline(r.truth[k], color=color, ls=":", lw=1.2)
