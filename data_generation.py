@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from figures import plots
+from figures.spectra import budget
 from runtime import atomic, cli, console, records, resources
 from runtime.errors import InputError
 from runtime.records import Prior, Record
@@ -334,7 +334,7 @@ def write_budget(path: str, simulator: simulation.Simulator, record: Record) -> 
     if record.ilc is not None:
         left["ILC bias"] = record.ilc.dl_ilc_bias
         left["ILC bias, expected"] = record.ilc.dl_ilc_bias_expected
-    atomic.write_figure(path, plots.budget(ell, left, tensors))
+    atomic.write_figure(path, budget(ell, left, tensors))
     columns = [int(np.abs(ell - wanted).argmin()) for wanted in BUDGET_ELL]
     title = f"D_ell in uK^2, r = {format_r(record.prior)}"
     console.print_result(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))

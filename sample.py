@@ -31,9 +31,13 @@ import hashlib
 import os
 import time
 
+import numpy as np
+
 import sde_utils
-from checks import metrics
+from checks import output
+from checks.law import sample_rows
 from diffusion import reverse, sampling, solvers
+from figures import spectra
 from runtime import (
     atomic,
     cli,
@@ -347,6 +351,62 @@ def write_log_likelihood(args, checkpoint, argv):
     likelihood.write(args.out_dir, checkpoint, truth, observed, device, metadata)
 
 
+def make_normalize(checkpoint):
+    """D_ell (n, n_ell) in uK^2 to the model's normalised units; None for a conditional model.
+
+    What that returns is a posterior mean, which is one of D_ell.
+    """
+    import torch
+
+    if checkpoint["cond_normalizer"] is not None:
+        return None
+    return lambda dl: checkpoint["normalizer"].normalize(torch.from_numpy(dl)).double().numpy()
+
+
+def draw_example(row, inputs, arrays, measured):
+    """The figure of example spectra: a posterior, or what the recipe gave, or generated."""
+    name = "generated.npy" if inputs.observed is None else "denoised.npy"
+    ell, signal = np.arange(2, 2 + arrays[name].shape[1]), inputs.trained_on.prior.dl_signal
+    if inputs.observed is None:
+        return spectra.generated_examples(ell, sample_rows(arrays[name]), signal)
+    truth = None if inputs.truth is None else inputs.truth.values[row]
+    example, correlations = spectra.Example(ell, inputs.observed.values[row], truth, signal), None
+    if measured.truth is not None and measured.truth.correlation.denoised is not None:
+        known = measured.truth.correlation
+        correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
+    if "posterior_quantiles.npy" not in arrays:
+        return spectra.denoised_example(example, arrays[name][row], correlations)
+    r = arrays["r_draws.npy"][row] if "r_draws.npy" in arrays else None
+    quantiles = arrays["posterior_quantiles.npy"][row]
+    return spectra.posterior_example(example, quantiles, correlations, r)
+
+
+def write_report(report, row, checkpoint, observed, truth, outputs):
+    """Measure the arrays that are in place; write and print what they are worth, and the figures.
+
+    Args:
+        report: What is known without them.
+        row: Observation that the figures show.
+        checkpoint: From checkpoints.load.
+        observed: tables.Table of the observations, or None.
+        truth: tables.Table of their truth, or None.
+        outputs: {file name: path}.
+    """
+    arrays = {k: np.load(v, mmap_mode="r") for k, v in outputs.items() if k.endswith(".npy")}
+    trained_on, normalize = records.Record.from_json(checkpoint["data"]), make_normalize(checkpoint)
+    inputs = output.Inputs(observed, truth, trained_on, normalize)
+    measured = output.measure(arrays, row, inputs)
+    atomic.write_json(outputs["metrics.json"], report | measured.to_json())
+    atomic.write_figure(outputs["examples.png"], draw_example(row, inputs, arrays, measured))
+    if "trajectory.npy" in arrays:
+        states, n_ell = arrays["trajectory.npy"], checkpoint["network_kwargs"]["n_ell"]
+        ell = np.arange(2, 2 + n_ell)
+        figure = spectra.trajectory(states[:, 0], states[:, 1 : 1 + n_ell], ell)
+        atomic.write_figure(outputs["trajectory.png"], figure)
+    for line in output.lines(measured):
+        console.print_result(line)
+
+
 @cli.script
 def main(argv=None):
     parser = build_parser()
@@ -393,7 +453,7 @@ def main(argv=None):
             arrays.publish({k: metadata | sampling.about(k, sampler.quantities) for k in shapes})
             report = {"method": args.method, "num_samples": blocks.num_samples, **record}
             report["belongs_to"] = identity
-            metrics.write_report(report, row, checkpoint, observed, truth, outputs)
+            write_report(report, row, checkpoint, observed, truth, outputs)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws
             written = resources.format_files(outputs.values())

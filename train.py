@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import sde_utils
 from diffusion.settings import Configuration, TrainingSettings
-from figures import plots
+from figures.training import training_loss
 from runtime import atomic, cli, console, devices, processes, records, resources
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def write_report(outputs: list[str], history: History, levels: LossLevels) -> No
 
     _, loss_file, figure_file = outputs
     atomic.write_npy(loss_file, history.table())
-    figure = plots.training_loss(history.to_json(), levels.to_json())
+    figure = training_loss(history.to_json(), levels.to_json())
     atomic.write_figure(figure_file, figure)
     console.print_result(baseline.gaussian_verdict(levels)[0])
     console.print_result(f"wrote {resources.format_files(outputs)}")

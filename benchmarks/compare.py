@@ -26,9 +26,13 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.problems import PROBLEMS, Task
-from checks import metrics, sharpness
+from checks import evaluation, law
+from checks.posteriors import ExactPosteriors
+from checks.run import Run
+from checks.skies import Skies
 from runtime import atomic, cli, console
 from runtime.errors import InputError
+from runtime.records import Sampled, Sky
 
 OUT_DIR = "results/compare"
 
@@ -42,9 +46,9 @@ def score_generated(task, sampled):
     """
     from scipy import stats
 
-    law = metrics.compare_with_law(sampled.dl, task.table.metadata)
-    if law:
-        return {"ks": law["ks_mean"], "skewness_error": law["skewness_error"]}
+    distance = law.compare_with_law(sampled.dl, task.table.record)
+    if distance is not None:
+        return {"ks": distance.ks_mean, "skewness_error": distance.skewness_error}
     both = np.log(sampled.dl), np.log(task.observed.values)
     columns = zip(*(x.T for x in both), strict=True)
     ks = np.mean([stats.ks_2samp(*pair).statistic for pair in columns])
@@ -59,25 +63,22 @@ def score_generated(task, sampled):
 
 
 def score_posterior(task, sampled, exact):
-    """{"excess_percent", "ks", "width_ratio", "r_ks"} of posterior draws; see comparison.py.
+    """{"excess_percent", "ks", "width_ratio", "r_ks"} of posterior draws; see checks.evaluation.
 
     "ks" is that of the PIT of D_ell. The width is that of p(r | y), or at one r, of p(D_ell | y),
     over the exact one, median over observations (and ell).
     """
-    import evaluate
-
-    metadata = {"prior": task.prior}
-    run = evaluate.Run("", sampled.dl.mean(1), sampled.dl, sampled.r, metadata)
-    truth = np.asarray(task.truth.values)
-    scale = task.observed.theory("dl_signal")
-    scale = truth.mean(0) if scale is None else scale
-    report, _ = sharpness.compare(run, truth, task.observed, exact, task.r_true, scale)
-    scores = {"excess_percent": report["excess_percent"]["value"], "ks": report["pit_ks"]["value"]}
+    sampled_from = Sampled(None, None, task.prior, Sky())
+    run = Run("", sampled.dl.mean(1), sampled.dl, sampled.r, sampled_from)
+    skies = Skies.of(task.observed, task.truth, task.r_true)
+    report = evaluation.compare(run, skies, exact)[0].measurements
+    excess, pit = report.sharpness.excess_percent.value, report.calibration.pit_ks.value
+    scores = {"excess_percent": excess, "ks": pit}
     if run.r is None:
         width = np.median(sampled.dl.std(1, ddof=1) / exact.std)
         return scores | {"width_ratio": float(width)}
-    r = report["r"]
-    return scores | {"width_ratio": r["width_ratio"]["value"], "r_ks": r["pit_ks"]["value"]}
+    r = report.r.against_exact
+    return scores | {"width_ratio": r.width_ratio.value, "r_ks": r.pit_ks.value}
 
 
 def run_tool(tool, task, exact):
@@ -158,8 +159,7 @@ def run_all(args, tools):
                 task = Task(problem, seed, os.path.join(args.out_dir, name))
                 exact = None
                 if task.conditional:
-                    y = np.asarray(task.observed.values)
-                    exact = sharpness.Exact(y, task.observed, task.prior)
+                    exact = ExactPosteriors.of(task.observed, task.prior)
             console.info(f"{name}, seed {seed}: {tool_name}")
             record = run_tool(tool(), task, exact)
             path = kept_path(args.out_dir, name, tool_name, seed)

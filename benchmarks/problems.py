@@ -98,7 +98,7 @@ class Task:
         self.x_train, self.y_train = prepared.train[:]
         self.x_val, self.y_val = prepared.held_out[:]
         self.normalizer = prepared.normalizer
-        self.prior = self.table.metadata | {"mean_dl": prepared.mean_dl.tolist()}
+        self.prior = dataclasses.replace(self.table.record.prior, mean_dl=prepared.mean_dl)
         self.y_test = None
         if self.conditional:
             self.y_test = prepared.cond_normalizer.normalize(torch.tensor(self.observed.values))

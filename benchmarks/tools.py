@@ -18,10 +18,10 @@ import time
 import numpy as np
 import torch
 
-import evaluate
 import sample
 import sde_utils
 import train
+from checks.run import Run
 from diffusion import reverse, trainer
 from runtime import checkpoints, records, tables
 
@@ -129,7 +129,7 @@ class Ours:
         metrics = records.read_json(f"{folder}/metrics.json")
         cost = metrics["network_evaluations"], metrics["seconds"]
         if task.conditional:
-            run = evaluate.load_run(folder, task.observed)
+            run = Run.load(folder, task.observed)
             return Sampled(np.asarray(run.draws), run.r, *cost), metrics
         generated = tables.load_spectra(f"{folder}/generated.npy").values
         return Sampled(np.asarray(generated), None, *cost), metrics

@@ -1,18 +1,38 @@
 """Statistics that tell whether draws follow the posterior that they claim to follow."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
-from scipy import stats
+import numpy.typing as npt
+
+from checks.estimates import Reported
+from runtime.records import FloatArray
+
+IntArray = npt.NDArray[np.int64]
 
 
-def ks_uniform(u):
+@dataclasses.dataclass(frozen=True, eq=False)
+class UniformDistance:
+    """Kolmogorov distance of values from the uniform law on [0, 1].
+
+    Attributes:
+        value: The distance, shape () or (k,).
+        expected: Its mean if the values were uniform (Kolmogorov's limit; its error of order 1/n
+            is removed).
+        spread: Its standard deviation then.
+    """
+
+    value: Any
+    expected: float
+    spread: float
+
+
+def ks_uniform(u: FloatArray) -> UniformDistance:
     """Kolmogorov distance of values from the uniform law on [0, 1].
 
     Args:
         u: Shape (n,) or (n, k): independent along the first axis, each column on its own.
-
-    Returns:
-        The distance, shape () or (k,), and its mean and standard deviation if u were uniform
-        (Kolmogorov's limit; its error of order 1/n is removed from the mean).
     """
     u = np.sort(u, axis=0)
     n = len(u)
@@ -20,10 +40,10 @@ def ks_uniform(u):
     distance = np.maximum(above - u, u - above + 1 / n).max(axis=0)
     mean = np.sqrt(np.pi / 2) * np.log(2)
     std = np.sqrt(np.pi**2 / 12 - mean**2)
-    return distance, mean / np.sqrt(n) - 1 / (6 * n), std / np.sqrt(n)
+    return UniformDistance(distance, mean / np.sqrt(n) - 1 / (6 * n), std / np.sqrt(n))
 
 
-def sbc_ranks(truth, draws, seed=0):
+def sbc_ranks(truth: FloatArray, draws: FloatArray, seed: int = 0) -> IntArray:
     """Number of draws below the truth: uniform on 0 ... num_draws for exact posterior draws.
 
     Simulation-based calibration, Talts et al. (2018, arXiv:1804.06788). Draws from the prior pass
@@ -42,7 +62,7 @@ def sbc_ranks(truth, draws, seed=0):
     return (draws < truth).sum(axis=1) + np.random.default_rng(seed).integers(ties + 1)
 
 
-def tarp(truth, draws, reference, seed=0):
+def tarp(truth: FloatArray, draws: FloatArray, reference: FloatArray, seed: int = 0) -> IntArray:
     """Number of draws closer to a reference point than the truth is: ranks, uniform if exact.
 
     Tests of accuracy with random points, Lemos et al. (2023, arXiv:2302.03026). The point may
@@ -61,11 +81,13 @@ def tarp(truth, draws, reference, seed=0):
     return sbc_ranks(np.linalg.norm(truth - reference, axis=-1), distance, seed)
 
 
-def rank_uniformity(ranks, num_draws):
+def rank_uniformity(ranks: IntArray, num_draws: int) -> Any:
     """p-value of ranks, shape (n,) or (n, k), being uniform on 0 ... num_draws; shape () or (k,).
 
     Chi-square over at most 20 bins that hold 10 ranks or more, with their exact probabilities.
     """
+    from scipy import stats
+
     n = len(ranks)
     num_bins = max(2, min(20, num_draws + 1, n // 10))
     share = np.bincount(np.arange(num_draws + 1) * num_bins // (num_draws + 1)) / (num_draws + 1)
@@ -75,30 +97,48 @@ def rank_uniformity(ranks, num_draws):
     return stats.chi2.sf(sum(terms), num_bins - 1)
 
 
-def expected_coverage(ranks, num_draws):
+def expected_coverage(ranks: IntArray, num_draws: int) -> tuple[FloatArray, FloatArray]:
     """Credible levels and the fraction of ranks, shape (n,), below each: equal if calibrated."""
     counts = np.bincount(ranks, minlength=num_draws + 1)
     return np.arange(1, num_draws + 2) / (num_draws + 1), np.cumsum(counts) / len(ranks)
 
 
-def coverage(ranks, num_draws, level):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coverage(Reported):
+    """How often the truth lies in a credible interval of its draws.
+
+    Attributes:
+        value: Observed fraction, shape () or (k,).
+        expected: For draws of the exact posterior.
+        error: Standard error of value.
+    """
+
+    value: Any
+    expected: float
+    error: float
+
+    def mean(self) -> "Coverage":
+        """Of all columns, taken as independent."""
+        error = float(self.error / np.sqrt(np.size(self.value)))
+        return Coverage(float(np.mean(self.value)), float(self.expected), error)
+
+
+def coverage(ranks: IntArray, num_draws: int, level: float) -> Coverage:
     """How often the truth lies in the central interval of its draws.
 
     Args:
         ranks: From `sbc_ranks`, shape (n,) or (n, k).
         num_draws: Number of draws.
         level: Probability wanted; the nearest that symmetric ranks can have is taken.
-
-    Returns:
-        Observed fraction, shape () or (k,); expected fraction; standard error of the former.
     """
     cut = min(round((num_draws + 1) * (1 - level) / 2), num_draws // 2)
     expected = (num_draws + 1 - 2 * cut) / (num_draws + 1)
     inside = (ranks >= cut) & (ranks <= num_draws - cut)
-    return inside.mean(axis=0), expected, np.sqrt(expected * (1 - expected) / len(ranks))
+    error = np.sqrt(expected * (1 - expected) / len(ranks))
+    return Coverage(inside.mean(axis=0), expected, error)
 
 
-def crps(truth, draws):
+def crps(truth: FloatArray, draws: FloatArray) -> FloatArray:
     """Continuous ranked probability score, E|X - truth| - E|X - X'| / 2, estimated without bias.
 
     Gneiting & Raftery (2007, JASA 102, 359), eq. 21; the fair estimate of Ferro (2014, QJRMS 140,

@@ -1,79 +1,201 @@
-"""Every check of a run, with its threshold: passed or not."""
+"""Every check of a run, with its threshold: passed or not.
+
+A check is a function of `Measurements` that yields what it finds, or nothing where it does not
+apply. To add one, write it and add its line to `CHECKS`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from checks import sharpness
+from checks.calibration import Calibration
+from checks.estimates import SIGMAS, Estimate, Reported
+from checks.r import AgainstExact, RReport
+from checks.sharpness import Sharpness
+from runtime.records import FloatArray, Json
 
-LIMITS = {  # thresholds of the verdicts
-    "excess_percent": 1.0,
-    "pit_ks": 0.015,
-    "r2": 0.02,
-    "slope": 0.03,
-    "p_value": 0.01,
-    "r_width_ratio": 0.03,
-    "r_bias": 0.02,
-    "r_rms_deviation": 0.15,
-}
+LOW_ELL = 8  # response slopes are judged up to here: above, almost nothing can be denoised
 
 
-def verdicts(report):
-    """Every check of a run as {"check", "value", "error", "limit", "passed"}."""
-    rows = []
+@dataclasses.dataclass(frozen=True)
+class Measurements(Reported):
+    """What is judged: the measurements of a run, None where they have no meaning or are unknown."""
 
-    def add(check, value, error, limit, passed):
-        rows.append(dict(check=check, value=value, error=error, limit=limit, passed=bool(passed)))
+    sharpness: Sharpness | None = None
+    calibration: Calibration | None = None
+    r: RReport | None = None
 
-    def at_most(check, entry, limit):
-        add(check, entry["value"], entry["error"], f"<= {limit:g}", abs(entry["value"]) <= limit)
+    FLAT = ("sharpness", "calibration")
 
-    if "excess_percent" in report:
-        at_most(
-            "MSE above the exact optimum, %", report["excess_percent"], LIMITS["excess_percent"]
-        )
-        gap = np.subtract(report["slope"], report["slope_limit"])[: sharpness.LOW_ELL - 1]
-        worst = int(np.abs(gap).argmax())
-        entry = {"value": float(gap[worst]), "error": report["slope_error"][worst]}
-        at_most(
-            f"response slope minus its limit, worst of ell <= {sharpness.LOW_ELL}",
-            entry,
-            LIMITS["slope"],
-        )
-    if "r2_gap" in report:
-        worst = int(np.argmax(report["r2_gap"]))
-        entry = {"value": report["r2_gap"][worst], "error": report["r2_gap_error"][worst]}
-        at_most("R2 below its limit, worst ell", entry, LIMITS["r2"])
-    if "pit_ks" in report:
-        at_most("PIT KS of D_ell", report["pit_ks"], LIMITS["pit_ks"])
-    if "shuffled_minus_mse" in report:
-        entry = report["shuffled_minus_mse"]
-        lost = entry["value"] > sharpness.SIGMAS * entry["error"]
-        limit = f"> {sharpness.SIGMAS} errors"
-        add("MSE lost by shuffled observations", entry["value"], entry["error"], limit, lost)
-    for name, p in (
-        ("SBC of D_ell, smallest p x n_ell", report.get("sbc", {}).get("smallest_times_ell")),
-        ("TARP of D_ell, p", report.get("tarp", {}).get("p_value")),
-        ("SBC of r, p", report.get("r", {}).get("sbc_p")),
-    ):
-        if p is not None:
-            add(name, p, None, f"> {LIMITS['p_value']:g}", p > LIMITS["p_value"])
-    if "r" in report:
-        r = report["r"]
-        if "width_ratio" in r:
-            ratio = {**r["width_ratio"], "value": r["width_ratio"]["value"] - 1}
-            at_most("width ratio of r - 1", ratio, LIMITS["r_width_ratio"])
-            at_most("PIT KS of r", r["pit_ks"], LIMITS["pit_ks"])
-            at_most("bias of r, sigma", r["bias"], LIMITS["r_bias"])
-            at_most("rms deviation of r, sigma", r["rms_deviation"], LIMITS["r_rms_deviation"])
-        if "sbc_p" in r:  # over its prior an exact posterior has no bias
-            bias, error = r["bias_truth"]["value"], r["bias_truth"]["error"]
-            passed = abs(bias) <= LIMITS["r_bias"] + sharpness.SIGMAS * error
-            limit = f"<= {LIMITS['r_bias']:g} + {sharpness.SIGMAS} errors"
-            add("bias of r against the truth, sigma", bias, error, limit, passed)
-        for row in r["sigma"]:
-            if row["limit"] is None:
-                continue
-            passed = row["sigma"] > row["limit"] - sharpness.SIGMAS * row["error"]
-            check = f"sigma(r) at r = {row['r']:.4f} not below its limit"
-            limit = f"> {row['limit']:.3g} - {sharpness.SIGMAS} errors"
-            add(check, row["sigma"], row["error"], limit, passed)
-    return rows
+
+@dataclasses.dataclass(frozen=True)
+class Check(Reported):
+    """The result of a check.
+
+    Attributes:
+        name: What was checked.
+        value: Number that was judged.
+        error: Its standard error, where there is one.
+        limit: The threshold in words.
+        passed: Whether it was met.
+    """
+
+    name: str
+    value: float
+    error: float | None
+    limit: str
+    passed: bool
+
+    NULLABLE = ("error",)
+
+    def to_json(self) -> Json:
+        """As `Reported.to_json`, the name under "check"."""
+        content = super().to_json()
+        return {"check": content.pop("name"), **content}
+
+
+CheckFunction = Callable[[Measurements], Iterator[Check]]
+
+
+# --- kinds of checks -------------------------------------------------------------------------
+
+
+def at_most(
+    name: str, limit: float, measured: Callable[[Measurements], Estimate | None]
+) -> CheckFunction:
+    """Check that the size of an estimate is no larger than a limit."""
+
+    def check(of: Measurements) -> Iterator[Check]:
+        found = measured(of)
+        if found is not None:
+            passed = bool(abs(found.value) <= limit)
+            yield Check(name, found.value, found.error, f"<= {limit:g}", passed)
+
+    return check
+
+
+def above(
+    name: str, limit: float, measured: Callable[[Measurements], float | None]
+) -> CheckFunction:
+    """Check that a number, as a p-value, is above a limit."""
+
+    def check(of: Measurements) -> Iterator[Check]:
+        found = measured(of)
+        if found is not None:
+            yield Check(name, found, None, f"> {limit:g}", bool(found > limit))
+
+    return check
+
+
+# --- what is measured ------------------------------------------------------------------------
+
+
+def _worst(values: FloatArray, errors: FloatArray, at: int) -> Estimate:
+    return Estimate(float(values[at]), float(errors[at]))
+
+
+def _excess(of: Measurements) -> Estimate | None:
+    return None if of.sharpness is None else of.sharpness.excess_percent
+
+
+def _slope_gap(of: Measurements) -> Estimate | None:
+    if of.sharpness is None or of.sharpness.slope_limit is None:
+        return None
+    gap = (of.sharpness.slope - of.sharpness.slope_limit)[: LOW_ELL - 1]
+    return _worst(gap, of.sharpness.slope_error, int(np.abs(gap).argmax()))
+
+
+def _r2_gap(of: Measurements) -> Estimate | None:
+    if of.sharpness is None or of.sharpness.r2_gap is None or of.sharpness.r2_gap_error is None:
+        return None
+    gap = of.sharpness.r2_gap
+    return _worst(gap, of.sharpness.r2_gap_error, int(np.argmax(gap)))
+
+
+def _pit(of: Measurements) -> Estimate | None:
+    pit = None if of.calibration is None else of.calibration.pit_ks
+    return None if pit is None else Estimate(pit.value, pit.error)
+
+
+def _sbc(of: Measurements) -> float | None:
+    sbc = None if of.calibration is None else of.calibration.sbc
+    return None if sbc is None else sbc.smallest_times_ell
+
+
+def _tarp(of: Measurements) -> float | None:
+    tarp = None if of.calibration is None else of.calibration.tarp
+    return None if tarp is None else tarp.p_value
+
+
+def _sbc_of_r(of: Measurements) -> float | None:
+    return None if of.r is None else of.r.sbc_p
+
+
+def _of_r(part: Callable[[AgainstExact], Estimate]) -> Callable[[Measurements], Estimate | None]:
+    """What is measured of r against its exact posterior."""
+
+    def measured(of: Measurements) -> Estimate | None:
+        found = None if of.r is None else of.r.against_exact
+        return None if found is None else part(found)
+
+    return measured
+
+
+def _width(r: AgainstExact) -> Estimate:
+    return Estimate(r.width_ratio.value - 1, r.width_ratio.error)
+
+
+# --- checks of a kind of their own -----------------------------------------------------------
+
+
+def loss_by_shuffling(of: Measurements) -> Iterator[Check]:
+    """Estimates from another sky's observation are worse."""
+    if of.sharpness is not None:
+        found = of.sharpness.shuffled_minus_mse
+        passed = bool(found.value > SIGMAS * found.error)
+        name, limit = "MSE lost by shuffled observations", f"> {SIGMAS} errors"
+        yield Check(name, found.value, found.error, limit, passed)
+
+
+def bias_against_truth(of: Measurements) -> Iterator[Check]:
+    """Over its prior an exact posterior of r has no bias."""
+    limit = 0.02
+    if of.r is not None and of.r.sbc_p is not None:
+        bias = of.r.bias_truth
+        passed = bool(abs(bias.value) <= limit + SIGMAS * bias.error)
+        words = f"<= {limit:g} + {SIGMAS} errors"
+        yield Check("bias of r against the truth, sigma", bias.value, bias.error, words, passed)
+
+
+def sigma_not_below_limit(of: Measurements) -> Iterator[Check]:
+    """No posterior of r is narrower than what an observation can hold."""
+    for row in () if of.r is None else of.r.sigma:
+        if row.limit is not None:
+            passed = bool(row.sigma > row.limit - SIGMAS * row.error)
+            name = f"sigma(r) at r = {row.r:.4f} not below its limit"
+            limit = f"> {row.limit:.3g} - {SIGMAS} errors"
+            yield Check(name, row.sigma, row.error, limit, passed)
+
+
+CHECKS: tuple[CheckFunction, ...] = (
+    at_most("MSE above the exact optimum, %", 1.0, _excess),
+    at_most(f"response slope minus its limit, worst of ell <= {LOW_ELL}", 0.03, _slope_gap),
+    at_most("R2 below its limit, worst ell", 0.02, _r2_gap),
+    at_most("PIT KS of D_ell", 0.015, _pit),
+    loss_by_shuffling,
+    above("SBC of D_ell, smallest p x n_ell", 0.01, _sbc),
+    above("TARP of D_ell, p", 0.01, _tarp),
+    above("SBC of r, p", 0.01, _sbc_of_r),
+    at_most("width ratio of r - 1", 0.03, _of_r(_width)),
+    at_most("PIT KS of r", 0.015, _of_r(lambda r: Estimate(r.pit_ks.value, r.pit_ks.error))),
+    at_most("bias of r, sigma", 0.02, _of_r(lambda r: r.bias)),
+    at_most("rms deviation of r, sigma", 0.15, _of_r(lambda r: r.rms_deviation)),
+    bias_against_truth,
+    sigma_not_below_limit,
+)
+
+
+def judge(measurements: Measurements) -> list[Check]:
+    """The results of all checks that apply."""
+    return [found for check in CHECKS for found in check(measurements)]

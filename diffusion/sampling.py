@@ -68,13 +68,6 @@ def rows(quantities, dl, r, num_draws):
     }
 
 
-def summarise_r(r):
-    """Median, distances to the 84 and 16 % quantiles, and 95 % upper limit of draws of r."""
-    low, median, high, limit = np.quantile(r, [*QUANTILES, 0.95])
-    names = ("median", "upper", "lower", "upper_limit_95")
-    return dict(zip(names, map(float, (median, high - median, median - low, limit)), strict=True))
-
-
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """Computes any block of rows of the outputs.

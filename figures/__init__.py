@@ -1,1 +1,1 @@
-"""Arrays to figures."""
+"""Arrays to figures: style (palette, axes), spectra, training, evaluation, studies."""

@@ -1,243 +1,338 @@
 """Figures of evaluate.py: runs side by side, and one run's posterior on the exact answer."""
 
+import dataclasses
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from figures import plots
+from figures import style
+from figures.style import FloatArray
 
-# Okabe & Ito (2008), with dashes that tell runs apart in print
-COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#666666")
-DASHES = ("-", "--", "-.", ":")
-EXACT = {"color": "#000000", "ls": "--", "lw": 1.5}
+if TYPE_CHECKING:  # slow to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-
-def _styles(names):
-    return {
-        name: {"color": COLORS[k % len(COLORS)], "ls": DASHES[k % len(DASHES)]}
-        for k, name in enumerate(names)
-    }
+BAND = (0.16, 0.5, 0.84)
 
 
-def overview(ell, report, curves):
-    """Figures of all runs: {"sharpness.png", "calibration.png", "controls.png"}, where known.
+# --- runs side by side -----------------------------------------------------------------------
 
-    Args:
-        ell: Multipoles, shape (n_ell,).
-        report: As evaluate.py writes it.
-        curves: {run: {"pit", "sbc", "tarp"}}: values that are uniform for exact draws.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Errorbars:
+    """Values and their standard errors, of one shape: () or (n_ell,)."""
+
+    values: FloatArray | float
+    errors: FloatArray | float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunResult:
+    """What is drawn of a run.
+
+    Attributes:
+        name: In the legend.
+        r2: Of the estimate, per ell.
+        slope: Of the response to the observation, per ell.
+        mse: Mean squared error, in units of S^2.
+        shuffled_mse: The same with observations of other skies.
+        pit: PIT values, uniform for exact draws, shape (k,); None where unknown.
+        sbc: Ranks of the truth, likewise.
+        tarp: TARP ranks, likewise.
     """
-    runs = {name: run for name, run in report["runs"].items() if "mse" in run}
-    if not runs:
-        return {}
-    styles = _styles(runs)
-    figures = {
-        "sharpness.png": _sharpness(ell, runs, styles),
-        "controls.png": _controls(runs, report["baselines"]),
-    }
-    if any(curves.values()):
-        figures["calibration.png"] = _calibration(curves, styles)
-    return figures
+
+    name: str
+    r2: Errorbars
+    slope: Errorbars
+    mse: Errorbars
+    shuffled_mse: Errorbars
+    pit: FloatArray | None
+    sbc: FloatArray | None
+    tarp: FloatArray | None
 
 
-def _sharpness(ell, runs, styles):
-    figure, (left, right) = plots._axes()
-    known = [run for run in runs.values() if "r2_limit" in run]
-    if known:
-        left.plot(ell, known[0]["r2_limit"], **plots.LIMIT, label="exact posterior mean")
-        right.plot(ell, known[0]["slope_limit"], **plots.LIMIT, label="exact posterior mean")
-    for name, run in runs.items():
-        for axis, key in ((left, "r2"), (right, "slope")):
-            axis.errorbar(ell, run[key], run[f"{key}_error"], **styles[name], lw=1, label=name)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Optimum:
+    """The exact posterior mean, shape (n_ell,) each."""
+
+    r2: FloatArray
+    slope: FloatArray
+
+
+def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | None) -> "Figure":
+    """R^2 and response of the runs, beside those of the exact posterior mean where it is known."""
+    figure, (left, right) = style.make_axes()
+    lines = style.run_styles([run.name for run in runs])
+    if optimum is not None:
+        left.plot(ell, optimum.r2, **style.LIMIT, label="exact posterior mean")
+        right.plot(ell, optimum.slope, **style.LIMIT, label="exact posterior mean")
+    for run in runs:
+        for axis, bars in ((left, run.r2), (right, run.slope)):
+            axis.errorbar(ell, bars.values, bars.errors, **lines[run.name], lw=1, label=run.name)
     for axis in (left, right):
-        plots._ell_axis(axis)
-        axis.axhline(0, color="#BBBBBB", lw=0.8)
-    left.legend(fontsize=8)
+        style.ell_axis(axis)
+        axis.axhline(0, **style.ZERO)
+    left.legend(fontsize=style.LEGEND)
     left.set(ylabel=r"$R^2$ of the estimate", ylim=(-1.1, 1.05))
     right.set(ylabel=r"response $\mathrm{d}E[x]/\mathrm{d}y$", ylim=(-0.2, 1.05))
     return figure
 
 
-def _calibration(curves, styles):
-    titles = {
-        "pit": "PIT under the exact posterior",
-        "sbc": "rank of the truth (SBC)",
-        "tarp": "TARP rank",
-    }
-    present = [key for key in titles if any(key in values for values in curves.values())]
-    figure, axes = plots._axes(len(present), 4 * len(present), 3.4)
-    for key, axis in zip(present, np.atleast_1d(axes), strict=True):
+def calibration(runs: Sequence[RunResult]) -> "Figure | None":
+    """Distance of PIT values and ranks from a uniform law; None where no run has any."""
+    panels = [
+        ("PIT under the exact posterior", {run.name: run.pit for run in runs}),
+        ("rank of the truth (SBC)", {run.name: run.sbc for run in runs}),
+        ("TARP rank", {run.name: run.tarp for run in runs}),
+    ]
+    present = [
+        (title, {name: values for name, values in curves.items() if values is not None})
+        for title, curves in panels
+        if any(values is not None for values in curves.values())
+    ]
+    if not present:
+        return None
+    lines = style.run_styles([run.name for run in runs])
+    figure, axes = style.make_axes(len(present), 4 * len(present), 3.4)
+    for (title, curves), axis in zip(present, axes, strict=True):
         for name, values in curves.items():
-            if key in values:
-                u = np.sort(values[key])
-                expected = (np.arange(len(u)) + 0.5) / len(u)
-                thin = np.linspace(0, len(u) - 1, min(len(u), 500)).astype(int)
-                axis.plot(u[thin], (expected - u)[thin], **styles[name], lw=1.2, label=name)
-        axis.axhline(0, color="#BBBBBB", lw=0.8)
-        axis.set(xlabel=f"{titles[key]}, $u$", ylabel="fraction below $u$, minus $u$", xlim=(0, 1))
+            u = np.sort(values)
+            expected = (np.arange(len(u)) + 0.5) / len(u)
+            thin = np.linspace(0, len(u) - 1, min(len(u), 500)).astype(int)
+            axis.plot(u[thin], (expected - u)[thin], **lines[name], lw=1.2, label=name)
+        axis.axhline(0, **style.ZERO)
+        axis.set(xlabel=f"{title}, $u$", ylabel="fraction below $u$, minus $u$", xlim=(0, 1))
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, -0.03), max(high, 0.03))
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=style.LEGEND)
     return figure
 
 
-def _controls(runs, baselines):
-    figure, axis = plots._axes(1, 6.5, 0.8 + 0.6 * len(runs))
-    heights = np.arange(len(runs))[::-1]
-    for offset, key, color, label in (
-        (0.18, "mse", COLORS[0], "its own observation"),
-        (-0.18, "shuffled_mse", COLORS[4], "another sky's observation (control)"),
-    ):
-        values = [run[key]["value"] for run in runs.values()]
-        errors = [run[key]["error"] for run in runs.values()]
-        axis.barh(heights + offset, values, 0.34, xerr=errors, color=color, label=label)
-    for name, line in (("prior mean", plots.THEORY), ("exact posterior mean", plots.LIMIT)):
-        if name in baselines:
-            axis.axvline(baselines[name]["value"], **line, label=name)
-    axis.set(yticks=heights, yticklabels=list(runs), xlabel="mean squared error in units of $S^2$")
-    if max(run["mse"]["value"] for run in runs.values()) > 2:
-        axis.set_xscale("log")
-    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
-    return figure
-
-
-def r_figures(run, observed, truth, r_true, exact, single, report, row, title):
-    """Figures of a run with r: {"r.png", "posterior.png", "getdist.png"}.
+def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figure":
+    """Squared errors with the right and with shuffled observations.
 
     Args:
-        run: evaluate.Run with draws of r, shape (n, m).
-        observed: storage.Table of the observations.
-        truth: True D_ell, shape (n, n_ell), uK^2.
-        r_true: True r, shape (n,).
-        exact: comparison.Exact of all rows; what it does not know is left out.
-        single: comparison.Exact of the row shown.
-        report: The part on r of the run's report.
-        row: Observation shown.
-        title: Of the figures: the mismatch of the run, or empty.
+        runs: All runs.
+        baselines: {estimate that needs no network: mean squared error, in units of S^2}.
     """
-    figures = {
-        "r.png": _r_all(run, r_true, report),
-        "posterior.png": _posterior(run, observed, truth, r_true, exact, single, row),
-        "getdist.png": _getdist(run, truth, r_true, exact, row),
-    }
-    for name, figure in figures.items():
-        if name == "getdist.png":  # makes no room for a title, but its corner is empty
-            figure.text(0.98, 0.97, textwrap.fill(title, 55), ha="right", va="top", fontsize=9)
-        elif title:
-            figure.suptitle(title, fontsize=9, wrap=True)
-    return figures
-
-
-def _r_all(run, r_true, report):
-    figure, (left, right) = plots._axes()
-    color = COLORS[0]
-    if np.ptp(r_true) > 0:
-        shown = np.argsort(r_true)[:: max(1, len(r_true) // 150)]
-        low, middle, high = np.quantile(run.r[shown], [0.16, 0.5, 0.84], axis=1)
-        bars = [middle - low, high - middle]
-        left.errorbar(
-            r_true[shown], middle, bars, fmt="o", ms=2.5, lw=0.6, color=color, label="median, 68 %"
-        )
-        left.axline((0, 0), slope=1, color="k", lw=0.8, label="truth")
-        left.set(xlabel="true $r$", ylabel=r"$\hat r$")
-    else:
-        for values, label, tone in (
-            (np.median(run.r, 1), "median", color),
-            (np.quantile(run.r, 0.95, axis=1, method="weibull"), "95 % upper limit", COLORS[4]),
-        ):
-            left.hist(values, bins=40, density=True, alpha=0.6, color=tone, label=label)
-        left.axvline(r_true[0], color="k", lw=1, label="truth")
-        left.set(xlabel=plots.R_LABEL, ylabel="density over skies")
-        left.locator_params(axis="x", nbins=5)
-    table = report["sigma"]
-    r = [line["r"] for line in table]
-    marker = {"marker": "_", "ms": 14} if len(r) == 1 else {}
-    for key, style, label in (
-        ("fisher", plots.LIMIT, "Fisher limit"),
-        ("exact", EXACT, "exact posterior"),
+    figure, (axis,) = style.make_axes(1, 6.5, 0.8 + 0.6 * len(runs))
+    heights = np.arange(len(runs))[::-1]
+    for offset, bars, color, label in (
+        (0.18, [run.mse for run in runs], style.BLUE, "its own observation"),
+        (
+            -0.18,
+            [run.shuffled_mse for run in runs],
+            style.ORANGE,
+            "another sky's observation (control)",
+        ),
     ):
-        if table and table[0][key] is not None:
-            right.plot(r, [line[key] for line in table], **style, **marker, label=label)
-    rms, error = ([line[key] for line in table] for key in ("rms_error", "rms_error_error"))
-    label = "rms error of the posterior mean"
-    right.errorbar(r, rms, error, color=COLORS[1], ls=":", marker="o", ms=3, label=label)
-    sigma, error = ([line[key] for line in table] for key in ("sigma", "error"))
-    right.errorbar(r, sigma, error, color=color, marker="s", ms=4, mfc="white", label="learned")
-    right.set(xlabel="true $r$", ylabel=r"$\sigma(r)$")
-    right.set_ylim(0, None)
-    if len(r) == 1:  # no line to follow: the marks above each other, the legend beside them
-        right.set(xticks=r, xlim=(r[0] - 0.2, r[0] + 0.8))
+        values = np.array([bar.values for bar in bars])
+        errors = np.array([bar.errors for bar in bars])
+        axis.barh(heights + offset, values, 0.34, xerr=errors, color=color, label=label)
+    for name, line in (("prior mean", style.THEORY), ("exact posterior mean", style.LIMIT)):
+        if name in baselines:
+            axis.axvline(baselines[name], **line, label=name)
+    names = [run.name for run in runs]
+    axis.set(yticks=heights, yticklabels=names, xlabel="mean squared error in units of $S^2$")
+    if max(run.mse.values for run in runs) > 2:
+        axis.set_xscale("log")
+    figure.legend(fontsize=style.LEGEND, loc="outside upper center", ncols=2)
+    return figure
+
+
+# --- one run with draws of r -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RDraws:
+    """Draws of r of all skies, and the exact p(r | y) where it is known.
+
+    Attributes:
+        draws: Shape (n, m).
+        truth: True r, shape (n,).
+        r_range: (r_min, r_max) of the prior.
+        grid: Of the exact density, shape (k,), or None.
+        density: Exact p(r | y), shape (n, k), or None.
+    """
+
+    draws: FloatArray
+    truth: FloatArray
+    r_range: tuple[float, float]
+    grid: FloatArray | None
+    density: FloatArray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectrumDraws:
+    """Draws of one sky's spectrum, uK^2.
+
+    Attributes:
+        ell: Multipoles, shape (n_ell,).
+        draws: D_ell, shape (m, n_ell).
+        exact: Draws of the exact posterior, shape (k, n_ell), or None.
+        observed: Shape (n_ell,).
+        truth: Shape (n_ell,).
+    """
+
+    ell: npt.NDArray
+    draws: FloatArray
+    exact: FloatArray | None
+    observed: FloatArray
+    truth: FloatArray
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmaBin:
+    """sigma(r) of the skies in one bin of the true r; None where a number is unknown."""
+
+    r: float
+    sigma: float
+    sigma_error: float
+    rms_error: float
+    rms_error_error: float
+    exact: float | None
+    fisher: float | None
+
+
+def r_overview(r: RDraws, bins: Sequence[SigmaBin], title: str = "") -> "Figure":
+    """Estimates of r against the truth, and sigma(r) beside its limits."""
+    figure, (left, right) = style.make_axes()
+    if np.ptp(r.truth) > 0:
+        _draw_estimates(left, r)
+    else:
+        _draw_null(left, r)
+    _draw_sigma(right, bins)
     for axis in (left, right):
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=style.LEGEND)
+    return _with_title(figure, title)
+
+
+def _with_title(figure: "Figure", title: str) -> "Figure":
+    if title:
+        figure.suptitle(title, fontsize=9, wrap=True)
     return figure
 
 
-def _posterior(run, observed, truth, r_true, exact, single, row):
-    figure, (left, right) = plots._axes()
-    order = np.argsort(run.r.mean(1), kind="stable")
+def _draw_estimates(axis: "Axes", r: RDraws) -> None:
+    """Median and 68 % interval over the true r."""
+    shown = np.argsort(r.truth)[:: max(1, len(r.truth) // 150)]
+    low, middle, high = np.quantile(r.draws[shown], BAND, axis=1)
+    bars = [middle - low, high - middle]
+    points: style.Line = {"fmt": "o", "ms": 2.5, "lw": 0.6, "color": style.BLUE}
+    axis.errorbar(r.truth[shown], middle, bars, **points, label="median, 68 %")
+    axis.axline((0, 0), slope=1, color="k", lw=0.8, label="truth")
+    axis.set(xlabel="true $r$", ylabel=r"$\hat r$")
+
+
+def _draw_null(axis: "Axes", r: RDraws) -> None:
+    """Distribution of median and upper limit over skies of one r."""
+    limits = np.quantile(r.draws, 0.95, axis=1, method="weibull")
+    for values, label, color in (
+        (np.median(r.draws, 1), "median", style.BLUE),
+        (limits, "95 % upper limit", style.ORANGE),
+    ):
+        axis.hist(values, bins=40, density=True, alpha=0.6, color=color, label=label)
+    axis.axvline(r.truth[0], color="k", lw=1, label="truth")
+    axis.set(xlabel=style.R_LABEL, ylabel="density over skies")
+    axis.locator_params(axis="x", nbins=5)
+
+
+def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
+    r = [row.r for row in bins]
+    marker: style.Line = {"marker": "_", "ms": 14} if len(r) == 1 else {}
+    for values, line, label in (
+        ([row.fisher for row in bins], style.LIMIT, "Fisher limit"),
+        ([row.exact for row in bins], style.EXACT, "exact posterior"),
+    ):
+        if values and values[0] is not None:
+            axis.plot(r, np.array(values, float), **line, **marker, label=label)
+    rms, errors = [row.rms_error for row in bins], [row.rms_error_error for row in bins]
+    label = "rms error of the posterior mean"
+    axis.errorbar(r, rms, errors, color=style.VERMILION, ls=":", marker="o", ms=3, label=label)
+    sigma, errors = [row.sigma for row in bins], [row.sigma_error for row in bins]
+    points: style.Line = {"color": style.BLUE, "marker": "s", "ms": 4, "mfc": "white"}
+    axis.errorbar(r, sigma, errors, **points, label="learned")
+    axis.set(xlabel="true $r$", ylabel=r"$\sigma(r)$")
+    axis.set_ylim(0, None)
+    if len(r) == 1:  # no line to follow: the marks above each other, the legend beside them
+        axis.set(xticks=r, xlim=(r[0] - 0.2, r[0] + 0.8))
+
+
+def posterior(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> "Figure":
+    """p(r | y) of a few skies, and one sky's spectrum.
+
+    Args:
+        r: Of all skies.
+        spectrum: Of the sky that is shown.
+        row: Its number.
+        title: Of the figure.
+    """
+    figure, (left, right) = style.make_axes()
+    _draw_densities(left, r, row)
+    ell = spectrum.ell
+    style.posterior_band(right, ell, np.quantile(spectrum.draws, BAND, axis=0))
+    if spectrum.exact is not None:
+        low, _, high = np.quantile(spectrum.exact, BAND, axis=0)
+        right.plot(ell, low, **style.EXACT, label="exact, 68 %")
+        right.plot(ell, high, **style.EXACT)
+    right.plot(ell, spectrum.observed, **style.OBSERVATION, label="observation")
+    if (spectrum.truth > 0).all():
+        right.plot(ell, spectrum.truth, **style.TRUTH, label="truth")
+    style.spectrum_axis(right)
+    return _with_title(figure, title)
+
+
+def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
+    """Histograms of the draws of a sky, and of skies with small, middle and large estimates."""
+    order = np.argsort(r.draws.mean(1), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
-    for k, color in zip([row, *others], COLORS, strict=False):
-        left.hist(
-            run.r[k],
-            bins="auto",
-            density=True,
-            histtype="stepfilled",
-            color=color,
-            alpha=0.35,
-            lw=0,
-        )
-        if exact.r is not None:
-            left.plot(exact.r.r, exact.r.density[k], color=color, lw=1.4)
-        left.axvline(r_true[k], color=color, ls=":", lw=1.2)
-    left.hist([], color="#888888", alpha=0.5, label="learned")
-    if exact.r is not None:
-        left.plot([], [], color="#444444", lw=1.4, label="exact")
-    left.plot([], [], color="#444444", ls=":", label="true $r$")
-    left.set(xlabel=plots.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
-    low, high = run.metadata["prior"]["r_range"]
-    shown = run.r[[row, *others]]
+    bars: style.Line = {"bins": "auto", "density": True, "alpha": 0.35, "lw": 0}
+    for k, color in zip([row, *others], style.COLORS, strict=False):
+        axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
+        if r.grid is not None and r.density is not None:
+            axis.plot(r.grid, r.density[k], color=color, lw=1.4)
+        axis.axvline(r.truth[k], color=color, ls=":", lw=1.2)
+    axis.hist([], color="#888888", alpha=0.5, label="learned")
+    if r.density is not None:
+        axis.plot([], [], color=style.DARK, lw=1.4, label="exact")
+    axis.plot([], [], color=style.DARK, ls=":", label="true $r$")
+    axis.set(xlabel=style.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
+    shown = r.draws[[row, *others]]
     room = 0.2 * np.ptp(shown)
-    left.set_xlim(max(low, shown.min() - room), min(high, shown.max() + room))
-    left.legend(fontsize=8)
-
-    ell = observed.ell
-    band = [0.16, 0.5, 0.84]
-    plots.posterior_band(right, ell, np.quantile(run.draws[row], band, axis=0))
-    if single.x is not None:
-        draws = single.x.rvs(4000, np.random.default_rng(0))[0]
-        low, _, high = np.quantile(draws, band, axis=0)
-        right.plot(ell, low, **EXACT, label="exact, 68 %")
-        right.plot(ell, high, **EXACT)
-    right.plot(ell, observed.values[row], **plots.OBSERVATION, label="observation")
-    if (truth[row] > 0).all():
-        right.plot(ell, truth[row], **plots.TRUTH, label="truth")
-    plots._spectrum_axis(right)
-    return figure
+    axis.set_xlim(max(r.r_range[0], shown.min() - room), min(r.r_range[1], shown.max() + room))
+    axis.legend(fontsize=style.LEGEND)
 
 
-def _getdist(run, truth, r_true, exact, row):
+def triangle(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> "Figure":
+    """Joint posterior of r and a few multipoles of one sky, by GetDist; see `posterior`."""
     import getdist
     from getdist import plots as getdist_plots
 
     getdist.chains.print_load_details = False
-    ell = [k for k in (2, 4, 6) if k < 2 + run.draws.shape[2]]
-    columns = [run.r[row], *(np.log10(run.draws[row][:, k - 2]) for k in ell)]
+    ell = [k for k in (2, 4, 6) if k < 2 + spectrum.draws.shape[1]]
+    columns = [r.draws[row], *(np.log10(spectrum.draws[:, k - 2]) for k in ell)]
     names = ["r", *(f"d{k}" for k in ell)]
     samples = getdist.MCSamples(
         samples=np.stack(columns, 1),
         names=names,
         labels=["r", *(rf"\log_{{10}} D_{{{k}}}/\mu\mathrm{{K}}^2" for k in ell)],
-        ranges={"r": run.metadata["prior"]["r_range"]},
+        ranges={"r": r.r_range},
         label="learned posterior",
         sampler="uncorrelated",  # no chain: nothing to look for, and few draws will do
     )
-    markers = {"r": float(r_true[row])}
-    if (truth[row] > 0).all():
-        markers |= {f"d{k}": float(np.log10(truth[row, k - 2])) for k in ell}
+    markers = {"r": float(r.truth[row])}
+    if (spectrum.truth > 0).all():
+        markers |= {f"d{k}": float(np.log10(spectrum.truth[k - 2])) for k in ell}
     plotter = getdist_plots.get_subplot_plotter(width_inch=6.5)
     plotter.triangle_plot(samples, names, filled=True, markers=markers)
-    if exact.r is not None:
-        axis, density = plotter.subplots[0, 0], exact.r.density[row]
-        axis.plot(exact.r.r, density / density.max(), **EXACT, label="exact")
-        axis.legend(fontsize=8, frameon=False)
+    if r.grid is not None and r.density is not None:
+        axis, density = plotter.subplots[0, 0], r.density[row]
+        axis.plot(r.grid, density / density.max(), **style.EXACT, label="exact")
+        axis.legend(fontsize=style.LEGEND, frameon=False)
+    # GetDist makes no room for a title, but its corner is empty
+    text = textwrap.fill(title, 55)
+    plotter.fig.text(0.98, 0.97, text, ha="right", va="top", fontsize=9)
     return plotter.fig

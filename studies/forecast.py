@@ -13,7 +13,7 @@ Example:
 
 import os
 
-from figures import plots
+from figures import studies as plots
 from runtime import atomic, cli, console, records
 from runtime.errors import InputError
 

@@ -7,19 +7,25 @@ import numpy as np
 import pytest
 
 import evaluate
-from checks import sharpness
-from checks.exact import GaussianPosterior, RPosterior, fisher_sigma, wiener
+from checks import r as r_checks
+from checks.exact import GaussianPosterior, wiener
+from checks.exact_r import ObservationModel, RPosterior, fisher_sigma
+from checks.noncentral import degrees
+from checks.posteriors import ExactPosteriors
+from checks.run import Run
+from checks.skies import Skies
 from runtime import records, tables
-from runtime.records import Record
+from runtime.records import Prior, Record, Sampled, Sky
 from sky import realisations
 
 N_ELL, ROWS, DRAWS = 6, 600, 40
 NOISE = np.full(N_ELL, 2e-5)
-PARTS = dict(zip(tables.GAUSSIAN_KEYS, np.outer([0.5, 0.3, 0.2], NOISE).tolist(), strict=True))
+GAUSSIAN_PARTS = ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
+PARTS = dict(zip(GAUSSIAN_PARTS, np.outer([0.5, 0.3, 0.2], NOISE).tolist(), strict=True))
 TEMPLATE = records.SignalTemplate(
     np.array([0.002, 0.008]), np.array([[1e-2] * N_ELL, [1.1e-2] * N_ELL])
 )
-NU = 2 * np.arange(2, 2 + N_ELL) + 1
+NU = degrees(N_ELL)
 PRIOR = {
     "r_range": [0.0, 0.01],
     "signal_template": {"r_nodes": [0.002, 0.008], "dl_per_r": TEMPLATE.dl_per_r.tolist()},
@@ -37,15 +43,25 @@ def simulate(prior, n, seed):
     return x, y, r
 
 
+def model_of(prior, noise):
+    """Observation model of a prior over r."""
+    return ObservationModel(TEMPLATE, noise, 0.0, tuple(prior["r_range"]))
+
+
 def exact_draws(prior, y, num_draws=DRAWS, noise=NOISE):
     """(draws of D_ell, draws of r or None) of the exact posterior."""
     rng = np.random.default_rng(0)
     if "r" in prior:
         return GaussianPosterior(y, prior["dl_signal"], noise).rvs(num_draws, rng), None
-    r = RPosterior(y, TEMPLATE, noise, 0, *prior["r_range"]).rvs(num_draws, rng)
+    r = RPosterior(y, model_of(prior, noise)).rvs(num_draws, rng)
     signals = TEMPLATE(r.ravel()).reshape(*r.shape, N_ELL)
     each = np.broadcast_to(y[:, None], signals.shape)
     return GaussianPosterior(each, signals, noise).rvs(1, rng)[..., 0, :], r
+
+
+def write(path, values, content):
+    """An array with a sidecar of this content."""
+    tables.write_array(path, values, Record.from_json(content))
 
 
 def write_run(folder, prior, y, draws, r=None, sky=None):
@@ -58,7 +74,10 @@ def write_run(folder, prior, y, draws, r=None, sky=None):
     for name, values in arrays.items():
         if values is not None:
             quantity = "posterior r" if name == "r_draws" else "posterior BB"
-            tables.write_array(f"{folder}/{name}.npy", values, {**metadata, "quantity": quantity})
+            record = Record(
+                quantity, extra=metadata
+            )  # as it stands, without a sky where there is none
+            tables.write_array(f"{folder}/{name}.npy", values, record)
 
 
 @pytest.fixture(autouse=True)
@@ -73,11 +92,11 @@ def prepare(prior, **known):
     """
     x, y, r = simulate(prior, ROWS, 1)
     metadata = {**prior, "seed": 1, **(known or {"dl_contaminant": NOISE.tolist()})}
-    tables.write_array("x.npy", x, {**metadata, "quantity": "primordial BB"})
-    tables.write_array("y.npy", y, {**metadata, "quantity": "observed BB"})
+    write("x.npy", x, {**metadata, "quantity": "primordial BB"})
+    write("y.npy", y, {**metadata, "quantity": "observed BB"})
     words = ["--data-file-noisy", "y.npy", "--data-file-gt", "x.npy", "--out-dir", "out"]
     if "r_range" in prior:
-        tables.write_array("r.npy", r, {**metadata, "quantity": "r"})
+        write("r.npy", r, {**metadata, "quantity": "r"})
         words += ["--param-file-gt", "r.npy"]
     return x, y, r, words
 
@@ -152,7 +171,7 @@ def test_draws_of_r():
     sigma = {
         row["check"] for row in report["runs"]["exact"]["checks"] if "sigma(r)" in row["check"]
     }
-    assert len(sigma) == sharpness.R_BINS and sigma <= failed(report, "leak")
+    assert len(sigma) == r_checks.R_BINS and sigma <= failed(report, "leak")
     assert {"PIT KS of r", "width ratio of r - 1"} <= failed(report, "narrow")
     assert "rms deviation of r, sigma" in failed(report, "prior")
     for name in evaluate.FIGURES + evaluate.R_FIGURES:
@@ -180,14 +199,14 @@ def test_r_without_an_exact_posterior():
     report = records.read_json("out/report.json")
     assert failed(report, "exact") == set()
     assert {"bias of r against the truth, sigma", "SBC of r, p"} <= failed(report, "shifted")
-    assert len(sigma_checks(report, "exact")) == sharpness.R_BINS
+    assert len(sigma_checks(report, "exact")) == r_checks.R_BINS
     for name in ("narrow", "leak"):
         assert sigma_checks(report, name) <= failed(report, name)
     entry = report["runs"]["exact"]["r"]
     assert not {"bias", "pit_ks", "width_ratio", "rms_deviation", "exact_bias_truth"} & set(entry)
     assert report["runs"]["shifted"]["r"]["bias_truth"]["value"] > 0.3
     assert entry["coverage"]["0.68"]["value"] == pytest.approx(0.68, abs=0.06)  # 3 errors
-    posterior = RPosterior(y, TEMPLATE, NOISE, 0, *PRIOR["r_range"])
+    posterior = RPosterior(y, model_of(PRIOR, NOISE))
     for level in (0.68, 0.95):
         upper, limits = entry[f"upper_limit_{100 * level:.0f}"], posterior.quantile([level])
         assert upper["median"] == pytest.approx(np.median(limits), rel=0.03)
@@ -216,15 +235,16 @@ def test_without_residuals_there_is_no_limit():
 
 def test_the_limit_knows_of_a_fixed_foreground():
     """y tells less of r where its foreground is fixed, and the Fisher limit says so."""
-    y = simulate(PRIOR, 20, 1)[1]
-    sigma = []
+    x, y, _ = simulate(PRIOR, 20, 1)
+    sigma, prior = [], Prior.from_json(PRIOR)
     for F in (0 * NOISE, 3 * NOISE):
-        metadata = {**PARTS, "dl_fixed_foreground": F.tolist()}
-        exact = sharpness.Exact(y, tables.Table("y.npy", y, Record.from_json(metadata)), PRIOR)
+        metadata = {**PRIOR, **PARTS, "dl_fixed_foreground": F.tolist()}
+        observed = tables.Table("y.npy", y, Record.from_json(metadata))
         draws = np.random.default_rng(0).random((20, 30))
-        run = evaluate.Run("run", y, None, draws, {"prior": PRIOR})
-        report = sharpness.r_report(run, np.full(20, 0.005), exact, False)
-        sigma.append(report["sigma"][0]["fisher"])
+        run = Run("run", y, None, draws, Sampled(None, None, prior, Sky()))
+        skies = Skies(observed, x, np.full(20, 0.005), None)
+        report = r_checks.r_report(run, skies, ExactPosteriors.of(observed, prior))
+        sigma.append(report.sigma[0].fisher)
         assert sigma[-1] == pytest.approx(fisher_sigma(TEMPLATE, NOISE, 0.005, F))
     assert sigma[1] > 1.1 * sigma[0]
 
@@ -283,7 +303,7 @@ def test_the_null_test_has_its_distribution_of_r(capsys):
     null = {"r": 0.0, "dl_signal": [0.0] * N_ELL}
     x, y, _ = simulate({"r": 0.0}, ROWS, 2)
     for name, values in (("x", x), ("y", y)):
-        tables.write_array(f"{name}.npy", values, {**null, "dl_contaminant": NOISE.tolist()})
+        write(f"{name}.npy", values, {**null, "dl_contaminant": NOISE.tolist()})
     # the median standard deviation of few draws from a law as skew as this one is too small
     draws, r = exact_draws(PRIOR, y, 500)
     write_run("null", PRIOR, y, draws, r)
@@ -332,11 +352,11 @@ def test_bad_usage(capsys):
     write_run("good", PRIOR, y, draws, r)
     write_run("foreign", PRIOR, y[::-1].copy(), draws, r)
     bare = {**PRIOR, "seed": 1, "dl_contaminant": [0.0] * N_ELL}
-    tables.write_array("clean.npy", y, {**bare, "quantity": "observed BB"})
+    write("clean.npy", y, {**bare, "quantity": "observed BB"})
     write_run("few", PRIOR, y, draws[:, :2], r[:, :2])
     write_run("blind", FIXED, y, draws, r)
     write_run("stuck", PRIOR, y, draws, 0 * r + 0.003)
-    tables.write_array("short.npy", x[:5], {})
+    write("short.npy", x[:5], {})
     before = sorted(os.listdir("."))
     for part, argv in {
         "--param-file-gt": ["--runs", "good", *words[:-2]],

@@ -1,0 +1,131 @@
+"""The report of evaluate.py: runs on the same skies, measured, judged and compared."""
+
+import dataclasses
+
+from checks import verdicts
+from checks.calibration import Curves, calibrate
+from checks.estimates import Estimate, Reported
+from checks.posteriors import ExactPosteriors
+from checks.r import r_report
+from checks.run import Run
+from checks.sharpness import sharpness
+from checks.skies import Skies
+from checks.verdicts import Check, Measurements
+from runtime import records
+from runtime.records import Json, Sky
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch(Reported):
+    """Entries in which two skies differ.
+
+    Attributes:
+        trained_on: Of the sky that the model was trained on.
+        observed: Of the sky that was observed, under the same names.
+    """
+
+    trained_on: Json
+    observed: Json
+
+    def describe(self) -> tuple[str, str]:
+        """(what the model was trained on, what was observed), where they differ, in words."""
+        words = [
+            (name, *records.describe_difference(entry, self.observed[name]))
+            for name, entry in self.trained_on.items()
+        ]
+        if len(words) == 1:
+            ((name, trained, observed),) = words
+            return f"{name} {trained}", observed
+        trained, observed = (", ".join(f"{row[0]} {row[k]}" for row in words) for k in (1, 2))
+        return trained, observed
+
+    @property
+    def title(self) -> str:
+        """Both in one line."""
+        return "trained on {}, observed {}".format(*self.describe())
+
+
+@dataclasses.dataclass(frozen=True)
+class SkyOfTraining(Reported):
+    """The sky that a model was trained on beside the one observed.
+
+    Attributes:
+        trained_on_this_sky: Whether they are the same; None where one is unknown.
+        mismatch: Where they differ, how.
+    """
+
+    trained_on_this_sky: bool | None
+    mismatch: Mismatch | None = None
+
+    NULLABLE = ("trained_on_this_sky",)
+
+    @classmethod
+    def of(cls, trained: Sky, observed: Sky) -> "SkyOfTraining":
+        """Of two skies."""
+        differing = trained.differences(observed)
+        if not differing:  # a sky that is unknown is no mismatch, but no match either
+            return cls(True if trained.known and observed.known else None)
+        here, there = ({name: pair[k] for name, pair in differing.items()} for k in (0, 1))
+        return cls(False, Mismatch(here, there))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport(Reported):
+    """What is known of a run.
+
+    Attributes:
+        method: Of sampling.
+        measurements: Of sharpness, calibration and r.
+        checks: What these come to.
+        sky: That the model was trained on.
+    """
+
+    method: str | None
+    measurements: Measurements
+    checks: list[Check]
+    sky: SkyOfTraining
+
+    NULLABLE = ("method",)
+    FLAT = ("measurements", "sky")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Reported):
+    """What evaluate.py reports.
+
+    Attributes:
+        num_observations: Number of skies.
+        prior: Of their r, in words.
+        baselines: {estimate that needs no network: its mean squared error}.
+        runs: {folder: its report}.
+    """
+
+    num_observations: int
+    prior: str
+    baselines: dict[str, Estimate]
+    runs: dict[str, RunReport]
+
+
+def compare(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[RunReport, Curves]:
+    """Measure and judge one run.
+
+    Args:
+        run: The run.
+        skies: Its observations, their truth, and the true r where the run has draws of r.
+        exact: Exact posteriors of these observations under the run's prior.
+
+    Returns:
+        Its report and calibration curves. Without a scale of the skies (r = 0) sharpness and
+        calibration of the spectrum have no meaning.
+    """
+    sharp = calibration = r = None
+    curves = Curves()
+    if skies.scale is not None:
+        sharp = sharpness(run, skies, exact)
+        calibration, curves = calibrate(run, skies, exact)
+    if run.r is not None:
+        r = r_report(run, skies, exact)
+    measurements = Measurements(sharp, calibration, r)
+    sky = SkyOfTraining.of(run.sampled.sky, skies.observed.record.sky)
+    checks = verdicts.judge(measurements)
+    return RunReport(run.sampled.method, measurements, checks, sky), curves

@@ -1,0 +1,115 @@
+"""What the output of one reverse process is worth: the numbers and lines of sample.py."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+
+from checks.estimates import Reported
+from checks.law import LawDistance, compare_with_law
+from checks.truth import Normalize, TruthReport, compare_with_truth
+from runtime.records import FloatArray, Record
+from runtime.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class RSummary(Reported):
+    """Draws of r of one observation.
+
+    Attributes:
+        row: The observation.
+        median: Of the draws.
+        upper: Distance to the 84 % quantile.
+        lower: Distance to the 16 % quantile.
+        upper_limit_95: 95 % quantile.
+    """
+
+    row: int
+    median: float
+    upper: float
+    lower: float
+    upper_limit_95: float
+
+    @classmethod
+    def of(cls, draws: FloatArray, row: int) -> Self:
+        """Summary of draws of shape (m,)."""
+        low, median, high, limit = map(float, np.quantile(draws, [0.16, 0.5, 0.84, 0.95]))
+        return cls(row, median, high - median, median - low, limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputReport(Reported):
+    """What is known of an output.
+
+    Attributes:
+        r: Draws of r of one row, where there are some.
+        truth: Against the truth, where that is known.
+        law: Of generated spectra, where their exact law is known.
+    """
+
+    r: RSummary | None = None
+    truth: TruthReport | None = None
+    law: LawDistance | None = None
+
+    FLAT = ("truth", "law")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a reverse process started from.
+
+    Attributes:
+        observed: The observations; None where spectra were generated.
+        truth: Their truth, row for row, or None.
+        trained_on: Record of the model's training data.
+        normalize: D_ell to the model's normalised units; None for a conditional model.
+    """
+
+    observed: Table | None
+    truth: Table | None
+    trained_on: Record
+    normalize: Normalize | None
+
+
+def measure(arrays: Mapping[str, np.ndarray], row: int, inputs: Inputs) -> OutputReport:
+    """Measure the outputs of a reverse process.
+
+    Args:
+        arrays: {file name: array, perhaps on disk}, as sample.py writes them.
+        row: Observation whose r is summarised.
+        inputs: What they were made from.
+    """
+    r = RSummary.of(arrays["r_draws.npy"][row], row) if "r_draws.npy" in arrays else None
+    if inputs.observed is None:
+        return OutputReport(r, law=compare_with_law(arrays["generated.npy"], inputs.trained_on))
+    if inputs.truth is None:
+        return OutputReport(r)
+    pair, denoised = (inputs.observed, inputs.truth), arrays["denoised.npy"]
+    report = compare_with_truth(*pair, denoised, inputs.trained_on, inputs.normalize)
+    return OutputReport(r, truth=report)
+
+
+def lines(report: OutputReport) -> list[str]:
+    """A report as short lines."""
+    found = []
+    if report.truth is not None:
+        for name, errors in report.truth.mse.items():
+            units = {k: v for k, v in errors.to_json().items() if v is not None}
+            found.append(f"{name:12s} {'  '.join(f'{k} {v:.4g}' for k, v in units.items())}")
+        for name, values in report.truth.correlation.to_json().items():
+            if values is not None:
+                shown = " ".join(f"{v:+.3f}" for v in values[:5])
+                found.append(f"correlation with the truth, ell = 2-6, {name}: {shown}")
+    if report.r is not None:
+        r = report.r
+        found.append(
+            f"row {r.row}: r = {r.median:.3g} (+{r.upper:.2g} -{r.lower:.2g}), "
+            f"95 % upper limit {r.upper_limit_95:.3g}"
+        )
+    if report.law is not None:
+        for name in ("ks_mean", "ks_low", "skewness_error"):
+            found.append(f"{name} {getattr(report.law, name):.4f}")
+    if report.truth is not None:
+        found.append(report.truth.verdict)
+    return found

@@ -1,0 +1,154 @@
+"""Reports as Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+from checks.estimates import Estimate, known
+from checks.evaluation import Report, RunReport
+from checks.r import RReport
+from checks.statistics import Coverage
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table.
+
+    Cells are not padded to a common width, as `tabulate` does: lines stay short, and one changed
+    number changes one line.
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+    return [line(header), "|---" * len(header) + "|", *map(line, rows)]
+
+
+def number(entry: Estimate | Coverage | None, scale: float = 1) -> str:
+    """ "value ± error" of an estimate; a dash where there is none."""
+    if entry is None:
+        return "–"
+    return f"{scale * entry.value:.3g} ± {scale * entry.error:.1g}"
+
+
+def markdown(report: Report) -> str:
+    """The report of evaluate.py as a Markdown document."""
+    ratio = "MSE is in units of S², averaged over ell"
+    lines = [f"{report.num_observations} observations, {report.prior}. {ratio}.", ""]
+    lines += _methods(report)
+    for name, run in report.runs.items():
+        sharp = run.measurements.sharpness
+        lines += ["", f"**{name}**. {'' if sharp is None else sharp.verdict}", ""]
+        lines += _checks(run)
+        if run.sky.mismatch is not None:
+            lines += ["", _mismatch(report, run)]
+        if run.measurements.r is not None:
+            lines += ["", *_r(run.measurements.r)]
+    if any(run.sky.mismatch is not None for run in report.runs.values()):
+        lines += ["", *_mismatches(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _methods(report: Report) -> list[str]:
+    """All methods side by side, a row each."""
+    header = ["method", "MSE", "excess over exact, %", "attainable correlation, %", "CRPS skill"]
+    header += ["PIT KS (floor)", "SBC p", "TARP p", "68 % coverage", "verdict"]
+    rows = [
+        [name, number(entry), *["–"] * (len(header) - 2)]
+        for name, entry in report.baselines.items()
+    ]
+    rows += [
+        [name, *_method_cells(run)]
+        for name, run in report.runs.items()
+        if run.measurements.sharpness is not None
+    ]
+    return table(header, rows)
+
+
+def _method_cells(run: RunReport) -> list[str]:
+    sharp, calibration = known(run.measurements.sharpness), known(run.measurements.calibration)
+    pit, sbc, tarp = calibration.pit_ks, calibration.sbc, calibration.tarp
+    failed = sum(not check.passed for check in run.checks)
+    outcome = f"{failed} of {len(run.checks)} checks failed" if failed else "all checks pass"
+    return [
+        number(sharp.mse),
+        number(sharp.excess_percent),
+        number(sharp.attained_share, 100),
+        number(sharp.crps_skill),
+        "–" if pit is None else f"{pit.value:.4f} ({pit.floor:.4f})",
+        "–" if sbc is None else f"{sbc.smallest_times_ell:.2g}",
+        "–" if tarp is None else f"{tarp.p_value:.2g}",
+        number((calibration.coverage or {}).get(0.68)),
+        f"echo of the prior, {outcome}" if sharp.echo else outcome,
+    ]
+
+
+def _checks(run: RunReport) -> list[str]:
+    rows = [
+        [
+            check.name,
+            f"{check.value:.4g}" + ("" if check.error is None else f" ± {check.error:.1g}"),
+            check.limit,
+            "pass" if check.passed else "FAIL",
+        ]
+        for check in run.checks
+    ]
+    return table(["check", "value", "threshold", ""], rows)
+
+
+def _r(report: RReport) -> list[str]:
+    """Bias, upper limits, and sigma(r) in bins."""
+    limits = (report.upper_limit_68, report.upper_limit_95)
+    words = [f"{number(report.bias_truth)} sigma", *(f"{limit.median:.3g}" for limit in limits)]
+    if report.against_exact is not None:
+        bias = report.against_exact.exact_bias_truth.value
+        exact = [bias, *(known(limit.exact_median) for limit in limits)]
+        pairs = zip(words, exact, strict=True)
+        words = [f"{word} (exact posterior: {value:.3g})" for word, value in pairs]
+    elif report.sbc_p is None:
+        words[0] += " (an exact posterior has some, too, near an edge of its prior)"
+    rows = [
+        [
+            f"{row.r:.3g}",
+            number(Estimate(row.sigma, row.error)),
+            *("–" if value is None else f"{value:.3g}" for value in (row.exact, row.fisher)),
+            number(Estimate(row.rms_error, row.rms_error_error)),
+            number(row.bias),
+        ]
+        for row in report.sigma
+    ]
+    header = ["true r", "sigma(r)", "exact", "Fisher limit", "rms error", "bias, sigma"]
+    return [
+        f"Mean of r̂: {number(report.mean_r)}, bias against the truth {words[0]}. Medians over "
+        f"skies: 68 % upper limit {words[1]}, 95 % upper limit {words[2]}.",
+        "",
+        *table(header, rows),
+    ]
+
+
+def _mismatch(report: Report, run: RunReport) -> str:
+    """One line that stands wherever r of a run with a mismatch does."""
+    line = f"**Mismatch**: {known(run.sky.mismatch).title}."
+    if run.measurements.r is None:
+        return line
+    line += f" Bias of r: {number(run.measurements.r.bias_truth)} sigma; "
+    matched = [
+        f"matched run {name}: {number(other.measurements.r.bias_truth)} sigma"
+        for name, other in report.runs.items()
+        if other.sky.trained_on_this_sky and other.measurements.r is not None
+    ]
+    missing = "no matched run beside it: train on this sky, sample, and name its folder in --runs"
+    return line + (", ".join(matched) or missing) + "."
+
+
+def _mismatches(report: Report) -> list[str]:
+    """All runs with draws of r, with and without a mismatch."""
+    header = ["sky mismatch", "trained on", "observed", "bias of r, sigma", "68 % coverage"]
+    rows = []
+    for name, run in report.runs.items():
+        r = run.measurements.r
+        if r is None:
+            continue
+        skies = ("as observed" if run.sky.trained_on_this_sky else "unknown", "–")
+        if run.sky.mismatch is not None:
+            skies = run.sky.mismatch.describe()
+        covered = (r.coverage or {}).get(0.68)
+        rows.append([name, *skies, *map(number, (r.bias_truth, covered, r.mean_sigma))])
+    return table([*header, "mean sigma(r)"], rows)

@@ -1,0 +1,53 @@
+"""Figure of a training."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from figures import style
+
+if TYPE_CHECKING:  # slow to import
+    from matplotlib.figure import Figure
+
+
+def training_loss(
+    history: Mapping[str, Sequence[float]], levels: Mapping[str, Sequence[float]]
+) -> "Figure":
+    """The loss over the epochs, and by noise level, beside the best linear denoiser.
+
+    Args:
+        history: {"train", "validation", "linear"}: lists with one value per epoch.
+        levels: {"noise_to_signal", "network", "network_error", "linear"}: equally long lists.
+    """
+    figure, (left, right) = style.make_axes()
+    epochs = np.arange(1, 1 + len(history["train"]))
+    linear = history["linear"][-1]
+    left.plot(epochs, history["train"], color=style.VERMILION, lw=0.5, label="training rows")
+    left.plot(epochs, history["validation"], color=style.BLUE, label="held-out rows (EMA)")
+    left.axhline(linear, **style.LIMIT, label="best linear denoiser, held-out rows")
+    # the first epochs would hide what matters: how far below the linear denoiser it ends
+    settled = history["validation"][len(epochs) // 10 :]
+    margin = 2 * max(abs(value - linear) for value in settled) + 1e-4
+    left.set_ylim(linear - margin, linear + margin)
+    left.set(xlabel="epoch", ylabel="mean squared error of the noise")
+    left.legend(fontsize=style.LEGEND)
+    by_level = np.array(levels["linear"])
+    right.axhline(0, **style.LIMIT, label="best linear denoiser")
+    right.errorbar(
+        levels["noise_to_signal"],
+        100 * (np.array(levels["network"]) / by_level - 1),
+        100 * np.array(levels["network_error"]) / by_level,
+        color=style.BLUE,
+        marker="s",
+        ms=4,
+        capsize=2,
+        label="network, held-out rows",
+    )
+    right.set(
+        xscale="log",
+        xlabel=r"noise to signal, $\sigma/\alpha$",
+        ylabel="loss above the best linear denoiser [%]",
+    )
+    right.legend(fontsize=style.LEGEND)
+    return figure
