@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-import sample
 import sde_utils
 from checks import metrics, sharpness
-from diffusion import solvers
+from diffusion import sampling, solvers
 from figures import plots
 from runtime import atomic, checkpoints, cli, console, devices, records, tables
 from runtime.errors import InputError
@@ -136,7 +135,7 @@ def posterior(checkpoint, observed, exact, make, num_steps):
 
 def methods():
     """{name: (makes a step, whether it is adaptive)} of the registries."""
-    corrector = (sample.CORRECTOR_STEPS, sample.CORRECTOR_STEP_SIZE)
+    corrector = (sampling.CORRECTOR_STEPS, sampling.CORRECTOR_STEP_SIZE)
     found = {}
     for name, solver in solvers.SOLVERS.items():
         if solver.corrected:

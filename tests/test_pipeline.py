@@ -12,7 +12,8 @@ import sample
 import sde_utils
 import train
 from diffusion import solvers
-from runtime import checkpoints, records, tables
+from diffusion.trained import Trained
+from runtime import records, tables
 
 SIGNAL = 1e-5 * np.ones(6)
 NOISE = 1e-6 * np.ones(6)
@@ -69,8 +70,8 @@ DENOISE += ["data/dl_gt_r0.001.npy", "--device", "cpu"]
 @pytest.mark.parametrize("sde", sde_utils.SDES)
 def test_train_and_sample_with_every_solver(sde, capsys):
     train.main([*TINY, "--sde-type", sde, "--epochs", "2"])
-    checkpoint = checkpoints.load("model.pth")
-    history = np.array(list(checkpoint["training"]["history"].values())).T
+    trained = Trained.load("model.pth")
+    history = np.array(list(trained.training["history"].values())).T
     assert np.array_equal(np.load("training_loss.npy"), history) and history.shape == (2, 3)
     assert os.path.getsize("training_loss.png") > 0
     for method in solvers.SOLVERS:
@@ -85,9 +86,9 @@ def test_train_and_sample_with_every_solver(sde, capsys):
         states = tables.read_npy(f"{method}/trajectory.npy")
         assert states.shape == (7, 7) and states[-1, 0] == 0
         observation = torch.tensor(np.load("data/dl_noisy_r0.001.npy")[7])
-        first = checkpoint["normalizer"].normalize(observation)
+        first = trained.normalizer.normalize(observation)
         assert states[0, 1:] == pytest.approx(first.numpy(), rel=1e-6)
-        last = checkpoint["normalizer"].denormalize(torch.tensor(states[-1, 1:]))
+        last = trained.normalizer.denormalize(torch.tensor(states[-1, 1:]))
         assert last.numpy() == pytest.approx(spectra.values[7], rel=1e-5)
 
 
