@@ -38,7 +38,8 @@ class Rows:
         return len(self.dl)
 
     def __getitem__(self, rows: slice) -> "Rows":
-        return Rows(*(None if a is None else a[rows] for a in (self.dl, self.r, self.y)))
+        r, y = (None if a is None else a[rows] for a in (self.r, self.y))
+        return Rows(self.dl[rows], r, y)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
     """
     parts = [torch.tensor(a, dtype=torch.float64) for a in (rows.dl, rows.r) if a is not None]
     x, y = trained.normalizer.normalize(*parts).to(trained.device), None
-    if rows.y is not None:
+    if rows.y is not None and trained.cond_normalizer is not None:
         y = trained.cond_normalizer.normalize(torch.tensor(rows.y, dtype=torch.float64))
         y = y.to(trained.device)
     with torch.no_grad():
@@ -124,7 +125,7 @@ def announce(trained: Trained, n: int, folder: str) -> None:
     y = torch.zeros(rows, sizes.n_cond, device=device) if sizes.conditional else None
     score_fn = _score_fn(trained, y)
     t, v = torch.tensor(0.5, device=device), torch.zeros(rows, sizes.n_dim, device=device)
-    _, pull_back = torch.func.vjp(lambda v: score_fn(v, t), v)
+    pull_back = torch.func.vjp(lambda v: score_fn(v, t), v)[1]
     for _ in range(2):  # the first one warms up
         began = time.monotonic()
         float(pull_back(v)[0][0, 0])  # waits for a GPU

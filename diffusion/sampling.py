@@ -360,7 +360,8 @@ class Sampler:
         if self.observed is not None:
             dl = torch.tensor(self.observed[chosen])
             if self.cond_normalizer is None:
-                inputs["start"] = self.normalizer.normalize(dl)
+                normalizer: Any = self.normalizer  # of D_ell alone: r takes an observation
+                inputs["start"] = normalizer.normalize(dl)
             else:
                 inputs["y"] = self.cond_normalizer.normalize(dl)
             tables.release(self.observed)

@@ -132,7 +132,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a 
     def load_build(self):
         self.stack.pop()  # attributes, which torch gives the OrderedDict of a network's weights
 
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
 
 
 def _read_archive(path: str) -> Any:

@@ -34,7 +34,9 @@ from diffusion import sampling
 from diffusion.architecture import Architecture
 from diffusion.blocks import Blocks
 from diffusion.sampling import ReverseProcess, SolverSettings
+from diffusion.trained import Trained
 from runtime import atomic, journal, records, tables
+from runtime.errors import InputError
 from runtime.records import Prior, Record
 
 
@@ -507,3 +509,52 @@ def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):
     argv = arguments(work, "generate", tmp_path / "out")
     assert "diverged" in fails(sample.main, argv, 3, capsys)
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_the_python_interface_draws_what_the_script_does(work, tmp_path):
+    """More than one block, the last one not full; the same seed and the default batch size."""
+    y = np.load(work / "y_test.npy")
+    words = f"--data-file-noisy {work}/y_test.npy --num-draws 40 --method ode --num-steps 4"
+    argv = ["--model-checkpoint", str(work / "joint.pth"), "--out-dir", str(tmp_path / "joint")]
+    sample.main([*argv, *words.split(), "--seed", "3", "--device", "cpu"])
+    trained = Trained.load(str(work / "joint.pth"))
+    draws = trained.posterior(y, num_draws=40, seed=3, num_steps=4, device="cpu")
+    assert draws.dl.dtype == draws.r.dtype == np.float64
+    assert np.array_equal(draws.dl, np.load(tmp_path / "joint" / "posterior_draws.npy"))
+    assert np.array_equal(draws.r, np.load(tmp_path / "joint" / "r_draws.npy"))
+    other = trained.posterior(y, num_draws=40, seed=4, num_steps=4)
+    assert not (other.dl == draws.dl).any()
+    argv = ["--model-checkpoint", str(work / "prior.pth"), "--out-dir", str(tmp_path / "prior")]
+    sample.main([*argv, "--num-samples", "1100", "--method", "ode", "--seed", "3"])
+    generated = Trained.load(str(work / "prior.pth")).generate(1100, seed=3)
+    assert np.array_equal(generated, np.load(tmp_path / "prior" / "generated.npy"))
+
+
+def test_the_python_interface_refuses_what_does_not_fit(work):
+    y = np.load(work / "y_test.npy")[:2]
+    joint, prior = (Trained.load(str(work / f"{name}.pth")) for name in ("joint", "prior"))
+    for call, words in (
+        (lambda: prior.posterior(y), "not conditional"),
+        (lambda: joint.generate(3), "is conditional"),
+        (lambda: joint.posterior(y[0]), r"shape \(6,\)"),
+        (lambda: joint.posterior(y[:0]), "shape"),
+        (lambda: joint.posterior(y[:, 1:]), r"needed is \(n, 6\)"),
+        (lambda: joint.posterior(0 * y), "above 0"),
+        (lambda: joint.posterior(y * np.nan), "finite"),
+        (lambda: joint.posterior(y, num_draws=0), "num_draws is 0"),
+        (lambda: joint.posterior(y, num_steps=0), "num_steps is 0"),
+        (lambda: joint.posterior(y, method="magic"), "'magic' is none of sde, ode, pc"),
+        (lambda: prior.generate(0), "num_samples is 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+def test_resume_takes_a_default_for_the_same_typed_or_not(work, tmp_path, capsys):
+    argv = arguments(work, "recipe", tmp_path)
+    sample.main(argv)
+    typed = "--resume --ode-solver ab3 --t-start 1 --seed 0 --sde-type VE --precision float32"
+    sample.main([*argv, *typed.split()])
+    assert "is finished" in capsys.readouterr().err
+    sample.main([*argv, "--resume", "--ode-solver", "ab2"])
+    assert "is finished" not in capsys.readouterr().err
