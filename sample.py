@@ -25,124 +25,103 @@ Examples:
       --data-file-gt data/dl_gt_r0-0.01.npy --model-checkpoint posterior.pth --method ode
 """
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import dataclasses
 import hashlib
 import os
 import time
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 import sde_utils
 from checks import output
 from checks.law import sample_rows
-from diffusion import reverse, sampling, solvers
+from checks.output import Inputs
+from diffusion import observations, solver_flags
+from diffusion.blocks import Blocks, default_batch_size
+from diffusion.jobs import IDENTITY, Job, is_finished
+from diffusion.outputs import TRAJECTORY
+from diffusion.sampling import Sampler, SolverSettings
 from figures import spectra
-from runtime import (
-    atomic,
-    cli,
-    console,
-    devices,
-    journal,
-    processes,
-    records,
-    resources,
-    tables,
-)
+from runtime import atomic, cli, console, devices, journal, processes, records, resources
 from runtime.errors import InputError
+from runtime.records import Json, Record, Sampled
+from runtime.tables import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffusion.trained import Trained
 
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
-CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1
-# leave draws as they are, threads and device up to rounding
-ELSEWHERE = ("device", "threads", "out_dir", "resume", "data_file_gt")
-
-
-DRAWS_ALONE = (  # do not go with --log-likelihood
+NOT_WITH_LOG_LIKELIHOOD = (
     *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
     *("batch_size", "precision", "seed", "resume"),
 )
 
+NPY = cli.file_argument(".npy")
+FILES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--data-file-noisy", {"type": NPY, "help": "observations; without, generate"}),
+    ("--data-file-gt", {"type": NPY, "help": "their truth, row for row"}),
+    ("--param-file-gt", {"type": NPY, "help": "its r, for --log-likelihood"}),
+    (
+        "--model-checkpoint",
+        {
+            "type": cli.file_argument(".pth"),
+            "default": "model.pth",
+            "help": "checkpoint of train.py",
+        },
+    ),
+    ("--out-dir", {"default": ".", "help": "folder of the outputs"}),
+    (
+        "--num-samples",
+        {"type": cli.positive_int, "help": f"spectra to generate (default: {NUM_SAMPLES})"},
+    ),
+    (
+        "--num-draws",
+        {
+            "type": cli.positive_int,
+            "help": "conditional checkpoints: posterior draws per observation "
+            f"(default: {NUM_DRAWS})",
+        },
+    ),
+    (
+        "--log-likelihood",
+        {
+            "action": "store_true",
+            "help": "write log p of each row of --data-file-gt, given its row of "
+            "--data-file-noisy where the checkpoint is conditional, and draw nothing",
+        },
+    ),
+)
+FIGURES: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "--plot-trajectories",
+        {"action": "store_true", "help": "save and draw the states of one row"},
+    ),
+    (
+        "--trajectory-index",
+        {"type": cli.non_negative_int, "default": 0, "help": "row shown in figures"},
+    ),
+)
 
-def build_parser():
+
+def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("files")
-    npy = cli.file_argument(".npy")
-    group.add_argument("--data-file-noisy", type=npy, help="observations; without, generate")
-    group.add_argument("--data-file-gt", type=npy, help="their truth, row for row")
-    group.add_argument("--param-file-gt", type=npy, help="its r, for --log-likelihood")
-    group.add_argument(
-        "--model-checkpoint",
-        type=cli.file_argument(".pth"),
-        default="model.pth",
-        help="checkpoint of train.py",
-    )
-    group.add_argument("--out-dir", default=".", help="folder of the outputs")
-    group.add_argument(
-        "--num-samples", type=cli.positive_int, help=f"spectra to generate (default: {NUM_SAMPLES})"
-    )
-    group.add_argument(
-        "--num-draws",
-        type=cli.positive_int,
-        help=f"conditional checkpoints: posterior draws per observation (default: {NUM_DRAWS})",
-    )
-    group.add_argument(
-        "--log-likelihood",
-        action="store_true",
-        help="write log p of each row of --data-file-gt, given its row of --data-file-noisy where "
-        "the checkpoint is conditional, and draw nothing",
-    )
-    cli.add_sde_arguments(parser, "that of the checkpoint")
-    group = parser.add_argument_group("reverse process")
-    about = "; ".join(f"{k}: {v.about}, {v.num_steps} steps" for k, v in solvers.SOLVERS.items())
-    group.add_argument("--method", choices=solvers.SOLVERS, default="sde", help=about)
-    about = "; ".join(f"{k}: {v.about}, {v.num_steps}" for k, v in solvers.ODE_SOLVERS.items())
-    group.add_argument(
-        "--ode-solver",
-        choices=solvers.ODE_SOLVERS,
-        help=f"ode: {about} steps (default: {solvers.ODE_SOLVER})",
-    )
-    group.add_argument(
-        "--tolerance",
-        type=cli.positive_float,
-        help="--ode-solver adaptive: error of a step, in standard deviations of the data "
-        f"(default: {solvers.TOLERANCE:g})",
-    )
-    group.add_argument(
-        "--num-steps",
-        type=cli.positive_int,
-        help="steps of the solver (default: as listed for --method and --ode-solver)",
-    )
-    group.add_argument(
-        "--t-start",
-        type=cli.diffusion_time,
-        help="time at which an observation enters (default: 1)",
-    )
-    group.add_argument(
-        "--batch-size",
-        type=cli.positive_int,
-        help="rows that are integrated together and share a stream of random numbers (default: "
-        f"{reverse.BATCH_ROWS} on a CPU, {reverse.GPU_BATCH_ROWS} elsewhere, fewer above NSIDE 16)",
-    )
-    group.add_argument(
-        "--corrector-steps",
-        type=cli.positive_int,
-        help=f"pc: corrections after each step (default: {CORRECTOR_STEPS})",
-    )
-    group.add_argument(
-        "--corrector-step-size",
-        type=cli.positive_float,
-        help=f"pc: their size in units of sigma(t) (default: {CORRECTOR_STEP_SIZE})",
-    )
-    group = parser.add_argument_group("figures")
-    group.add_argument(
-        "--plot-trajectories", action="store_true", help="save and draw the states of one row"
-    )
-    group.add_argument(
-        "--trajectory-index", type=cli.non_negative_int, default=0, help="row shown in figures"
-    )
-    group = cli.add_run_arguments(parser)
-    group.add_argument(
+    for flag, options in FILES:
+        group.add_argument(flag, **options)
+    cli.add_sde_arguments(parser, sde_utils.SDES, "that of the checkpoint")
+    for title, arguments in (("reverse process", solver_flags.FLAGS), ("figures", FIGURES)):
+        group = parser.add_argument_group(title)
+        for flag, options in arguments:
+            group.add_argument(flag, **options)
+    cli.add_run_arguments(parser).add_argument(
         "--resume",
         action="store_true",
         help="go on where a stopped run with the same flags left off, if there is one in --out-dir",
@@ -150,8 +129,8 @@ def build_parser():
     return parser
 
 
-def check_arguments(parser, args):
-    """Rules across arguments; fills the defaults that depend on others."""
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Rules across arguments."""
     if args.log_likelihood:
         check_log_likelihood(parser, args)
     elif args.param_file_gt:
@@ -162,48 +141,35 @@ def check_arguments(parser, args):
         parser.error("--num-samples is for generating; leave out --data-file-noisy")
     if args.t_start and not args.data_file_noisy:
         parser.error("--t-start is for observations; the prior starts at 1")
-    if args.ode_solver and args.method != "ode":
-        parser.error(f"--ode-solver does not go with --method {args.method}")
-    solver = solver_of(args)
-    if not solver.corrected and (args.corrector_steps or args.corrector_step_size):
-        parser.error(f"--corrector-steps and --corrector-step-size do not go with {args.method}")
-    if args.tolerance and not solver.adaptive:
-        parser.error("--tolerance goes with --ode-solver adaptive")
-    args.num_steps = args.num_steps or solver.num_steps
+    solver_flags.check(parser, args)
 
 
-def check_log_likelihood(parser, args):
+def check_log_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
     if not args.data_file_gt:
         parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
     if processes.world_size() > 1:
         parser.error("--log-likelihood runs in one process; start it without torchrun")
     for name, value in vars(args).items():
-        if name in DRAWS_ALONE and value != parser.get_default(name):
+        if name in NOT_WITH_LOG_LIKELIHOOD and value != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} does not go with --log-likelihood")
 
 
-def check_model(parser, args, checkpoint):
+def check_model(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, trained: Trained
+) -> None:
     """Error where flags contradict the checkpoint."""
     import torch
 
-    name, sde = checkpoint["sde_name"], checkpoint["sde"]
-    if args.sde_type and args.sde_type != name:
-        parser.error(f"--sde-type {args.sde_type}: the checkpoint was trained with {name}")
-    for key, value in cli.sde_parameters(parser, args, name).items():
-        if value != getattr(sde, key):
-            flag = key.replace("_", "-")
-            parser.error(
-                f"--{flag} {value:g}: the checkpoint was trained with {getattr(sde, key):g}; "
-                "leave the flag out"
-            )
+    sde = trained.sde
+    cli.check_sde_arguments(parser, args, sde_utils.SDES, trained.sde_name, sde)
     if args.t_start:
         t = torch.tensor(args.t_start)
         if sde.sigma(t) <= sde_utils.U_MIN * sde.alpha(t):
             parser.error(
                 f"--t-start {args.t_start:g}: no noise is left there to remove; start later"
             )
-    if checkpoint["cond_normalizer"] is None:
+    if not trained.conditional:
         if args.num_draws:
             parser.error("--num-draws: the checkpoint is not conditional; train with --cond-file")
     elif not args.data_file_noisy:
@@ -212,251 +178,221 @@ def check_model(parser, args, checkpoint):
         parser.error("--t-start: posterior draws start from the SDE's prior, at 1")
 
 
-def load_observations(args, checkpoint):
-    """(observed, truth) tables; truth may be None. InputError where they do not fit."""
-    n_ell = checkpoint["network_kwargs"]["n_ell"]
-    observed = tables.load_spectra(args.data_file_noisy)
-    if observed.values.shape[1] != n_ell:
-        raise InputError(
-            f"{args.data_file_noisy}: has {observed.values.shape[1]} multipoles, the model {n_ell}"
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """What a run draws, and where: flags with every default filled.
+
+    Attributes:
+        solver: Of the reverse process.
+        blocks: How rows are cut.
+        device: torch.device.
+        out_dir: Folder of the outputs.
+        shown: Row that figures show.
+        plot_trajectories: Whether the states of that row are saved.
+        model_checkpoint: File of the model.
+        resume: Whether to go on with a stopped run.
+        n_ell: Multipoles of the model.
+    """
+
+    solver: SolverSettings
+    blocks: Blocks
+    device: torch.device
+    out_dir: str
+    shown: int
+    plot_trajectories: bool
+    model_checkpoint: str
+    resume: bool
+    n_ell: int
+
+    @classmethod
+    def from_arguments(
+        cls, args: argparse.Namespace, trained: Trained, observed: Table | None
+    ) -> Self:
+        """The one reading of the flags, after they were checked."""
+        device = devices.get_device(args.device)
+        num_samples = args.num_samples or NUM_SAMPLES
+        blocks = Blocks(
+            num_samples if observed is None else len(observed.values),
+            (args.num_draws or NUM_DRAWS) if trained.conditional else 1,
+            args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
-    if tables.minimum(observed.values) <= 0:
-        raise InputError(f"{args.data_file_noisy}: holds zeros, which have no logarithm")
-    truth = tables.load_spectra(args.data_file_gt) if args.data_file_gt else None
-    if truth is not None and truth.values.shape != observed.values.shape:
-        raise InputError(
-            f"{args.data_file_gt}: has shape {truth.values.shape}, the observations "
-            f"{observed.values.shape}; they must match row for row"
+        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume")
+        return cls(
+            solver=solver_flags.read(args),
+            blocks=blocks,
+            device=device,
+            shown=args.trajectory_index,
+            n_ell=trained.architecture.n_ell,
+            **{name: getattr(args, name) for name in names},
         )
-    model, data = checkpoint["data"], observed.metadata
-    if "r" in model and ("r_range" in data or data.get("r", model["r"]) != model["r"]):
-        console.info(
-            f"the model was trained at r = {model['r']:g} and returns that r, whatever the sky; "
-            f"these observations have r = {data.get('r', data.get('r_range'))}; "
-            "to infer r, train with --param-file"
-        )
-    if (
-        "r_range" in model
-        and "r" in data
-        and not model["r_range"][0] <= data["r"] <= model["r_range"][1]
-    ):
-        console.info(f"r = {data['r']:g} lies outside of the prior {model['r_range']} of the model")
-    differing = records.differences(trained_sky(checkpoint), records.sky(data))
-    for key, entries in differing.items():
-        own, other = records.describe_difference(*entries)
-        biased = "r" if "r_range" in model else "the result"
-        console.info(
-            f"the model was trained on {key} {own}, these observations have {other}; "
-            f"{biased} may be biased: evaluate.py says by how much"
-        )
-    return observed, truth
+
+    def identity(self, observed: Table | None) -> Json:
+        """All that the draws depend on, for --resume: {flag: value}.
+
+        Threads, and the place and kind of a device, change them by no more than rounding.
+        """
+        with open(self.model_checkpoint, "rb") as file:
+            model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        flags = {
+            "data_file_noisy": None if observed is None else observed.sha256,
+            "model_checkpoint": model_sha256,
+            **dataclasses.asdict(self.blocks),
+            **dataclasses.asdict(self.solver),
+            "plot_trajectories": self.plot_trajectories,
+            "trajectory_index": self.shown,
+            "device": self.device.type,
+        }
+        provenance = records.provenance()
+        versions = {"torch": provenance["versions"]["torch"], "commit": provenance["git_commit"]}
+        return {f"--{name.replace('_', '-')}": value for name, value in flags.items()} | versions
+
+    def sampler(self, trained: Trained, observed: Table | None) -> Sampler:
+        """What draws the rows, on the device."""
+        values = None if observed is None else observed.values
+        shown = self.shown if self.plot_trajectories else None
+        return trained.to(self.device).sampler(self.solver, self.blocks, values, shown)
 
 
-def trained_sky(checkpoint):
-    """What a model knows of the sky, see storage.sky: nothing if it has seen no observation."""
-    return records.sky(checkpoint["data"]) if checkpoint["cond_normalizer"] else {}
-
-
-def solver_of(args):
-    """The line of the registry that the flags name."""
-    if args.method == "ode" and args.ode_solver:
-        return solvers.ODE_SOLVERS[args.ode_solver]
-    return solvers.SOLVERS[args.method]
-
-
-def make_step(args):
-    """The step of the solver, with the tolerance or the corrector that the flags ask for."""
-    solver = solver_of(args)
-    if solver.adaptive:
-        return dataclasses.replace(solver.step, tolerance=args.tolerance or solvers.TOLERANCE)
-    if not solver.corrected:
-        return solver.step
-    steps, size = args.corrector_steps or CORRECTOR_STEPS, args.corrector_step_size
-    size = size or CORRECTOR_STEP_SIZE
-    return dataclasses.replace(solver.step, corrector_steps=steps, step_size=size)
-
-
-def make_sampler(args, checkpoint, observed, device):
-    """The `draws.Sampler` that the flags describe; fills the defaults that depend on the device."""
-    import torch
-
-    conditional = checkpoint["cond_normalizer"] is not None
-    args.num_draws = (args.num_draws or NUM_DRAWS) if conditional else 1
-    n_dim = checkpoint["network_kwargs"]["n_ell"] + checkpoint["network_kwargs"]["n_param"]
-    args.batch_size = args.batch_size or reverse.default_batch_size(device, n_dim)
-    n = len(observed.values) if observed else args.num_samples or NUM_SAMPLES
-    quantities = sampling.RECIPE if observed else sampling.GENERATED
-    if conditional:
-        joint = checkpoint["network_kwargs"]["n_param"] > 0
-        quantities = {k: v for k, v in sampling.POSTERIOR.items() if joint or k != "r_draws.npy"}
-    t_start = torch.tensor(args.t_start or 1.0, device=device)
-    step, run = make_step(args), (args.num_steps, args.seed, args.precision)
-    return sampling.Sampler(
-        process=reverse.Reverse(checkpoint, step, t_start, *run),
-        blocks=reverse.Blocks(n, args.num_draws, args.batch_size),
-        quantities=quantities,
-        observed=observed and observed.values,
+def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | None) -> Sampled:
+    """What the sidecars say about where an output comes from."""
+    return Sampled(
         method=args.method,
-        shown=args.trajectory_index if args.plot_trajectories else None,
+        model_checkpoint=args.model_checkpoint,
+        prior=trained.data.prior,
+        sky=trained.known_sky,
+        observation_file=None if observed is None else observed.path,
+        observation_sha256=None if observed is None else observed.sha256,
     )
 
 
-def belongs_to(args, observed, device):
-    """All that the draws depend on, for --resume: {flag: value}."""
-    known = {k: v for k, v in vars(args).items() if k not in ELSEWHERE}
-    with open(args.model_checkpoint, "rb") as file:
-        known["model_checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
-    known["data_file_noisy"] = observed and observed.sha256
-    known["device"] = device.type
-    result = {f"--{key.replace('_', '-')}": value for key, value in known.items()}
-    provenance = records.provenance()
-    return {**result, "torch": provenance["versions"]["torch"], "commit": provenance["git_commit"]}
+def write_log_likelihood(
+    args: argparse.Namespace, trained: Trained, argv: list[str] | None
+) -> None:
+    """What --log-likelihood asks for: log_likelihood.npy and log_likelihood_metrics.json."""
+    from checks.likelihood import exact_law, likelihood_report
+    from diffusion import likelihood_job
 
-
-def is_finished(args, identity):
-    """Whether --out-dir holds all that a run of this identity, see `belongs_to`, writes."""
-    try:
-        report = records.read_json(os.path.join(args.out_dir, "metrics.json"))
-    except InputError:
-        return False
-    started = os.path.exists(os.path.join(args.out_dir, journal.STATE))
-    return report.get("belongs_to") == identity and not started
-
-
-def describe(args, checkpoint, observed):
-    """What the sidecars say about where an output comes from."""
-    known = ("r", "dl_signal", "r_range", "signal_template", "mean_dl")
-    metadata = {"method": args.method, "model_checkpoint": args.model_checkpoint}
-    metadata["prior"] = {k: checkpoint["data"][k] for k in known if k in checkpoint["data"]}
-    metadata["prior"]["sky"] = trained_sky(checkpoint)
-    if observed is not None:
-        metadata["observation"] = {"file": observed.path, "sha256": observed.sha256}
-    return metadata
-
-
-def write_log_likelihood(args, checkpoint, argv):
-    """What --log-likelihood asks for."""
-
-    from diffusion import likelihood
-
-    n_ell, n_param = (checkpoint["network_kwargs"][key] for key in ("n_ell", "n_param"))
     observed = None
-    if checkpoint["cond_normalizer"]:
-        observed, _ = load_observations(args, checkpoint)
+    if trained.conditional:
+        observed, _ = observations.load(args.data_file_noisy, args.data_file_gt, trained)
     elif args.data_file_noisy:
         raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
-    truth = likelihood.load_truth(args.data_file_gt, args.param_file_gt, n_ell, n_param > 0)
-    metadata = describe(args, checkpoint, observed) | records.provenance(argv)
+    rows = likelihood_job.load_truth(args.data_file_gt, args.param_file_gt, trained)
+    rows = dataclasses.replace(rows, y=None if observed is None else observed.values)
+    record = Record(sampled=sampled_from(args, trained, observed), extra=records.provenance(argv))
     device = devices.get_device(args.device)
-    likelihood.write(args.out_dir, checkpoint, truth, observed, device, metadata)
+    names = "log_likelihood.npy", "log_likelihood_metrics.json"
+    paths = [os.path.join(args.out_dir, name) for name in names]
+    atomic.claim_outputs(paths, atomic.npy_bytes((len(rows),)))
+    likelihood_job.announce(trained.to(device), len(rows), args.out_dir)
+    law = None if trained.joint else exact_law(observed, trained.data)
+    result = likelihood_job.compute(trained, rows, law)
+    likelihood_job.write(paths[0], result.model, record)
+    report = likelihood_report(result.model, result.exact)
+    atomic.write_json(paths[1], {"num_samples": len(rows), **report})
+    for name, number in report.items():
+        console.print_result(f"{name} {number['value']:.4f} +- {number['error']:.4f} nats")
+    console.print_result(f"wrote {resources.format_files(paths)}")
 
 
-def make_normalize(checkpoint):
-    """D_ell (n, n_ell) in uK^2 to the model's normalised units; None for a conditional model.
-
-    What that returns is a posterior mean, which is one of D_ell.
-    """
-    import torch
-
-    if checkpoint["cond_normalizer"] is not None:
-        return None
-    return lambda dl: checkpoint["normalizer"].normalize(torch.from_numpy(dl)).double().numpy()
+def output_paths(config: Configuration, sampler: Sampler) -> dict[str, str]:
+    """{file name: path} of all that a run writes beside sidecars."""
+    names = [each.name for each in sampler.outputs]
+    names += [TRAJECTORY] if config.plot_trajectories else []
+    names += ["metrics.json", "examples.png"]
+    names += ["trajectory.png"] if config.plot_trajectories else []
+    return {name: os.path.join(config.out_dir, name) for name in names}
 
 
-def draw_example(row, inputs, arrays, measured):
-    """The figure of example spectra: a posterior, or what the recipe gave, or generated."""
-    name = "generated.npy" if inputs.observed is None else "denoised.npy"
-    ell, signal = np.arange(2, 2 + arrays[name].shape[1]), inputs.trained_on.prior.dl_signal
-    if inputs.observed is None:
-        return spectra.generated_examples(ell, sample_rows(arrays[name]), signal)
-    truth = None if inputs.truth is None else inputs.truth.values[row]
-    example, correlations = spectra.Example(ell, inputs.observed.values[row], truth, signal), None
-    if measured.truth is not None and measured.truth.correlation.denoised is not None:
-        known = measured.truth.correlation
-        correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
-    if "posterior_quantiles.npy" not in arrays:
-        return spectra.denoised_example(example, arrays[name][row], correlations)
-    r = arrays["r_draws.npy"][row] if "r_draws.npy" in arrays else None
-    quantiles = arrays["posterior_quantiles.npy"][row]
-    return spectra.posterior_example(example, quantiles, correlations, r)
-
-
-def write_report(report, row, checkpoint, observed, truth, outputs):
+def write_report(
+    report: Json, config: Configuration, inputs: Inputs, paths: dict[str, str]
+) -> None:
     """Measure the arrays that are in place; write and print what they are worth, and the figures.
 
     Args:
-        report: What is known without them.
-        row: Observation that the figures show.
-        checkpoint: From checkpoints.load.
-        observed: tables.Table of the observations, or None.
-        truth: tables.Table of their truth, or None.
-        outputs: {file name: path}.
+        report: What is known without them, for metrics.json.
+        config: Of the run.
+        inputs: What the arrays were made from.
+        paths: {file name: path}.
     """
-    arrays = {k: np.load(v, mmap_mode="r") for k, v in outputs.items() if k.endswith(".npy")}
-    trained_on, normalize = records.Record.from_json(checkpoint["data"]), make_normalize(checkpoint)
-    inputs = output.Inputs(observed, truth, trained_on, normalize)
-    measured = output.measure(arrays, row, inputs)
-    atomic.write_json(outputs["metrics.json"], report | measured.to_json())
-    atomic.write_figure(outputs["examples.png"], draw_example(row, inputs, arrays, measured))
-    if "trajectory.npy" in arrays:
-        states, n_ell = arrays["trajectory.npy"], checkpoint["network_kwargs"]["n_ell"]
-        ell = np.arange(2, 2 + n_ell)
-        figure = spectra.trajectory(states[:, 0], states[:, 1 : 1 + n_ell], ell)
-        atomic.write_figure(outputs["trajectory.png"], figure)
+    arrays = {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
+    row, measured = config.shown, output.measure(arrays, config.shown, inputs)
+    atomic.write_json(paths["metrics.json"], report | measured.to_json())
+    signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
+    if inputs.observed is not None:
+        truth = None if inputs.truth is None else inputs.truth.values[row]
+        example = spectra.Example(ell, inputs.observed.values[row], truth, signal)
+        correlations = None
+        if measured.truth is not None:
+            known = measured.truth.correlation
+            if known.denoised is not None and known.observation is not None:
+                correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
+        figure = spectra.output_example(example, arrays, row, correlations)
+    else:
+        figure = spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
+    atomic.write_figure(paths["examples.png"], figure)
+    if TRAJECTORY in arrays:
+        states = arrays[TRAJECTORY]
+        figure = spectra.trajectory(states[:, 0], states[:, 1 : 1 + config.n_ell], ell)
+        atomic.write_figure(paths["trajectory.png"], figure)
     for line in output.lines(measured):
         console.print_result(line)
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     check_arguments(parser, args)
 
     import torch
 
-    from runtime import checkpoints
+    from diffusion.trained import Trained
 
     devices.set_threads(args.threads)
-    checkpoint = checkpoints.load(args.model_checkpoint)
-    check_model(parser, args, checkpoint)
+    trained = Trained.load(args.model_checkpoint)
+    check_model(parser, args, trained)
     if args.log_likelihood:
-        return write_log_likelihood(args, checkpoint, argv)
-    observed, truth = load_observations(args, checkpoint) if args.data_file_noisy else (None, None)
-    device = devices.get_device(args.device)
-    checkpoint["network"].to(device)
-    sampler = make_sampler(args, checkpoint, observed, device)
-    blocks, row = sampler.blocks, args.trajectory_index
-    if row >= blocks.num_samples:
-        parser.error(f"--trajectory-index {row}: there are {blocks.num_samples} rows")
-    n_ell = checkpoint["network_kwargs"]["n_ell"]
-    shapes = sampling.shapes(sampler.quantities, blocks.num_samples, blocks.num_draws, n_ell)
-    whole = ("trajectory.npy",) if args.plot_trajectories else ()
-    figures = ("examples.png", "trajectory.png")[: 1 + args.plot_trajectories]
-    names = [*shapes, *whole, "metrics.json", *figures]
-    outputs = {name: os.path.join(args.out_dir, name) for name in names}
-    arrays = journal.PartialArrays(args.out_dir, shapes, whole, processes.rank())
-    identity = belongs_to(args, observed, device)
-    if args.resume and is_finished(args, identity):
-        return console.info(f"{args.out_dir}: is finished; leave --resume out to sample anew")
+        write_log_likelihood(args, trained, argv)
+        return
+    observed, truth = observations.load(args.data_file_noisy, args.data_file_gt, trained)
+    config = Configuration.from_arguments(args, trained, observed)
+    sampler, blocks = config.sampler(trained, observed), config.blocks
+    if config.shown >= blocks.num_samples:
+        parser.error(f"--trajectory-index {config.shown}: there are {blocks.num_samples} rows")
+    paths = output_paths(config, sampler)
+    shapes = {each.name: each.shape(blocks, config.n_ell) for each in sampler.outputs}
+    whole = (TRAJECTORY,) if config.plot_trajectories else ()
+    arrays = journal.PartialArrays(config.out_dir, shapes, whole, processes.rank())
+    job = Job(sampler, arrays, config.identity(observed))
+    if config.resume and is_finished(config.out_dir, job.identity):
+        console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
+        return
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared
         if processes.rank() == 0:
-            atomic.claim_outputs(outputs.values(), arrays.missing_bytes())
-            stack.enter_context(journal.locked(args.out_dir))
+            atomic.claim_outputs(paths.values(), arrays.missing_bytes())
+            stack.enter_context(journal.locked(config.out_dir))
         began = time.monotonic()
-        share = sampling.run(sampler, arrays, identity, args.resume)
+        share = job.run(config.resume)
         seconds = time.monotonic() - began
         if processes.rank() == 0:
-            record = sampling.record(sampler, arrays)
-            metadata = describe(args, checkpoint, observed) | records.provenance(argv) | record
-            arrays.publish({k: metadata | sampling.about(k, sampler.quantities) for k in shapes})
-            report = {"method": args.method, "num_samples": blocks.num_samples, **record}
-            report["belongs_to"] = identity
-            write_report(report, row, checkpoint, observed, truth, outputs)
+            record = job.record()
+            report = {"method": config.solver.method, "num_samples": blocks.num_samples}
+            report |= record | {IDENTITY: job.identity}
+            sampled, extra = sampled_from(args, trained, observed), records.provenance(argv)
+            extra |= record
+            arrays.publish(
+                {
+                    each.name: Record(each.quantity, each.unit, sampled=sampled, extra=extra)
+                    for each in sampler.outputs
+                }
+            )
+            inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
+            write_report(report, config, inputs, paths)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws
-            written = resources.format_files(outputs.values())
+            written = resources.format_files(paths.values())
             console.print_result(f"wrote {written}; {rows / seconds:,.0f} rows a second")
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from diffusion.trainer import History
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("files")
     group.add_argument(
@@ -60,7 +60,7 @@ def build_parser():
         action="store_true",
         help="go on with the training in --out, if there is one; settings must be as they were",
     )
-    cli.add_sde_arguments(parser)
+    cli.add_sde_arguments(parser, sde_utils.SDES)
     group = parser.add_argument_group("network")
     group.add_argument("--hidden-dim", type=cli.positive_int, default=256, help="width")
     group.add_argument(
@@ -146,7 +146,7 @@ def parse_options(argv: list[str] | None = None) -> Options:
     if args.param_file and not args.cond_file:
         parser.error("--param-file needs --cond-file: without observations r is its prior")
     name = args.sde_type or "VE"
-    parameters = cli.sde_parameters(parser, args, name)
+    parameters = cli.sde_parameters(parser, args, sde_utils.SDES, name)
     try:
         sde = sde_utils.SDES[name](**parameters)
     except ValueError as error:

@@ -13,8 +13,11 @@ import torch
 
 import model
 import sde_utils
-from diffusion import baseline, dataset, reverse, solvers, trainer
+from diffusion import baseline, dataset, solvers, trainer
+from diffusion.architecture import Architecture
+from diffusion.blocks import BATCH_ROWS, Blocks
 from diffusion.held_out import HeldOutLoss
+from diffusion.sampling import ReverseProcess, SolverSettings
 from diffusion.settings import TrainingSettings
 from runtime import console
 
@@ -63,15 +66,15 @@ def train(sde):
 
 def sampling(sde, method, num_steps=100):
     network = model.ScoreNet1D(sde, N_ELL).requires_grad_(False)
-    checkpoint = {"sde": sde, "network": network, "network_kwargs": {"n_ell": N_ELL, "n_param": 0}}
-    one, rows = torch.ones(()), reverse.BATCH_ROWS
-    blocks = reverse.Blocks(2 * rows, 1, rows)
-    process = reverse.Reverse(checkpoint, solvers.SOLVERS[method].step, one, num_steps, 0)
+    settings, cpu = SolverSettings(method, num_steps), torch.device("cpu")
+    process = ReverseProcess(Architecture(N_ELL), sde, network, settings, cpu)
+    one, rows = torch.ones(()), BATCH_ROWS
+    blocks = Blocks(2 * rows, 1, rows)
 
     def ours():
-        return [process.block(blocks, number)[1] for number in range(len(blocks))]
+        return [process.block(blocks, number).cost for number in range(len(blocks))]
 
-    evaluations = sum(record["network_evaluations"] for record in ours())
+    evaluations = sum(cost.evaluations for cost in ours())
 
     def bare():
         x = torch.randn(rows, N_ELL)

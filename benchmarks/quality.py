@@ -105,7 +105,7 @@ def integrate_rows(trained, y, num_rows, step, num_steps):
         given = None if y is None else y[first : first + rows].to(device)
         velocity_fn = sde_utils.make_velocity_fn(network, given)
         dynamics = Dynamics(sde, velocity_fn, generator)
-        shape = (rows, kwargs["n_ell"] + kwargs["n_param"])
+        shape = (rows, trained.architecture.n_dim)
         z = torch.empty(shape, device=device).normal_(generator=generator)
         with torch.no_grad():
             x = z * sde_utils.prior_std(sde, torch.ones(()))

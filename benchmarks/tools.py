@@ -22,8 +22,10 @@ import sample
 import sde_utils
 import train
 from checks.run import Run
-from diffusion import reverse, trainer
-from runtime import checkpoints, records, tables
+from diffusion import trainer
+from diffusion.blocks import BATCH_ROWS
+from diffusion.trained import Trained
+from runtime import records, tables
 
 EQUAL_EVALUATIONS = (20, 100)
 LEVELS = {"sigma_min": sde_utils.U_MIN, "sigma_max": 10.0}  # noise of all tools, as in train.py
@@ -69,7 +71,7 @@ def timed(task, network, draw):
 
 def in_blocks(draw, n):
     """Rows of draw(m), m of them at a time, as many as sample.py takes: they fit the cache."""
-    sizes = [min(reverse.BATCH_ROWS, n - k) for k in range(0, n, reverse.BATCH_ROWS)]
+    sizes = [min(BATCH_ROWS, n - k) for k in range(0, n, BATCH_ROWS)]
     return torch.cat([draw(size) for size in sizes])
 
 
@@ -95,7 +97,7 @@ class Ours:
     @property
     def network(self):
 
-        return checkpoints.load(self.checkpoint)["network"]
+        return Trained.load(self.checkpoint).network
 
     def samplers(self, task):
         return {"`ode` (default)": functools.partial(self._default, task)} | {

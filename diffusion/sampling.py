@@ -1,214 +1,383 @@
-"""What draws become: rows of the arrays that sample.py writes."""
+"""Sampling: the reverse process of a network, run in blocks of rows, and what becomes of its draws.
+
+`ReverseProcess` integrates the rows of a block from noise to normalised data, `Sampler` turns them
+into D_ell and r.
+"""
+
+from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from diffusion import reverse
-from runtime import console, processes, resources, signals, tables
-from runtime.errors import DivergedError, Interrupted
+import sde_utils
+from diffusion import solvers
+from diffusion.architecture import Architecture
+from diffusion.blocks import Blocks, batch_seed
+from diffusion.dynamics import Dynamics, start_posterior
+from diffusion.outputs import (
+    GENERATED,
+    JOINT_POSTERIOR,
+    POSTERIOR,
+    RECIPE,
+    Output,
+    PosteriorDraws,
+)
+from runtime import devices, tables
+from runtime.errors import DivergedError, InputError
+from runtime.records import FloatArray, Json
 
-QUANTILES = (0.16, 0.5, 0.84)
-POSTERIOR = {  # file: quantity
-    "denoised.npy": "posterior mean BB",
-    "posterior_draws.npy": "posterior BB",
-    "posterior_std.npy": "posterior standard deviation of BB",
-    "posterior_quantiles.npy": "posterior quantiles of BB",
-    "r_draws.npy": "posterior r",
-}
-RECIPE = {"denoised.npy": "denoised BB"}
-GENERATED = {"generated.npy": "generated BB"}
+if TYPE_CHECKING:
+    import torch
 
+    from diffusion.normalizers import JointNormalizer, Normalizer
 
-def shapes(quantities, n, num_draws, n_ell):
-    """{file: shape} of one of the tables above, for n observations or spectra."""
-    middles = {"posterior_draws.npy": (num_draws,), "posterior_quantiles.npy": (len(QUANTILES),)}
-    return {
-        name: (n, num_draws) if name == "r_draws.npy" else (n, *middles.get(name, ()), n_ell)
-        for name in quantities
-    }
-
-
-def denormalize(checkpoint, x, method):
-    """(dl, r) as float64 arrays from normalised rows x; r is None without a parameter.
-
-    Raises:
-        DivergedError: If a spectrum is not finite.
-    """
-    out = checkpoint["normalizer"].denormalize(x)
-    dl, r = out if checkpoint["network_kwargs"]["n_param"] else (out, None)
-    diverged = int((~dl.isfinite().all(1)).sum())
-    if diverged:
-        raise DivergedError(
-            f"--method {method}: {diverged} of {len(dl)} spectra diverged: the reverse process "
-            "started too far from the prior, or took too few steps; try a smaller --t-start, "
-            "more --num-steps or --method sde"
-        )
-    return dl.numpy(), None if r is None else r.numpy()
-
-
-def rows(quantities, dl, r, num_draws):
-    """{file: rows} of one of the tables above.
-
-    Args:
-        quantities: The table.
-        dl: D_ell, shape (n * num_draws, n_ell), uK^2, the draws of an observation in a row.
-        r: Likewise, shape (n * num_draws,), or None.
-        num_draws: Draws of each observation.
-    """
-    if "posterior_draws.npy" not in quantities:
-        return dict.fromkeys(quantities, dl)
-    dl = dl.reshape(-1, num_draws, dl.shape[1])
-    return {
-        "denoised.npy": dl.mean(1),
-        "posterior_draws.npy": dl,
-        "posterior_std.npy": dl.std(1),
-        "posterior_quantiles.npy": np.quantile(dl, QUANTILES, axis=1).swapaxes(0, 1),
-        **({} if r is None else {"r_draws.npy": r.reshape(-1, num_draws)}),
-    }
+CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1  # where no flag says otherwise
 
 
 @dataclasses.dataclass(frozen=True)
+class SolverSettings:
+    """How the reverse process is integrated, and from which random numbers.
+
+    Attributes:
+        method: A key of solvers.SOLVERS.
+        num_steps: Steps of the solver.
+        ode_solver: A key of solvers.ODE_SOLVERS, for the method "ode".
+        tolerance: Of an adaptive solver: error of a step in standard deviations of the data.
+        corrector_steps: Langevin steps after each step, for a method that has them.
+        corrector_step_size: Their size in units of sigma(t).
+        t_start: Largest time, in (0, 1].
+        seed: Of all random draws.
+        precision: Of matrix products, out of devices.PRECISIONS.
+    """
+
+    method: str
+    num_steps: int
+    ode_solver: str = solvers.ODE_SOLVER
+    tolerance: float = solvers.TOLERANCE
+    corrector_steps: int = CORRECTOR_STEPS
+    corrector_step_size: float = CORRECTOR_STEP_SIZE
+    t_start: float = 1.0
+    seed: int = 0
+    precision: str = "float32"
+
+    @classmethod
+    def complete(cls, method: str, **given: Any) -> Self:
+        """Settings in which None stands for the default.
+
+        Args:
+            method: A key of solvers.SOLVERS.
+            given: The other attributes, or some of them.
+
+        Raises:
+            InputError: If there is no such method, or no step.
+        """
+        if method not in solvers.SOLVERS:
+            raise InputError(f"method {method!r} is none of {', '.join(solvers.SOLVERS)}")
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = cls(method, **{"num_steps": 1, **given})
+        if "num_steps" not in given:
+            return dataclasses.replace(settings, num_steps=settings.solver.num_steps)
+        if settings.num_steps < 1:
+            raise InputError(f"num_steps is {settings.num_steps}; needed is 1 or more")
+        return settings
+
+    @property
+    def solver(self) -> solvers.Solver:
+        """The line of the registry."""
+        if self.method == "ode":
+            return solvers.ODE_SOLVERS[self.ode_solver]
+        return solvers.SOLVERS[self.method]
+
+    def make_step(self) -> solvers.Step:
+        """The step of the solver, with its tolerance or corrections where it has some."""
+        step: Any = self.solver.step
+        if self.solver.adaptive:
+            return dataclasses.replace(step, tolerance=self.tolerance)
+        if self.solver.corrected:
+            steps, size = self.corrector_steps, self.corrector_step_size
+            return dataclasses.replace(step, corrector_steps=steps, step_size=size)
+        return step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows that are integrated together, on their device.
+
+    Attributes:
+        number: Sets its random numbers.
+        size: Number of rows n.
+        start: Rows to start from, float32, shape (n, n_dim); None starts from the prior.
+        y: Their observations, normalised, float32, shape (n, n_cond), or None.
+        keep: Row whose states are kept, or None.
+    """
+
+    number: int
+    size: int
+    start: torch.Tensor | None = None
+    y: torch.Tensor | None = None
+    keep: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What an integration took.
+
+    Attributes:
+        evaluations: Of the network, for each row.
+        seconds: Wall time.
+    """
+
+    evaluations: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Integrated:
+    """Rows at time 0.
+
+    Attributes:
+        x: Normalised, float32, shape (n, n_dim).
+        cost: What they took.
+        trajectory: States of the row that was to be kept, shape (m, 1 + n_dim), the first column
+            sigma/alpha; None without one.
+    """
+
+    x: torch.Tensor
+    cost: Cost
+    trajectory: FloatArray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReverseProcess:
+    """The reverse process of a network.
+
+    Attributes:
+        architecture: Sizes of the network.
+        sde: The forward process.
+        network: Callable as ScoreNet1D, on the device.
+        settings: Of the solver.
+        device: Where rows are integrated.
+    """
+
+    architecture: Architecture
+    sde: sde_utils.VESDE | sde_utils.VPSDE
+    network: Callable[..., torch.Tensor]
+    settings: SolverSettings
+    device: torch.device
+
+    @property
+    def t_start(self) -> torch.Tensor:
+        """Largest time, float32 scalar on the device."""
+        import torch
+
+        return torch.tensor(self.settings.t_start, device=self.device)
+
+    def block(
+        self,
+        blocks: Blocks,
+        number: int,
+        start: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        keep: int | None = None,
+        on_step: Callable[[], object] | None = None,
+    ) -> Integrated:
+        """Integrate one block.
+
+        Args:
+            blocks: How rows are cut.
+            number: Which of them.
+            start: Its rows to start from, float32, shape (n, n_dim); None starts from the prior.
+            y: Its observations, normalised, float32, shape (n / num_draws, n_ell), or None.
+            keep: Row of the block whose states are kept, or None.
+            on_step: Called at the start and after each step of a batch, or None.
+
+        Returns:
+            x on the CPU, and the evaluations of the batch that took most.
+        """
+        import torch
+
+        began, parts, evaluations, trajectory = time.monotonic(), [], 0, None
+        with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
+            for batch, rows in blocks.batches(number):
+                y_batch = None
+                if y is not None:
+                    owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
+                    y_batch = y[owners].to(self.device)
+                kept = None
+                if keep is not None and rows.start <= keep < rows.stop:
+                    kept = keep - rows.start
+                x = None if start is None else start[rows].to(self.device)
+                work = Batch(batch, rows.stop - rows.start, x, y_batch, kept)
+                run = self._integrate(self.network, work, on_step)
+                evaluations = max(evaluations, run.cost.evaluations)
+                trajectory = trajectory if run.trajectory is None else run.trajectory
+                parts.append(run.x.cpu())
+        cost = Cost(evaluations, time.monotonic() - began)
+        return Integrated(torch.cat(parts), cost, trajectory)
+
+    def _integrate(
+        self,
+        network: Callable[..., torch.Tensor],
+        batch: Batch,
+        on_step: Callable[[], object] | None = None,
+    ) -> Integrated:
+        """Integrate a batch: the one place that knows what solvers take of a network."""
+        import torch
+
+        began, evaluations = time.monotonic(), 0
+        seed = batch_seed(self.settings.seed, batch.number)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        velocity_fn = sde_utils.make_velocity_fn(network, batch.y)
+        dynamics = Dynamics(self.sde, velocity_fn, generator)
+        x = batch.start
+        if x is None:
+            shape = (batch.size, self.architecture.n_dim)
+            z = torch.empty(shape, device=self.device).normal_(generator=generator)
+            x = z * sde_utils.prior_std(self.sde, self.t_start)
+            if batch.y is not None:
+                x, evaluations = start_posterior(dynamics, z, self.t_start), 1
+        times = sde_utils.reverse_times(self.sde, self.t_start, self.settings.num_steps)
+        follow = None if on_step is None else lambda t, x: on_step()
+        step = self.settings.make_step()
+        run = solvers.integrate(step, dynamics, x, times, batch.keep, follow)
+        cost = Cost(evaluations + run.evaluations, time.monotonic() - began)
+        return Integrated(run.x, cost, run.trajectory)
+
+    def _gaussian(self, x: torch.Tensor, t: torch.Tensor, y: object = None) -> torch.Tensor:
+        """Velocity of Gaussian data of unit variance: exact, and known at once."""
+        return 0 * x
+
+    def cost(self, rows: int) -> Cost:
+        """Network evaluations of a batch, and the seconds that one of them takes.
+
+        The evaluations are counted on a row of a Gaussian, whose velocity is exact; one evaluation
+        of the network on a full batch is timed.
+
+        Args:
+            rows: Rows of a batch.
+        """
+        import torch
+
+        x, y = torch.zeros(rows, self.architecture.n_dim, device=self.device), None
+        work = Batch(0, 1, start=x[:1])
+        if self.architecture.conditional:
+            y = torch.zeros(rows, self.architecture.n_cond, device=self.device)
+            work = Batch(0, 1, y=y[:1])
+        given = {} if y is None else {"y": y}
+        with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
+            evaluations = self._integrate(self._gaussian, work).cost.evaluations
+            for _ in range(2):  # the first one warms up
+                began = time.monotonic()
+                float(self.network(x, self.t_start, **given)[0, 0])  # waits for a GPU
+        return Cost(evaluations, time.monotonic() - began)
+
+    def record(self) -> Json:
+        """What it is, ready for JSON."""
+        name = next(name for name, sde in sde_utils.SDES.items() if type(self.sde) is sde)
+        return {
+            "sde": {"name": name, **dataclasses.asdict(self.sde)},
+            "t_start": float(self.t_start),
+            "num_steps": self.settings.num_steps,
+            "seed": self.settings.seed,
+            "precision": self.settings.precision,
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DrawnBlock:
+    """Draws of a block of observations.
+
+    Attributes:
+        draws: Of its observations.
+        cost: What they took.
+        trajectory: As of an `Integrated`.
+    """
+
+    draws: PosteriorDraws
+    cost: Cost
+    trajectory: FloatArray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """Computes any block of rows of the outputs.
+    """Draws any block of rows.
+
+    A conditional network draws the posterior of each observation. Any other starts at the
+    normalised observation, as the published recipe does, or generates where there is none.
 
     Attributes:
         process: The reverse process.
         blocks: How rows are cut.
-        quantities: `POSTERIOR`, `RECIPE` or `GENERATED`, or a part of it.
+        normalizer: Of D_ell, or of D_ell and r.
+        cond_normalizer: Of observations; None for an unconditional network.
         observed: D_ell, shape (n, n_ell), uK^2, perhaps on disk; None to generate.
-        method: Named where a spectrum diverges.
         shown: Observation of whose first draw the states are kept; None for none.
     """
 
-    process: reverse.Reverse
-    blocks: reverse.Blocks
-    quantities: dict
-    observed: np.ndarray | None
-    method: str
-    shown: int | None
+    process: ReverseProcess
+    blocks: Blocks
+    normalizer: Normalizer | JointNormalizer
+    cond_normalizer: Normalizer | None = None
+    observed: np.ndarray | None = None
+    shown: int | None = None
 
-    def block(self, number, on_step=None):
-        """({file: rows}, record, states) of a block; see `reverse.Reverse.block` for the last."""
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The arrays that its draws become."""
+        if self.process.architecture.conditional:
+            return JOINT_POSTERIOR if self.process.architecture.joint else POSTERIOR
+        return GENERATED if self.observed is None else RECIPE
+
+    def block(self, number: int, on_step: Callable[[], object] | None = None) -> DrawnBlock:
+        """Draw a block.
+
+        Args:
+            number: Which of them.
+            on_step: Called at the start and after each step of a batch, or None.
+
+        Raises:
+            DivergedError: If a spectrum is not finite.
+        """
         import torch
 
-        checkpoint, num_draws = self.process.checkpoint, self.blocks.num_draws
         chosen, inputs = self.blocks.observations(number), {}
         if self.observed is not None:
-            dl, cond = torch.tensor(self.observed[chosen]), checkpoint["cond_normalizer"]
-            inputs["start"] = None if cond else checkpoint["normalizer"].normalize(dl)
-            inputs["y"] = cond.normalize(dl) if cond else None
+            dl = torch.tensor(self.observed[chosen])
+            if self.cond_normalizer is None:
+                normalizer: Any = self.normalizer  # of D_ell alone: r takes an observation
+                inputs["start"] = normalizer.normalize(dl)
+            else:
+                inputs["y"] = self.cond_normalizer.normalize(dl)
             tables.release(self.observed)
+        keep = None
         if self.shown is not None and chosen.start <= self.shown < chosen.stop:
-            inputs["keep"] = (self.shown - chosen.start) * num_draws
-        x, record, states = self.process.block(self.blocks, number, **inputs, on_step=on_step)
-        dl, r = denormalize(checkpoint, x, self.method)
-        return rows(self.quantities, dl, r, num_draws), record, states
+            keep = (self.shown - chosen.start) * self.blocks.num_draws
+        run = self.process.block(self.blocks, number, **inputs, keep=keep, on_step=on_step)
+        return DrawnBlock(self._denormalize(run.x), run.cost, run.trajectory)
 
+    def _denormalize(self, x: torch.Tensor) -> PosteriorDraws:
+        """Draws of whole observations, from normalised rows."""
+        out: Any = self.normalizer.denormalize(x)
+        dl, r = out if self.process.architecture.joint else (out, None)
+        diverged = int((~dl.isfinite().all(1)).sum())
+        if diverged:
+            raise DivergedError(
+                f"--method {self.process.settings.method}: {diverged} of {len(dl)} spectra "
+                "diverged: the reverse process started too far from the prior, or took too few "
+                "steps; try a smaller --t-start, more --num-steps or --method sde"
+            )
+        m = self.blocks.num_draws
+        r = None if r is None else r.numpy().reshape(-1, m)
+        return PosteriorDraws(dl.numpy().reshape(-1, m, dl.shape[1]), r)
 
-def announce(sampler, arrays, left):
-    """One line on stderr: how long and how large the work is."""
-    process, blocks = sampler.process, sampler.blocks
-    rows = blocks.num_draws * blocks.per_block
-    evaluations, seconds = process.cost(min(rows, blocks.batch_size))
-    seconds *= evaluations * len(left) * blocks.batches_per_block / processes.world_size()
-    memory = resources.peak_memory() + resources.FIGURE_MEMORY
-    memory += 8 * 8 * rows * process.checkpoint["network_kwargs"]["n_ell"]  # a block in float64
-    n, m = blocks.num_samples, blocks.num_draws
-    disk = sum(map(arrays.size, arrays.shapes))
-    kept = f" ({len(blocks) - len(left):,} are there)" if len(left) < len(blocks) else ""
-    work = (
-        f"{n:,} {'spectra' if sampler.observed is None else 'observations'} x {m:,} draws in "
-        f"{len(blocks):,} blocks{kept}, {evaluations} network evaluations each: about "
-        f"{console.format_duration(seconds)} on {process.t_start.device} x {processes.world_size()}"
-    )
-    resources.announce(work, memory, disk, arrays.folder)
-
-
-def compute(sampler, arrays, chosen):
-    """Compute blocks, and write them.
-
-    Args:
-        sampler: A `Sampler`.
-        arrays: An `unfinished.PartialArrays`.
-        chosen: Numbers of the blocks.
-
-    Raises:
-        Interrupted: After the block in which a signal asked to stop.
-    """
-    steps = len(chosen) * sampler.blocks.batches_per_block * (sampler.process.num_steps + 2)
-    with signals.stop_request() as stop, arrays, console.progress(total=steps, unit="step") as bar:
-        for number in chosen:
-            rows_of, record, states = sampler.block(number, bar.update)
-            for name, values in rows_of.items():
-                arrays.write(name, sampler.blocks.observations(number).start, values)
-            if len(states):
-                arrays.write_whole("trajectory.npy", states)
-            arrays.finish(number, record)
-            if stop.code:
-                raise Interrupted(stop.code)
-
-
-def run(sampler, arrays, belongs_to, resume):
-    """Compute all blocks that are not on disk yet, each in one of the processes.
-
-    Args:
-        sampler: A `Sampler`.
-        arrays: An `unfinished.PartialArrays` of its outputs.
-        belongs_to: All that the draws depend on, see `unfinished.PartialArrays.prepare`.
-        resume: Whether to keep the blocks of a run that was stopped.
-
-    Returns:
-        Share of the blocks that was computed now.
-
-    Raises:
-        Interrupted: As `compute`, and says how to go on.
-        DivergedError: As `denormalize`; nothing is kept then.
-    """
-    rank, blocks = processes.rank(), sampler.blocks
-    if rank == 0:
-        arrays.prepare(belongs_to, resume)
-    processes.barrier()
-    done = arrays.done()
-    left = [block for block in range(len(blocks)) if block not in done]
-    processes.barrier()  # all have read the journals before one of them grows
-    if rank == 0:
-        announce(sampler, arrays, left)
-    try:
-        compute(sampler, arrays, left[rank :: processes.world_size()])
-        processes.barrier()
-    except DivergedError:
-        arrays.remove()
-        raise
-    except Interrupted as stop:
-        kept = len(arrays.done())
-        if not kept:  # or another process diverged, and says so
-            raise Interrupted(stop.code) from None
-        raise Interrupted(
-            stop.code,
-            f"interrupted; {kept:,} of {len(blocks):,} blocks are kept: the same command with "
-            "--resume goes on",
-        ) from None
-    return len(left) / len(blocks)
-
-
-def record(sampler, arrays):
-    """How all blocks went, ready for JSON; seconds are summed over blocks.
-
-    Raises:
-        RuntimeError: If a block is missing.
-    """
-    done = arrays.done().values()
-    if len(done) != len(sampler.blocks):
-        raise RuntimeError(f"{len(done)} blocks of {len(sampler.blocks)} are there")
-    return {
-        **sampler.process.record(),
-        "batch_size": sampler.blocks.batch_size,
-        "network_evaluations": max(entry["network_evaluations"] for entry in done),
-        "seconds": sum(entry["seconds"] for entry in done),
-    }
-
-
-def about(name, quantities):
-    """Quantity and unit of an output, for its sidecar."""
-    return {"quantity": quantities[name], "unit": "1" if name == "r_draws.npy" else "uK^2"}
+    def draw_all(self) -> PosteriorDraws:
+        """Draws of all observations, in memory."""
+        draws = [self.block(number).draws for number in range(len(self.blocks))]
+        r = None
+        if self.process.architecture.joint:
+            r = np.concatenate([part.r for part in draws])
+        return PosteriorDraws(np.concatenate([part.dl for part in draws]), r)

@@ -336,7 +336,7 @@ def integrate(
     x: Tensor,
     times: Tensor,
     keep: int | None = None,
-    on_step: Callable[[Tensor, Tensor], None] | None = None,
+    on_step: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Integration:
     """Run the reverse process down to a small time, and end with x = E[x_0 | x].
 

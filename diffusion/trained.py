@@ -1,42 +1,34 @@
-"""A trained model: everything that sampling, evaluation and a resumed training need of it."""
+"""A trained model: everything that sampling, evaluation and a resumed training need of it.
+
+In a notebook:
+    trained = Trained.load("posterior.pth")
+    draws = trained.posterior(y, num_draws=64, seed=0)  # draws.dl in uK^2, draws.r
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from diffusion.architecture import Architecture
+from diffusion.blocks import Blocks, default_batch_size
 from diffusion.normalizers import JointNormalizer, Normalizer
+from diffusion.outputs import PosteriorDraws
+from diffusion.sampling import ReverseProcess, Sampler, SolverSettings
 from model import ScoreNet1D
 from runtime import checkpoints
-from runtime.records import Record
-from sde_utils import VESDE, VPSDE
+from runtime.errors import InputError
+from runtime.records import FloatArray, Json, Record, Sky
+from sde_utils import SDES, VESDE, VPSDE
 
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Sizes of a `ScoreNet1D`.
-
-    Attributes:
-        n_ell: Multipoles.
-        n_cond: Observed multipoles; 0 for an unconditional network.
-        n_param: Parameters that are diffused beside the spectrum.
-        hidden_dim: Width.
-        embed_dim: Features of time.
-        num_layers: Residual blocks.
-    """
-
-    n_ell: int
-    n_cond: int = 0
-    n_param: int = 0
-    hidden_dim: int = 256
-    embed_dim: int = 128
-    num_layers: int = 5
-
-    @property
-    def n_dim(self) -> int:
-        """Columns of the diffused state: multipoles and parameters."""
-        return self.n_ell + self.n_param
+MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
+MAX_LAYERS = 1024  # likewise
+MAY_BE_ZERO = ("n_cond", "n_param")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,25 +63,236 @@ class Trained:
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """Read a checkpoint of train.py.
+        """Read a checkpoint of train.py; the network is on the CPU.
+
+        All is checked before the network is built.
 
         Raises:
             InputError: If the file is missing, damaged, foreign, or of another version.
         """
-        content = checkpoints.load(path)
-        names = {field.name for field in dataclasses.fields(cls)}
-        kwargs = {name: value for name, value in content.items() if name in names}
+        content = checkpoints.read(path)
+        architecture, outline = _outline(path, content)
+        shapes = {name: tensor.shape for name, tensor in outline.state_dict().items()}
+        for name in ("weights", "ema_weights"):
+            _check_tensors(path, name, content.get(name), shapes)
+        for key in ("training", "data", "resume"):
+            if not isinstance(content.get(key), dict):
+                raise InputError(f"{path}: {key} is missing; train again")
+        data = _read_record(path, content["data"])
+        normalizer = _read_normalizer(path, content, "normalizer", architecture.n_ell)
+        cond_normalizer = None
+        if architecture.conditional:
+            n_cond = architecture.n_cond
+            cond_normalizer = _read_normalizer(path, content, "cond_normalizer", n_cond)
+        joint = _make_joint(path, normalizer, data) if architecture.joint else None
+        network = ScoreNet1D(outline.sde, **dataclasses.asdict(architecture))
+        network.load_state_dict(content["ema_weights"])
         return cls(
-            **kwargs | {"data": Record.from_json(content["data"])},
-            architecture=Architecture(**content["network_kwargs"]),
+            architecture=architecture,
+            sde_name=content["sde"]["name"],
+            sde=outline.sde,
+            network=network.eval().requires_grad_(False),
+            normalizer=joint or normalizer,
+            cond_normalizer=cond_normalizer,
+            data=data,
+            **{name: content[name] for name in ("weights", "ema_weights", "training", "resume")},
         )
 
     @property
     def conditional(self) -> bool:
         """Whether it was trained on pairs of truth and observation."""
-        return self.architecture.n_cond > 0
+        return self.architecture.conditional
 
     @property
     def joint(self) -> bool:
         """Whether r is diffused beside the spectrum."""
-        return self.architecture.n_param > 0
+        return self.architecture.joint
+
+    @property
+    def known_sky(self) -> Sky:
+        """What the model knows of the sky: nothing if it has seen no observation."""
+        return self.data.sky if self.conditional else Sky()
+
+    def normalize_dl(self) -> Callable[[FloatArray], FloatArray] | None:
+        """D_ell (n, n_ell) in uK^2 to normalised units; None for a conditional model.
+
+        What a conditional one returns is a posterior mean, which is one of D_ell.
+        """
+        if self.conditional:
+            return None
+        normalizer: Any = self.normalizer
+        return lambda dl: normalizer.normalize(torch.from_numpy(dl)).double().numpy()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same model; its network moves to a device, in place as networks of torch do."""
+        self.network.to(device)
+        return self
+
+    def sampler(
+        self,
+        settings: SolverSettings,
+        blocks: Blocks,
+        observed: np.ndarray | None = None,
+        shown: int | None = None,
+    ) -> Sampler:
+        """What draws any block of rows, on the device of the network.
+
+        Args:
+            settings: Of the solver.
+            blocks: How rows are cut.
+            observed: D_ell, shape (n, n_ell), uK^2, perhaps on disk; None to generate.
+            shown: Observation of whose first draw the states are kept; None for none.
+        """
+        process = ReverseProcess(self.architecture, self.sde, self.network, settings, self.device)
+        return Sampler(process, blocks, self.normalizer, self.cond_normalizer, observed, shown)
+
+    def posterior(
+        self,
+        y: npt.ArrayLike,
+        num_draws: int = 64,
+        seed: int = 0,
+        method: str = "ode",
+        num_steps: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> PosteriorDraws:
+        """Draws of the posterior p(D_ell | y), or p(D_ell, r | y): those of sample.py.
+
+        Args:
+            y: Observed D_ell, shape (n, n_ell), uK^2, > 0.
+            num_draws: Draws for each row of y.
+            seed: Of all random numbers.
+            method: A key of solvers.SOLVERS.
+            num_steps: Of the solver; None for what its line recommends.
+            device: Where to compute; None for where the network is.
+
+        Raises:
+            InputError: If the model is not conditional, or an argument does not fit it.
+            DivergedError: If a draw is not finite.
+        """
+        if not self.conditional:
+            raise InputError("the model is not conditional: it has no posterior; use generate()")
+        observed = self._check_observations(y)
+        settings = SolverSettings.complete(method=method, num_steps=num_steps, seed=seed)
+        return self._draw(settings, len(observed), num_draws, observed, device)
+
+    def generate(
+        self,
+        num_samples: int,
+        seed: int = 0,
+        method: str = "ode",
+        num_steps: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> FloatArray:
+        """Spectra of the prior p(D_ell) that the model has learned, shape (num_samples, n_ell).
+
+        Args:
+            num_samples: How many.
+            seed, method, num_steps, device: As for `posterior`.
+
+        Returns:
+            D_ell, uK^2.
+
+        Raises:
+            InputError: If the model is conditional, or an argument does not fit it.
+            DivergedError: If a spectrum is not finite.
+        """
+        if self.conditional:
+            raise InputError("the model is conditional: it needs observations; use posterior()")
+        settings = SolverSettings.complete(method=method, num_steps=num_steps, seed=seed)
+        return self._draw(settings, num_samples, 1, None, device).dl[:, 0]
+
+    def _check_observations(self, y: npt.ArrayLike) -> FloatArray:
+        """y as a float64 array; InputError unless it holds one or more observations."""
+        observed, n_ell = np.asarray(y, float), self.architecture.n_ell
+        if observed.ndim != 2 or not len(observed) or observed.shape[1] != n_ell:
+            raise InputError(
+                f"y has shape {observed.shape}; needed is (n, {n_ell}), one observation a row"
+            )
+        if not np.isfinite(observed).all() or observed.min() <= 0:
+            raise InputError("y holds values that are not finite and above 0: D_ell in uK^2")
+        return observed
+
+    def _draw(
+        self,
+        settings: SolverSettings,
+        num_samples: int,
+        num_draws: int,
+        observed: FloatArray | None,
+        device: torch.device | str | None,
+    ) -> PosteriorDraws:
+        for name, value in (("num_samples", num_samples), ("num_draws", num_draws)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; needed is 1 or more")
+        trained = self if device is None else self.to(device)
+        batch_size = default_batch_size(trained.device, self.architecture.n_dim)
+        blocks = Blocks(num_samples, num_draws, batch_size)
+        return trained.sampler(settings, blocks, observed).draw_all()
+
+
+def _is_possible(name: str, size: object) -> bool:
+    """Whether a size of a network is one that this program would build."""
+    smallest = 0 if name in MAY_BE_ZERO else 1
+    largest = MAX_LAYERS if name == "num_layers" else MAX_LAYER_WIDTH
+    return type(size) is int and smallest <= size <= largest  # a bool is no size
+
+
+def _outline(path: str, content: Json) -> tuple[Architecture, ScoreNet1D]:
+    """Sizes that a checkpoint describes, and a network of them without numbers."""
+    try:
+        sde = SDES[content["sde"]["name"]](**content["sde"]["parameters"])
+        sizes = content["network_kwargs"]
+        if not all(_is_possible(name, size) for name, size in sizes.items()):
+            raise InputError(f"{path}: describes an impossible network; train again")
+        architecture = Architecture(**sizes)
+        with torch.device("meta"):
+            outline = ScoreNet1D(sde, **dataclasses.asdict(architecture))
+        num_values = sum(math.prod(tensor.shape) for tensor in outline.state_dict().values())
+        if 4 * num_values > os.path.getsize(path):
+            raise InputError(f"{path}: describes a larger network than it holds; train again")
+    except InputError:
+        raise
+    except Exception:  # wrong keys or types anywhere in a foreign description
+        raise InputError(f"{path}: describes no network that this program knows") from None
+    return architecture, outline
+
+
+def _check_tensors(
+    path: str, name: str, tensors: object, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """InputError unless tensors are finite, dense, float32, and of these names and shapes."""
+    if not isinstance(tensors, dict) or set(tensors) != set(shapes):
+        raise InputError(f"{path}: {name} does not fit the network; train again")
+    for key, shape in shapes.items():
+        tensor = tensors[key]
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != shape:
+            raise InputError(f"{path}: {name} {key} has not the shape {tuple(shape)}; train again")
+        if tensor.dtype != torch.float32 or tensor.layout != torch.strided:
+            raise InputError(f"{path}: {name} {key} is not a dense float32 tensor; train again")
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} {key} is not finite; train again")
+
+
+def _read_record(path: str, content: Json) -> Record:
+    try:
+        return Record.from_json(content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}; train again") from None
+
+
+def _read_normalizer(path: str, content: Json, name: str, n_ell: int) -> Normalizer:
+    _check_tensors(path, name, content.get(name), {"mean": (n_ell,), "std": (n_ell,)})
+    if not (content[name]["std"] > 0).all():
+        raise InputError(f"{path}: {name} std is not above 0; train again")
+    return Normalizer(**content[name])
+
+
+def _make_joint(path: str, normalizer: Normalizer, data: Record) -> JointNormalizer:
+    template, r_range = data.prior.signal_template, data.prior.r_range
+    if template is None or r_range is None or template.dl_per_r.shape[1] != len(normalizer.mean):
+        raise InputError(f"{path}: does not say how the signal depends on r; train again")
+    return JointNormalizer(normalizer, r_range, template)

@@ -169,6 +169,26 @@ def r_histogram(axis: "Axes", draws: FloatArray, r_label: str = style.R_LABEL) -
     axis.locator_params(axis="x", nbins=5)
 
 
+def output_example(
+    example: Example,
+    arrays: Mapping[str, npt.NDArray],
+    row: int,
+    correlations: Correlations | None,
+) -> "Figure":
+    """One sky's posterior, or what the recipe made of it, as the arrays that are there allow.
+
+    Args:
+        example: The sky.
+        arrays: {file name: array} of sample.py, rows first.
+        row: Of the sky.
+        correlations: Of all skies with their truth, or None.
+    """
+    if "posterior_quantiles.npy" not in arrays:
+        return denoised_example(example, arrays["denoised.npy"][row], correlations)
+    r = arrays["r_draws.npy"][row] if "r_draws.npy" in arrays else None
+    return posterior_example(example, arrays["posterior_quantiles.npy"][row], correlations, r)
+
+
 def generated_examples(
     ell: npt.NDArray, generated: FloatArray, dl_signal: FloatArray | None
 ) -> "Figure":

@@ -1,9 +1,9 @@
-"""Read and write checkpoints (.pth): all that sample.py needs, and all that a resumed run needs.
+"""The file format of checkpoints (.pth): what they hold is up to `diffusion.trained`.
 
 A checkpoint is one dict of tensors and plain Python, in the format of torch.save, with a SHA-256 of
 the whole file at its end. It is not read with torch.load: for that, 400 bytes can ask for 10 GB.
 The reader below knows tensors and plain Python, calls nothing else, and takes no more memory than
-the file deserves. All is checked before a network is built.
+the file deserves.
 """
 
 import collections
@@ -13,20 +13,18 @@ import math
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-import model
-from diffusion import normalizers
-from runtime import atomic, console, records
+from runtime import atomic, console
 from runtime.errors import InputError
-from sde_utils import SDES
+from runtime.records import Json
 
 FORMAT = "bmode-score-checkpoint"
 VERSION = 2
-MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
-MAX_LAYERS = 1024  # likewise
-MAX_OPCODES = 500_000  # of the pickle, for one byte can become an object of a hundred; likewise
+MAX_OPCODES = 500_000  # of the pickle, far above use: one byte can become an object of a hundred
 DIGEST_LENGTH = 64  # of the SHA-256 that is the archive's comment
 DTYPES = {
     "FloatStorage": torch.float32,
@@ -36,13 +34,17 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-OPTIONAL = ("n_cond", "n_param")  # layer widths that may be 0
 
 
-def save(path, checkpoint):
-    """Write a checkpoint (a dict of tensors and plain Python) atomically."""
+def save(path: str, content: Json) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: Target.
+        content: Tensors and plain Python.
+    """
     file = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, file)
+    torch.save({"format": FORMAT, "version": VERSION, **content}, file)
     # the last two bytes of an archive are the length of the comment that follows
     file.seek(-2, os.SEEK_END)
     file.write(DIGEST_LENGTH.to_bytes(2, "little"))
@@ -51,7 +53,7 @@ def save(path, checkpoint):
     atomic.write_bytes(path, file.getbuffer())
 
 
-def keep_previous(path):
+def keep_previous(path: str) -> None:
     """Move NAME.pth, if there is one, to NAME.previous.pth, and say so."""
     if os.path.exists(path):
         previous = f"{os.path.splitext(path)[0]}.previous.pth"
@@ -59,13 +61,15 @@ def keep_previous(path):
         console.info(f"kept the checkpoint that was there as {previous}")
 
 
-def _rebuild_tensor(storage, offset, size, stride, *_):
+def _rebuild_tensor(
+    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> torch.Tensor:
     if math.prod(size) > storage.numel():
         raise pickle.UnpicklingError("a tensor repeats its values")
     return storage.as_strided(size, stride, offset)
 
 
-def _counted(load):
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
     """The method of an opcode, which is an error beyond MAX_OPCODES."""
 
     def counted(self):
@@ -102,9 +106,10 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a 
         for name in OPCODES
     }
 
-    def __init__(self, pickled, read_storage):
+    def __init__(self, pickled: bytes, read_storage: Callable[[str], bytes]) -> None:
         super().__init__(io.BytesIO(pickled))
-        self.read_storage, self.storages, self.opcodes = read_storage, {}, 0
+        self.read_storage, self.opcodes = read_storage, 0
+        self.storages: dict[str, torch.Tensor] = {}
 
     def find_class(self, module, name):
         if (module, name) not in self.GLOBALS:
@@ -127,11 +132,11 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a 
     def load_build(self):
         self.stack.pop()  # attributes, which torch gives the OrderedDict of a network's weights
 
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
 
 
-def _read_archive(path):
-    """(content, size in bytes) of a file written by `save`; InputError otherwise."""
+def _read_archive(path: str) -> Any:
+    """Content of a file written by `save`; InputError otherwise."""
     try:
         with open(path, "rb") as file:
             saved = file.read()
@@ -157,7 +162,7 @@ def _read_archive(path):
                 raise damaged
             pickled = archive.read(f"{root}/data.pkl")
             reader = _Unpickler(pickled, lambda key: archive.read(f"{root}/data/{key}"))
-            return reader.load(), len(saved)
+            return reader.load()
     except (InputError, MemoryError):
         raise
     except pickle.UnpicklingError:
@@ -168,52 +173,19 @@ def _read_archive(path):
         raise damaged from None
 
 
-def _check_tensors(path, name, tensors, shapes):
-    if not isinstance(tensors, dict) or set(tensors) != set(shapes):
-        raise InputError(f"{path}: {name} does not fit the network; train again")
-    for key, shape in shapes.items():
-        tensor = tensors[key]
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != shape:
-            raise InputError(f"{path}: {name} {key} has not the shape {tuple(shape)}; train again")
-        if tensor.dtype != torch.float32 or tensor.layout != torch.strided:
-            raise InputError(f"{path}: {name} {key} is not a dense float32 tensor; train again")
-        if not tensor.isfinite().all():
-            raise InputError(f"{path}: {name} {key} is not finite; train again")
-
-
-def _read_normalizer(path, content, name, n_ell):
-    _check_tensors(path, name, content.get(name), {"mean": (n_ell,), "std": (n_ell,)})
-    if not (content[name]["std"] > 0).all():
-        raise InputError(f"{path}: {name} std is not above 0; train again")
-    return normalizers.Normalizer(**content[name])
-
-
-def _make_joint(path, normalizer, data):
-    try:
-        signal = records.signal_template(data)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; train again") from None
-    if signal is None or signal.dl_per_r.shape[1] != len(normalizer.mean):
-        raise InputError(f"{path}: does not say how the signal depends on r; train again")
-    return normalizers.JointNormalizer(normalizer, data["r_range"], signal)
-
-
-def load(path):
-    """Read a checkpoint and rebuild what it describes.
+def read(path: str) -> Json:
+    """Read a checkpoint, believing nothing.
 
     Args:
         path: A file written by `save`.
 
     Returns:
-        The checkpoint dict, with "sde" replaced by the SDE (its name is "sde_name"), and with
-        "network" (a ScoreNet1D with the EMA weights, on the CPU), "normalizer" (a `Normalizer`,
-        or a `JointNormalizer` of D_ell and r) and "cond_normalizer" (None where the network is
-        not conditional) rebuilt.
+        What was saved, with "format" and "version".
 
     Raises:
         InputError: If the file is missing, damaged, foreign, or of another version.
     """
-    content, file_size = _read_archive(path)
+    content = _read_archive(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: was not written by train.py")
     if content.get("version") != VERSION:
@@ -221,45 +193,4 @@ def load(path):
             f"{path}: has format version {content.get('version')!r}, this program reads "
             f"{VERSION}; train again"
         )
-    try:
-        sde = SDES[content["sde"]["name"]](**content["sde"]["parameters"])
-        kwargs = dict.fromkeys(OPTIONAL, 0) | content["network_kwargs"]
-        if (
-            any(
-                type(v) is not int or not (k not in OPTIONAL) <= v <= MAX_LAYER_WIDTH
-                for k, v in kwargs.items()
-            )
-            or kwargs.get("num_layers", 0) > MAX_LAYERS
-        ):
-            raise InputError(f"{path}: describes an impossible network; train again")
-        with torch.device("meta"):
-            shapes = {k: v.shape for k, v in model.ScoreNet1D(sde, **kwargs).state_dict().items()}
-        if 4 * sum(math.prod(shape) for shape in shapes.values()) > file_size:
-            raise InputError(f"{path}: describes a larger network than it holds; train again")
-    except InputError:
-        raise
-    except Exception:  # wrong keys or types anywhere in a foreign description
-        raise InputError(f"{path}: describes no network that this program knows") from None
-    _check_tensors(path, "weights", content.get("weights"), shapes)
-    _check_tensors(path, "ema_weights", content.get("ema_weights"), shapes)
-    for key in ("training", "data", "resume"):
-        if not isinstance(content.get(key), dict):
-            raise InputError(f"{path}: {key} is missing; train again")
-    normalizer = _read_normalizer(path, content, "normalizer", kwargs["n_ell"])
-    if kwargs["n_param"]:
-        normalizer = _make_joint(path, normalizer, content["data"])
-    cond_normalizer = None
-    if kwargs["n_cond"]:
-        cond_normalizer = _read_normalizer(path, content, "cond_normalizer", kwargs["n_cond"])
-    network = model.ScoreNet1D(sde, **kwargs)
-    network.load_state_dict(content["ema_weights"])
-    network.eval().requires_grad_(False)
-    return {
-        **content,
-        "network_kwargs": kwargs,
-        "sde": sde,
-        "sde_name": content["sde"]["name"],
-        "network": network,
-        "normalizer": normalizer,
-        "cond_normalizer": cond_normalizer,
-    }
+    return content

@@ -13,7 +13,6 @@ from typing import Any
 
 from runtime import devices, processes, signals
 from runtime.errors import EXIT_DIVERGED, EXIT_INPUT, DivergedError, InputError, Interrupted
-from sde_utils import SDES
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -126,34 +125,59 @@ def add_run_arguments(parser: argparse.ArgumentParser, device: bool = True) -> A
     return group
 
 
-def add_sde_arguments(parser, default="{:g}"):
+def add_sde_arguments(
+    parser: argparse.ArgumentParser, sdes: Mapping[str, type], default: str = "{:g}"
+) -> None:
     """Add --sde-type and one flag per parameter of every SDE; all default to None.
 
     Args:
         parser: Of the script.
+        sdes: The registry: dataclasses by name.
         default: What help says of a parameter's default, a format for that of the SDE.
     """
     group = parser.add_argument_group("SDE")
-    group.add_argument("--sde-type", choices=sorted(SDES), help="forward process")
-    for name, sde in SDES.items():
+    group.add_argument("--sde-type", choices=sorted(sdes), help="forward process")
+    for name, sde in sdes.items():
         for field in dataclasses.fields(sde):
             group.add_argument(
-                f"--{field.name.replace('_', '-')}",
+                flag(field.name),
                 type=non_negative_float,
                 help=f"{name}: {field.name.replace('_', ' ')} (default: "
                 f"{default.format(field.default)})",
             )
 
 
-def sde_parameters(parser, args, sde_type):
+def sde_parameters(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    sdes: Mapping[str, type],
+    sde_type: str,
+) -> dict[str, float]:
     """The SDE flags that were given, as {name: value}; a flag of another SDE is an error."""
     given = {}
-    for name, sde in SDES.items():
+    for name, sde in sdes.items():
         for field in dataclasses.fields(sde):
             value = getattr(args, field.name)
             if value is not None and name != sde_type:
-                flag = field.name.replace("_", "-")
-                parser.error(f"--{flag} belongs to --sde-type {name}, not to {sde_type}")
+                parser.error(f"{flag(field.name)} belongs to --sde-type {name}, not to {sde_type}")
             if value is not None:
                 given[field.name] = value
     return given
+
+
+def check_sde_arguments(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    sdes: Mapping[str, type],
+    sde_type: str,
+    sde: object,
+) -> None:
+    """Error where SDE flags contradict the SDE, of the name sde_type, of a checkpoint."""
+    if args.sde_type and args.sde_type != sde_type:
+        parser.error(f"--sde-type {args.sde_type}: the checkpoint was trained with {sde_type}")
+    for name, value in sde_parameters(parser, args, sdes, sde_type).items():
+        if value != getattr(sde, name):
+            parser.error(
+                f"{flag(name)} {value:g}: the checkpoint was trained with {getattr(sde, name):g}; "
+                "leave the flag out"
+            )

@@ -74,7 +74,7 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "test_sample.py",
     ),
     "draws of another row": (
-        "diffusion/reverse.py",
+        "diffusion/sampling.py",
         "torch.arange(rows.start, rows.stop) // blocks.num_draws",
         "torch.arange(rows.start, rows.stop) % len(y)",
         "test_sample.py",

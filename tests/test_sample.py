@@ -1,5 +1,6 @@
 """sample.py: what it returns, on any number of processes, and after it was stopped."""
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -28,8 +29,15 @@ from test_pipeline import (  # noqa: F401  folder and pairs are fixtures
 import sample
 import sde_utils
 import train
-from diffusion import reverse, sampling, solvers
+from diffusion import blocks as row_blocks
+from diffusion import sampling
+from diffusion.architecture import Architecture
+from diffusion.blocks import Blocks
+from diffusion.sampling import ReverseProcess, SolverSettings
+from diffusion.trained import Trained
 from runtime import atomic, journal, records, tables
+from runtime.errors import InputError
+from runtime.records import Prior, Record
 
 
 def test_generate_is_reproducible_and_follows_the_seed():
@@ -56,34 +64,34 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws):
         noise = (x - alpha * y) / sigma
         return (alpha * noise - sigma * y) / sde_utils.prior_std(forward, t)
 
-    kwargs = {"n_ell": 4, "n_param": 0}
-    checkpoint = {"sde": forward, "network": point, "network_kwargs": kwargs}
     y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    step = solvers.SOLVERS["ode"].step
-    process = reverse.Reverse(checkpoint, step, torch.tensor(1.0), 20, 0)
-    blocks = reverse.Blocks(10, num_draws, batch_size=6)
+    sizes, settings = Architecture(n_ell=4, n_cond=4), SolverSettings("ode", num_steps=20)
+    process = ReverseProcess(sizes, forward, point, settings, torch.device("cpu"))
+    blocks = Blocks(10, num_draws, batch_size=6)
     chosen = [y[blocks.observations(k)] for k in range(len(blocks))]
-    x = torch.cat([process.block(blocks, k, y=rows)[0] for k, rows in enumerate(chosen)])
+    x = torch.cat([process.block(blocks, k, y=rows).x for k, rows in enumerate(chosen)])
     expected = y.repeat_interleave(num_draws, 0)
     torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
 
 
 def test_the_default_batch_shrinks_with_the_width_of_its_rows():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    sizes = [reverse.default_batch_size(cpu, n_dim) for n_dim in (6, 30, 31, 126, 1023)]
+    sizes = [row_blocks.default_batch_size(cpu, n_dim) for n_dim in (6, 30, 31, 126, 1023)]
     assert sizes == [1024, 1024, 1024, 260, 128]
-    assert reverse.default_batch_size(gpu, 31) == 65536 > reverse.default_batch_size(gpu, 1023)
+    assert (
+        row_blocks.default_batch_size(gpu, 31) == 65536 > row_blocks.default_batch_size(gpu, 1023)
+    )
 
 
 def test_no_two_batches_share_their_random_numbers():
     """Seeds of 32 bits, the only ones that a generator on the CPU tells apart."""
-    seeds = {reverse.batch_seed(seed, batch) for seed in (0, 1) for batch in range(10**5)}
+    seeds = {row_blocks.batch_seed(seed, batch) for seed in (0, 1) for batch in range(10**5)}
     assert len(seeds) == 2 * 10**5 and min(seeds) >= 0 and max(seeds) < 2**32
 
 
 def test_the_null_test_can_be_sampled(capsys):
     train.main([*TINY, "--epochs", "1"])
-    tables.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), {"r": 0.0})
+    tables.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), Record(prior=Prior(r=0.0)))
     argv = [*DENOISE, "--num-steps", "3"]
     argv[3] = "data/dl_gt_r0.npy"
     sample.main(argv)
@@ -93,7 +101,7 @@ def test_the_null_test_can_be_sampled(capsys):
 def test_a_model_of_another_r_says_so(capsys):
     train.main([*TINY, "--epochs", "1"])
     _, observed = draw(50, 3)
-    tables.write_array("other.npy", observed, {"r": 0.01})
+    tables.write_array("other.npy", observed, Record(prior=Prior(r=0.01)))
     sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--device", "cpu"])
     assert "trained at r = 0.001" in capsys.readouterr().err
     assert os.path.exists("denoised.npy")
@@ -159,7 +167,7 @@ def test_posterior_at_one_r_and_what_it_says_of_another(capsys):
     assert tables.read_npy("posterior_draws.npy", 3).shape == (300, 5, 6)
     assert not os.path.exists("r_draws.npy")
     _, observed = draw(50, 3)
-    tables.write_array("other.npy", observed, {"r": 0.01})
+    tables.write_array("other.npy", observed, Record(prior=Prior(r=0.01)))
     sample.main(["--data-file-noisy", "other.npy", "--num-steps", "3", "--num-draws", "2"])
     assert "returns that r, whatever the sky" in capsys.readouterr().err
 
@@ -205,7 +213,8 @@ def work(tmp_path_factory):
     ):
         for split, rows in (("train", slice(400)), ("test", slice(400, 460))):
             path = str(out / f"{name}_{split}.npy")
-            tables.write_array(path, values[rows], {**metadata, "quantity": quantity})
+            record = Record.from_json({**metadata, "quantity": quantity})
+            tables.write_array(path, values[rows], record)
     argv = [*TINY, "--epochs", "1", "--data-file", str(out / "dl_train.npy"), "--out"]
     train.main([*argv, str(out / "prior.pth")])
     pair = ["--cond-file", str(out / "y_train.npy"), "--param-file", str(out / "r_train.npy")]
@@ -266,7 +275,7 @@ def start(argv, world=1, kills=()):
         kills: (n, seconds) for each that is to be killed that long after its block number n.
     """
     context = multiprocessing.get_context("forkserver")
-    heavy = ["sample", "checkpoints", "plots", "torch.distributed", "scipy.stats"]
+    heavy = ["sample", "diffusion.trained", "figures.plots", "torch.distributed", "scipy.stats"]
     context.set_forkserver_preload(heavy)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -465,7 +474,7 @@ def test_a_journal_that_was_cut_costs_its_last_block(tmp_path):
         with open(tmp_path / ".sample.0.journal.partial", "ab") as file:
             file.write(tail)
     assert set(arrays.done()) == {0, 2, 3}
-    arrays.publish({"a.npy": {}})
+    arrays.publish({"a.npy": Record()})
     assert np.array_equal(tables.load_spectra(str(tmp_path / "a.npy")).values[:, 0], [0, 0, 2, 3])
 
 
@@ -492,13 +501,62 @@ def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
 
 
 def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):
-    block = reverse.Reverse.block
+    block = ReverseProcess.block
 
     def diverged(*args, **kwargs):
-        x, record, states = block(*args, **kwargs)
-        return x * float("inf"), record, states
+        run = block(*args, **kwargs)
+        return dataclasses.replace(run, x=run.x * float("inf"))
 
-    monkeypatch.setattr(reverse.Reverse, "block", diverged)
+    monkeypatch.setattr(ReverseProcess, "block", diverged)
     argv = arguments(work, "generate", tmp_path / "out")
     assert "diverged" in fails(sample.main, argv, 3, capsys)
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_the_python_interface_draws_what_the_script_does(work, tmp_path):
+    """More than one block, the last one not full; the same seed and the default batch size."""
+    y = np.load(work / "y_test.npy")
+    words = f"--data-file-noisy {work}/y_test.npy --num-draws 40 --method ode --num-steps 4"
+    argv = ["--model-checkpoint", str(work / "joint.pth"), "--out-dir", str(tmp_path / "joint")]
+    sample.main([*argv, *words.split(), "--seed", "3", "--device", "cpu"])
+    trained = Trained.load(str(work / "joint.pth"))
+    draws = trained.posterior(y, num_draws=40, seed=3, num_steps=4, device="cpu")
+    assert draws.dl.dtype == draws.r.dtype == np.float64
+    assert np.array_equal(draws.dl, np.load(tmp_path / "joint" / "posterior_draws.npy"))
+    assert np.array_equal(draws.r, np.load(tmp_path / "joint" / "r_draws.npy"))
+    other = trained.posterior(y, num_draws=40, seed=4, num_steps=4)
+    assert not (other.dl == draws.dl).any()
+    argv = ["--model-checkpoint", str(work / "prior.pth"), "--out-dir", str(tmp_path / "prior")]
+    sample.main([*argv, "--num-samples", "1100", "--method", "ode", "--seed", "3"])
+    generated = Trained.load(str(work / "prior.pth")).generate(1100, seed=3)
+    assert np.array_equal(generated, np.load(tmp_path / "prior" / "generated.npy"))
+
+
+def test_the_python_interface_refuses_what_does_not_fit(work):
+    y = np.load(work / "y_test.npy")[:2]
+    joint, prior = (Trained.load(str(work / f"{name}.pth")) for name in ("joint", "prior"))
+    for call, words in (
+        (lambda: prior.posterior(y), "not conditional"),
+        (lambda: joint.generate(3), "is conditional"),
+        (lambda: joint.posterior(y[0]), r"shape \(6,\)"),
+        (lambda: joint.posterior(y[:0]), "shape"),
+        (lambda: joint.posterior(y[:, 1:]), r"needed is \(n, 6\)"),
+        (lambda: joint.posterior(0 * y), "above 0"),
+        (lambda: joint.posterior(y * np.nan), "finite"),
+        (lambda: joint.posterior(y, num_draws=0), "num_draws is 0"),
+        (lambda: joint.posterior(y, num_steps=0), "num_steps is 0"),
+        (lambda: joint.posterior(y, method="magic"), "'magic' is none of sde, ode, pc"),
+        (lambda: prior.generate(0), "num_samples is 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+def test_resume_takes_a_default_for_the_same_typed_or_not(work, tmp_path, capsys):
+    argv = arguments(work, "recipe", tmp_path)
+    sample.main(argv)
+    typed = "--resume --ode-solver ab3 --t-start 1 --seed 0 --sde-type VE --precision float32"
+    sample.main([*argv, *typed.split()])
+    assert "is finished" in capsys.readouterr().err
+    sample.main([*argv, "--resume", "--ode-solver", "ab2"])
+    assert "is finished" not in capsys.readouterr().err

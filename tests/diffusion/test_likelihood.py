@@ -10,9 +10,10 @@ import model
 import sample
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
-from diffusion import likelihood, normalizers
+from diffusion import likelihood, likelihood_job, normalizers
 from diffusion.dynamics import Dynamics
 from runtime import checkpoints, processes, records, tables
+from runtime.records import Record
 
 ALL = [sde() for sde in sde_utils.SDES.values()]
 IDS = list(sde_utils.SDES)
@@ -176,14 +177,13 @@ def folder(tmp_path, monkeypatch):
     metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": SIGNAL.tolist()}
     metadata |= {"dl_contaminant": NOISE.tolist(), "mean_dl": SIGNAL.tolist()}
     truth = SIGNAL * rng.chisquare(nu, (40, 4)) / nu
-    record = records.Record.from_json(metadata)
-    tables.write_array("gt.npy", truth, record)
+    tables.write_array("gt.npy", truth, Record.from_json(metadata))
     observed = truth + NOISE * rng.chisquare(nu, (40, 4)) / nu
-    tables.write_array("noisy.npy", observed, record.replace(quantity="observed BB"))
+    record = Record.from_json(metadata).replace(quantity="observed BB")
+    tables.write_array("noisy.npy", observed, record)
     template = {"r_nodes": [0.002, 0.008], "dl_per_r": [[1e-2] * 4] * 2}
     ranged = {"quantity": "r", "r_range": [0.0, 0.01], "signal_template": template, "seed": 0}
-    record = records.Record.from_json(ranged)
-    tables.write_array("r.npy", rng.uniform(0.001, 0.009, 40), record)
+    tables.write_array("r.npy", rng.uniform(0.001, 0.009, 40), Record.from_json(ranged))
     normalizer = normalizers.Normalizer.fit([torch.tensor(truth)])
     small = {"hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
     for name, kwargs, data in (
@@ -239,7 +239,7 @@ def test_the_script_on_posteriors(folder):
 def test_blocks_do_not_matter(folder, monkeypatch):
     observed = ["--data-file-noisy", "noisy.npy", "--model-checkpoint", "posterior.pth"]
     whole, report = run(*observed)
-    monkeypatch.setattr(likelihood, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(likelihood_job, "BLOCK_ROWS", 7)
     parts, same = run(*observed)
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
     assert same["kullback_leibler"]["value"] == pytest.approx(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import model
 import sde_utils
+from diffusion.trained import Trained
 from runtime import checkpoints
 from runtime.errors import InputError
 
@@ -41,9 +42,9 @@ def checkpoint_file(tmp_path, checkpoint):
 
 
 def test_checkpoint_round_trip(checkpoint_file, checkpoint):
-    loaded = checkpoints.load(checkpoint_file)
-    assert loaded["sde"] == sde_utils.VPSDE(0.1, 20.0)
-    for key, tensor in loaded["network"].state_dict().items():
+    loaded = Trained.load(checkpoint_file)
+    assert loaded.sde == sde_utils.VPSDE(0.1, 20.0)
+    for key, tensor in loaded.network.state_dict().items():
         assert torch.equal(tensor, checkpoint["ema_weights"][key])
 
 
@@ -135,7 +136,7 @@ def test_bad_checkpoints_are_refused_in_one_line(checkpoint_file, checkpoint, na
     monkeypatch.chdir(os.path.dirname(checkpoint_file))
     bad_checkpoint(name, checkpoint_file, checkpoint)
     with pytest.raises(InputError) as caught:
-        checkpoints.load(checkpoint_file)
+        Trained.load(checkpoint_file)
     assert "model.pth" in str(caught.value) and "\n" not in str(caught.value)
     assert not os.path.exists("hostile.txt")
 
@@ -157,13 +158,13 @@ def test_a_mutated_checkpoint_is_refused_or_unchanged(checkpoint_file, checkpoin
     with open(path, "wb") as file:
         file.write(mutated)
     try:
-        loaded = checkpoints.load(path)
+        loaded = Trained.load(path)
     except InputError:
         return
     for key, tensor in checkpoint["ema_weights"].items():
-        assert torch.equal(loaded["ema_weights"][key], tensor)
+        assert torch.equal(loaded.ema_weights[key], tensor)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(InputError, match="gone.pth: cannot be read"):
-        checkpoints.load(str(tmp_path / "gone.pth"))
+        Trained.load(str(tmp_path / "gone.pth"))

@@ -1,0 +1,75 @@
+"""Log-likelihoods against the exact law: how many nats a model lacks."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from scipy import stats
+
+from checks.exact import GaussianPosterior, degrees
+from runtime.records import FloatArray, Json, Record
+from runtime.tables import Table
+
+ExactLaw = Callable[[FloatArray, slice], FloatArray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean over rows, nat.
+
+    Attributes:
+        value: The mean.
+        error: Its standard error.
+    """
+
+    value: float
+    error: float
+
+    @classmethod
+    def of(cls, values: FloatArray) -> "Mean":
+        """The mean of values, shape (n,)."""
+        error = float(values.std() / math.sqrt(max(1, len(values) - 1)))
+        return cls(float(values.mean()), error)
+
+
+def exact_law(observed: Table | None, data: Record) -> ExactLaw | None:
+    """Function (D_ell, rows) -> log p, shape (n,), of the exact law or posterior; None if unknown.
+
+    Args:
+        observed: The observations, of which `rows` is a slice; None for the law S chi^2_nu / nu.
+        data: Of the rows that a model was trained on.
+    """
+    prior = data.prior
+    signal = prior.dl_signal
+    if not prior.r or signal is None or data.quantity != "primordial BB":
+        return None
+    if observed is None:
+        nu = degrees(len(signal))
+        return lambda dl, rows: stats.chi2.logpdf(dl, nu, scale=signal / nu).sum(1)
+    contaminants = observed.record.contaminants
+    N, F = contaminants.dl_contaminant, contaminants.dl_fixed_foreground
+    same_r = observed.record.prior.r in (None, prior.r)
+    if N is None or not same_r or (F is not None and F.any()):
+        return None
+
+    def posterior(dl: FloatArray, rows: slice) -> FloatArray:
+        return GaussianPosterior(observed.values[rows], signal, N).logpdf(dl).sum(1)
+
+    return posterior
+
+
+def likelihood_report(log_p: FloatArray, log_exact: FloatArray | None) -> Json:
+    """Mean log-likelihood in nats, and what it lacks to the exact one, ready for JSON.
+
+    The mean difference is the Kullback-Leibler divergence of the model from the exact law, of
+    which the rows are draws.
+
+    Args:
+        log_p: Of a model, shape (n,).
+        log_exact: Of the exact law, likewise; None where it is unknown.
+    """
+    means = {"log_likelihood": Mean.of(log_p)}
+    if log_exact is not None:
+        means["exact_log_likelihood"] = Mean.of(log_exact)
+        means["kullback_leibler"] = Mean.of(log_exact - log_p)
+    return {name: dataclasses.asdict(mean) for name, mean in means.items()}

@@ -1,0 +1,180 @@
+"""Log-likelihoods as a job: rows of files, block by block, into log_likelihood.npy."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+import sde_utils
+from diffusion import likelihood
+from diffusion.dynamics import Dynamics
+from diffusion.trained import Trained
+from runtime import atomic, console, resources, tables
+from runtime.errors import DivergedError, InputError
+from runtime.records import FloatArray, Record
+
+BLOCK_ROWS = 1024
+
+# (D_ell of rows, which rows these are) -> log p of their exact law, shape (n,)
+ExactLaw = Callable[[FloatArray, slice], FloatArray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Spectra whose likelihood is asked for, row for row with what they are conditioned on.
+
+    Attributes:
+        dl: D_ell, shape (n, n_ell), uK^2, perhaps on disk.
+        r: Shape (n,); None where the model has no r.
+        y: Observed D_ell, shape (n, n_ell), uK^2; None for an unconditional model.
+    """
+
+    dl: np.ndarray
+    r: np.ndarray | None = None
+    y: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.dl)
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        r, y = (None if a is None else a[rows] for a in (self.r, self.y))
+        return Rows(self.dl[rows], r, y)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogLikelihoods:
+    """Logarithms of densities per uK^2 of each multipole (and per unit of r), shape (n,).
+
+    Attributes:
+        model: Of a score model.
+        exact: Of the exact law; None where it is unknown.
+    """
+
+    model: FloatArray
+    exact: FloatArray | None = None
+
+
+def _dynamics(trained: Trained, y: torch.Tensor | None) -> Dynamics:
+    return Dynamics(trained.sde, sde_utils.make_velocity_fn(trained.network, y))
+
+
+def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
+    """log p of spectra, and of r where that is diffused too, given observations or not.
+
+    Args:
+        trained: The model; rows are computed on its device.
+        rows: As many as fit into memory.
+
+    Returns:
+        Logarithm of the density per uK^2 of each multipole (and per unit of r), shape (n,).
+
+    Raises:
+        DivergedError: If one is not finite.
+    """
+    parts = [torch.tensor(a, dtype=torch.float64) for a in (rows.dl, rows.r) if a is not None]
+    x, y = trained.normalizer.normalize(*parts).to(trained.device), None
+    if rows.y is not None and trained.cond_normalizer is not None:
+        y = trained.cond_normalizer.normalize(torch.tensor(rows.y, dtype=torch.float64))
+        y = y.to(trained.device)
+    with torch.no_grad():
+        result = likelihood.log_likelihood(_dynamics(trained, y), x, y is not None)
+    result = result.cpu() + trained.normalizer.log_jacobian(*parts)
+    if not result.isfinite().all():
+        raise DivergedError("--log-likelihood: not finite; the network may be untrained")
+    return result.numpy()
+
+
+def load_truth(path: str, param_path: str | None, trained: Trained) -> Rows:
+    """Spectra whose likelihood is asked for, and their r where the model has one.
+
+    Args:
+        path: File of D_ell.
+        param_path: File of their r, or None.
+        trained: The model.
+
+    Raises:
+        InputError: If a file does not fit the model.
+    """
+    truth, n_ell = tables.load_spectra(path), trained.architecture.n_ell
+    if truth.values.shape[1] != n_ell:
+        raise InputError(f"{path}: has {truth.values.shape[1]} multipoles, the model {n_ell}")
+    if tables.minimum(truth.values) <= 0:
+        raise InputError(f"{path}: holds zeros, which have no logarithm")
+    if not trained.joint:
+        if param_path:
+            raise InputError(f"{param_path}: the checkpoint has no r; leave --param-file-gt out")
+        return Rows(truth.values)
+    if not param_path:
+        raise InputError("--log-likelihood: the checkpoint holds r too; add --param-file-gt")
+    r = tables.load_r(param_path).values
+    if len(r) != len(truth.values):
+        raise InputError(f"{param_path}: has {len(r)} rows, {path} {len(truth.values)}")
+    return Rows(truth.values, r)
+
+
+def announce(trained: Trained, n: int, folder: str) -> None:
+    """One line on stderr: how long and how large the work is, by the time of one derivative.
+
+    Args:
+        trained: The model, on its device.
+        n: Number of rows.
+        folder: Of the outputs.
+    """
+    sizes, rows, device = trained.architecture, min(n, BLOCK_ROWS), trained.device
+    y = torch.zeros(rows, sizes.n_cond, device=device) if sizes.conditional else None
+    velocity_fn = _dynamics(trained, y).velocity_fn
+    t, v = torch.tensor(0.5, device=device), torch.zeros(rows, sizes.n_dim, device=device)
+    pull_back = torch.func.vjp(lambda v: velocity_fn(v, t), v)[1]
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        float(pull_back(v)[0][0, 0])  # waits for a GPU
+    derivatives = (2 * likelihood.NUM_STEPS + 1) * sizes.n_dim
+    seconds = -(-n // BLOCK_ROWS) * derivatives * (time.monotonic() - began)
+    work = (
+        f"{n:,} spectra, {derivatives:,} derivatives each: about {console.format_duration(seconds)}"
+    )
+    # states, and what is exact
+    memory = resources.peak_memory() + 1e8 + 64 * 8 * rows * sizes.n_dim
+    resources.announce(f"{work} on {device}", memory, atomic.npy_bytes((n,)), folder)
+
+
+def compute(trained: Trained, rows: Rows, exact_law: ExactLaw | None) -> LogLikelihoods:
+    """Log-likelihoods under a model, and under the exact law where that is known.
+
+    Args:
+        trained: The model, on its device.
+        rows: Of any number.
+        exact_law: Of the same rows; None where it is unknown.
+
+    Raises:
+        DivergedError: If one is not finite.
+    """
+    model, exact = [], []
+    with console.progress(total=len(rows), unit="spectrum") as bar:
+        for first in range(0, len(rows), BLOCK_ROWS):
+            chosen = slice(first, min(first + BLOCK_ROWS, len(rows)))
+            block = rows[chosen]
+            model.append(of_spectra(trained, block))
+            if exact_law is not None:
+                exact.append(exact_law(block.dl, chosen))
+            bar.update(len(block))
+            tables.release(rows.dl)
+    return LogLikelihoods(np.concatenate(model), np.concatenate(exact) if exact else None)
+
+
+def write(path: str, log_p: FloatArray, record: Record) -> None:
+    """Write log-likelihoods of a model with their sidecar.
+
+    Args:
+        path: Target.
+        log_p: Shape (n,).
+        record: What is known beside quantity, unit and steps.
+    """
+    record = record.replace(
+        quantity="log-likelihood",
+        unit="nat, of a density per uK^2",
+        extra={**record.extra, "steps": likelihood.NUM_STEPS},
+    )
+    tables.write_array(path, log_p, record)
