@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import report
 from benchmarks.problems import PROBLEMS, Task
 from checks import metrics, sharpness
-from runtime import atomic, cli, console
+from runtime import atomic, cli, console, records
 from runtime.errors import InputError
 
 OUT_DIR = "results/compare"
@@ -136,17 +136,16 @@ def kept_path(out_dir, problem, tool, seed):
 
 def kept(out_dir, problem, tool_name, tool):
     """{seed: what a tool did with it before}, with the settings of today."""
-    settings, records = settings_of(PROBLEMS[problem], tool), {}
+    settings, results = settings_of(PROBLEMS[problem], tool), {}
     for path in glob.glob(kept_path(glob.escape(out_dir), problem, tool_name, "*")):
-        record = records.read_json(path)
-        if record.get("settings") == settings:
-            records[record["seed"]] = record
-    return dict(sorted(records.items()))
+        result = records.read_json(path)
+        if result.get("settings") == settings:
+            results[result["seed"]] = result
+    return dict(sorted(results.items()))
 
 
 def run_all(args, tools):
     """Do what is not kept yet, problem by problem and seed by seed."""
-
     for name, seed in ((name, seed) for name in args.problems for seed in args.seeds):
         problem, task = PROBLEMS[name], None
         for tool_name, tool in tools.items():
@@ -187,33 +186,33 @@ COLUMNS = {  # key of a sampler's row: (heading, digits)
 }
 
 
-def table_rows(out_dir, tools):
-    """Lines of the Markdown table of all that is kept, and the seeds that are in it."""
+def results_table(out_dir, tools):
+    """The Markdown table of all that is kept, and the seeds that are in it."""
     head = ["problem", "tool", "sampler", "training, s", "rows/s"]
     head += [heading for heading, _ in COLUMNS.values()]
-    lines, all_seeds = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"], set()
+    lines, all_seeds = [], set()
     for name, problem in PROBLEMS.items():
         for tool_name, tool in tools.items():
-            records = kept(out_dir, name, tool_name, tool)
-            all_seeds |= records.keys()
-            for label in next(iter(records.values()), {"samplers": {}})["samplers"]:
-                rows = [record["samplers"][label] for record in records.values()]
-                trained = [record["training"] for record in records.values()]
+            results = kept(out_dir, name, tool_name, tool)
+            all_seeds |= results.keys()
+            for label in next(iter(results.values()), {"samplers": {}})["samplers"]:
+                rows = [result["samplers"][label] for result in results.values()]
+                trained = [result["training"] for result in results.values()]
                 seconds = [row["seconds"] for row in trained]
                 rate = [row["rows"] / row["seconds"] for row in trained]
                 cells = [problem.title, tool_name, label, spread(seconds), spread(rate)]
                 for key, (_, digits) in COLUMNS.items():
                     cells.append(spread([row.get(key) for row in rows], digits))
-                lines.append("| " + " | ".join(cells) + " |")
-    return lines, sorted(all_seeds)
+                lines.append(cells)
+    return report.table(head, lines), sorted(all_seeds)
 
 
 def parameters(out_dir, tools):
     """{tool: "number of weights of its networks, problem by problem"}."""
     counts = {}
     for tool_name, tool in tools.items():
-        records = [kept(out_dir, name, tool_name, tool) for name in PROBLEMS]
-        firsts = [next(iter(record.values())) for record in records if record]
+        results = [kept(out_dir, name, tool_name, tool) for name in PROBLEMS]
+        firsts = [next(iter(kept_results.values())) for kept_results in results if kept_results]
         sizes = dict.fromkeys(f"{first['training']['parameters']:,}" for first in firsts)
         counts[tool_name] = ", ".join(sizes)
     return counts
@@ -234,11 +233,9 @@ def markdown(out_dir, tools):
 
     counts = parameters(out_dir, tools)
     tools = {name: tool for name, tool in tools.items() if counts[name]}
-    lines, seeds = table_rows(out_dir, tools)
-    own, prior, correlated, joint = (
-        machine(),
-        *(PROBLEMS[k] for k in ("prior", "correlated", "joint")),
-    )
+    table, seeds = results_table(out_dir, tools)
+    here = machine()
+    prior, correlated, joint = (PROBLEMS[k] for k in ("prior", "correlated", "joint"))
     versions = [f"torch {importlib.metadata.version('torch')}"]
     versions += [f"{name} {version(tool)}" for name, tool in tools.items() if tool.distribution]
     n, m = correlated.num_samples, correlated.num_test
@@ -246,7 +243,7 @@ def markdown(out_dir, tools):
     notes = [f"- {name}: {tool.about}. Weights: {counts[name]}." for name, tool in tools.items()]
     return f"""## Side by side
 
-`python -m benchmarks.compare`: {own["cpu"]}, {own["cores"]} cores, {own["threads"]} threads, no
+`python -m benchmarks.compare`: {here["cpu"]}, {here["cores"]} cores, {here["threads"]} threads, no
 GPU; {", ".join(versions)}; seeds {", ".join(map(str, seeds))}, mean ± standard deviation over
 them. Each seed has data, weights and draws of its own.
 
@@ -263,7 +260,7 @@ log D_ell. The MSE excess is that of the posterior mean above the exact optimum;
 of p(r | y), at one r that of p(D_ell | y), over the exact one. A dash stands where a number has no
 meaning, and in all columns of quality where a sampler returned zero or values that are not finite.
 
-{chr(10).join(lines)}
+{table}
 """
 
 
