@@ -15,25 +15,33 @@ Example:
   python -m benchmarks.compare
 """
 
+import argparse
 import dataclasses
 import glob
 import importlib
 import importlib.metadata
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import report
-from benchmarks.problems import PROBLEMS, Task
+from benchmarks.problems import PROBLEMS, Problem, Task
 from checks import metrics, sharpness
 from runtime import atomic, cli, console, records
 from runtime.errors import InputError
+from runtime.records import Json
 
+if TYPE_CHECKING:  # tools load torch, which --help does without
+    from benchmarks.tools import Sampled, Tool
+
+Tools = Mapping[str, type["Tool"]]
 OUT_DIR = "results/compare"
 
 
-def score_generated(task, sampled):
+def score_generated(task: Task, sampled: "Sampled") -> Json:
     """{"ks", "skewness_error"} of generated spectra, and "correlation_error" without a law.
 
     Distances from the law where it is known, otherwise from the fresh skies of the test set: KS
@@ -58,8 +66,8 @@ def score_generated(task, sampled):
     }
 
 
-def score_posterior(task, sampled, exact):
-    """{"excess_percent", "ks", "width_ratio", "r_ks"} of posterior draws; see comparison.py.
+def score_posterior(task: Task, sampled: "Sampled", exact: sharpness.Exact) -> Json:
+    """{"excess_percent", "ks", "width_ratio", "r_ks"} of posterior draws; see checks.
 
     "ks" is that of the PIT of D_ell. The width is that of p(r | y), or at one r, of p(D_ell | y),
     over the exact one, median over observations (and ell).
@@ -80,7 +88,7 @@ def score_posterior(task, sampled, exact):
     return scores | {"width_ratio": r["width_ratio"]["value"], "r_ks": r["pit_ks"]["value"]}
 
 
-def run_tool(tool, task, exact):
+def run_tool(tool: "Tool", task: Task, exact: sharpness.Exact | None) -> Json:
     """Train and sample: {"training": numbers, "samplers": {label: numbers}}."""
     import torch
 
@@ -98,7 +106,7 @@ def run_tool(tool, task, exact):
         row = {"evaluations": sampled.evaluations, "seconds": sampled.seconds}
         row["per_second"] = task.problem.num_samples / sampled.seconds
         finite = bool((np.isfinite(sampled.dl) & (sampled.dl > 0)).all())
-        if finite and task.conditional:
+        if finite and exact is not None:
             row |= score_posterior(task, sampled, exact)
         elif finite:
             row |= score_generated(task, sampled)
@@ -107,14 +115,14 @@ def run_tool(tool, task, exact):
     return {"training": training, "samplers": table}
 
 
-def machine():
+def machine() -> Json:
     """CPU model, cores and threads of this machine."""
     import torch
 
     return {"cpu": report.processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def version(tool):
+def version(tool: type["Tool"]) -> str | None:
     """Version of the tool's package; None for this project, and for what is not installed."""
     try:
         return tool.distribution and importlib.metadata.version(tool.distribution)
@@ -122,19 +130,19 @@ def version(tool):
         return None
 
 
-def settings_of(problem, tool):
+def settings_of(problem: Problem, tool: type["Tool"]) -> Json:
     """What a kept result must have been made with to count."""
     versions = {"torch": importlib.metadata.version("torch"), "tool": version(tool)}
     values = dataclasses.asdict(problem) | {"flags": list(problem.flags)}
     return {"problem": values, "versions": versions, "machine": machine()}
 
 
-def kept_path(out_dir, problem, tool, seed):
+def kept_path(out_dir: str, problem: str, tool: str, seed: int | str) -> str:
     """File of what a tool did with a seed of a problem."""
     return os.path.join(out_dir, f"{problem}_{tool}_{seed}.json")
 
 
-def kept(out_dir, problem, tool_name, tool):
+def kept(out_dir: str, problem: str, tool_name: str, tool: type["Tool"]) -> dict[int, Json]:
     """{seed: what a tool did with it before}, with the settings of today."""
     settings, results = settings_of(PROBLEMS[problem], tool), {}
     for path in glob.glob(kept_path(glob.escape(out_dir), problem, tool_name, "*")):
@@ -144,7 +152,7 @@ def kept(out_dir, problem, tool_name, tool):
     return dict(sorted(results.items()))
 
 
-def run_all(args, tools):
+def run_all(args: argparse.Namespace, tools: Tools) -> None:
     """Do what is not kept yet, problem by problem and seed by seed."""
     for name, seed in ((name, seed) for name in args.problems for seed in args.seeds):
         problem, task = PROBLEMS[name], None
@@ -166,12 +174,13 @@ def run_all(args, tools):
             atomic.write_json(path, settings | record)
 
 
-def spread(values, digits=3):
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
     """ "mean ± standard deviation" over seeds; a dash where a value is missing."""
-    if any(value is None for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "–"
-    mean = f"{np.mean(values):.{digits}g}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1g}"
+    mean = f"{np.mean(known):.{digits}g}"
+    return mean if len(known) == 1 else f"{mean} ± {np.std(known, ddof=1):.1g}"
 
 
 COLUMNS = {  # key of a sampler's row: (heading, digits)
@@ -186,11 +195,12 @@ COLUMNS = {  # key of a sampler's row: (heading, digits)
 }
 
 
-def results_table(out_dir, tools):
+def results_table(out_dir: str, tools: Tools) -> tuple[str, list[int]]:
     """The Markdown table of all that is kept, and the seeds that are in it."""
     head = ["problem", "tool", "sampler", "training, s", "rows/s"]
     head += [heading for heading, _ in COLUMNS.values()]
-    lines, all_seeds = [], set()
+    lines: list[list[str]] = []
+    all_seeds: set[int] = set()
     for name, problem in PROBLEMS.items():
         for tool_name, tool in tools.items():
             results = kept(out_dir, name, tool_name, tool)
@@ -207,7 +217,7 @@ def results_table(out_dir, tools):
     return report.table(head, lines), sorted(all_seeds)
 
 
-def parameters(out_dir, tools):
+def parameters(out_dir: str, tools: Tools) -> dict[str, str]:
     """{tool: "number of weights of its networks, problem by problem"}."""
     counts = {}
     for tool_name, tool in tools.items():
@@ -218,7 +228,7 @@ def parameters(out_dir, tools):
     return counts
 
 
-def size_of(name):
+def size_of(name: str) -> str:
     """What all tools have in common in a problem, as words."""
     p = PROBLEMS[name]
     return (
@@ -227,7 +237,7 @@ def size_of(name):
     )
 
 
-def markdown(out_dir, tools):
+def markdown(out_dir: str, tools: Tools) -> str:
     """The section of RESULTS.md."""
     from scipy import stats
 
@@ -264,7 +274,7 @@ meaning, and in all columns of quality where a sampler returned zero or values t
 """
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     import benchmarks.tools
 
     parser = cli.make_parser(__doc__)
@@ -277,7 +287,7 @@ def build_parser():
     return parser
 
 
-def check_installed(tools):
+def check_installed(tools: Tools) -> None:
     """InputError where a tool cannot be imported."""
     for name, tool in tools.items():
         try:
@@ -290,7 +300,7 @@ def check_installed(tools):
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from benchmarks.tools import TOOLS
