@@ -15,29 +15,36 @@ Example:
   python -m benchmarks.compare
 """
 
+import argparse
 import dataclasses
 import glob
 import importlib
 import importlib.metadata
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import report
-from benchmarks.problems import PROBLEMS, Task
+from benchmarks.problems import PROBLEMS, Problem, Task
 from checks import evaluation, law
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
-from runtime import atomic, cli, console
+from runtime import atomic, cli, console, records
 from runtime.errors import InputError
-from runtime.records import Sampled, Sky
+from runtime.records import Json, Sky
 
+if TYPE_CHECKING:  # tools load torch, which --help does without
+    from benchmarks.tools import Sampled, Tool
+
+Tools = Mapping[str, type["Tool"]]
 OUT_DIR = "results/compare"
 
 
-def score_generated(task, sampled):
+def score_generated(task: Task, sampled: "Sampled") -> Json:
     """{"ks", "skewness_error"} of generated spectra, and "correlation_error" without a law.
 
     Distances from the law where it is known, otherwise from the fresh skies of the test set: KS
@@ -62,13 +69,13 @@ def score_generated(task, sampled):
     }
 
 
-def score_posterior(task, sampled, exact):
+def score_posterior(task: Task, sampled: "Sampled", exact: ExactPosteriors) -> Json:
     """{"excess_percent", "ks", "width_ratio", "r_ks"} of posterior draws; see checks.evaluation.
 
     "ks" is that of the PIT of D_ell. The width is that of p(r | y), or at one r, of p(D_ell | y),
     over the exact one, median over observations (and ell).
     """
-    sampled_from = Sampled(None, None, task.prior, Sky())
+    sampled_from = records.Sampled(None, None, task.prior, Sky())
     run = Run("", sampled.dl.mean(1), sampled.dl, sampled.r, sampled_from)
     skies = Skies.of(task.observed, task.truth, task.r_true)
     report = evaluation.compare(run, skies, exact)[0].measurements
@@ -81,7 +88,7 @@ def score_posterior(task, sampled, exact):
     return scores | {"width_ratio": r.width_ratio.value, "r_ks": r.pit_ks.value}
 
 
-def run_tool(tool, task, exact):
+def run_tool(tool: "Tool", task: Task, exact: ExactPosteriors | None) -> Json:
     """Train and sample: {"training": numbers, "samplers": {label: numbers}}."""
     import torch
 
@@ -99,7 +106,7 @@ def run_tool(tool, task, exact):
         row = {"evaluations": sampled.evaluations, "seconds": sampled.seconds}
         row["per_second"] = task.problem.num_samples / sampled.seconds
         finite = bool((np.isfinite(sampled.dl) & (sampled.dl > 0)).all())
-        if finite and task.conditional:
+        if finite and exact is not None:
             row |= score_posterior(task, sampled, exact)
         elif finite:
             row |= score_generated(task, sampled)
@@ -108,14 +115,14 @@ def run_tool(tool, task, exact):
     return {"training": training, "samplers": table}
 
 
-def machine():
+def machine() -> Json:
     """CPU model, cores and threads of this machine."""
     import torch
 
     return {"cpu": report.processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def version(tool):
+def version(tool: type["Tool"]) -> str | None:
     """Version of the tool's package; None for this project, and for what is not installed."""
     try:
         return tool.distribution and importlib.metadata.version(tool.distribution)
@@ -123,31 +130,30 @@ def version(tool):
         return None
 
 
-def settings_of(problem, tool):
+def settings_of(problem: Problem, tool: type["Tool"]) -> Json:
     """What a kept result must have been made with to count."""
     versions = {"torch": importlib.metadata.version("torch"), "tool": version(tool)}
     values = dataclasses.asdict(problem) | {"flags": list(problem.flags)}
     return {"problem": values, "versions": versions, "machine": machine()}
 
 
-def kept_path(out_dir, problem, tool, seed):
+def kept_path(out_dir: str, problem: str, tool: str, seed: int | str) -> str:
     """File of what a tool did with a seed of a problem."""
     return os.path.join(out_dir, f"{problem}_{tool}_{seed}.json")
 
 
-def kept(out_dir, problem, tool_name, tool):
+def kept(out_dir: str, problem: str, tool_name: str, tool: type["Tool"]) -> dict[int, Json]:
     """{seed: what a tool did with it before}, with the settings of today."""
-    settings, records = settings_of(PROBLEMS[problem], tool), {}
+    settings, results = settings_of(PROBLEMS[problem], tool), {}
     for path in glob.glob(kept_path(glob.escape(out_dir), problem, tool_name, "*")):
-        record = records.read_json(path)
-        if record.get("settings") == settings:
-            records[record["seed"]] = record
-    return dict(sorted(records.items()))
+        result = records.read_json(path)
+        if result.get("settings") == settings:
+            results[result["seed"]] = result
+    return dict(sorted(results.items()))
 
 
-def run_all(args, tools):
+def run_all(args: argparse.Namespace, tools: Tools) -> None:
     """Do what is not kept yet, problem by problem and seed by seed."""
-
     for name, seed in ((name, seed) for name in args.problems for seed in args.seeds):
         problem, task = PROBLEMS[name], None
         for tool_name, tool in tools.items():
@@ -167,12 +173,13 @@ def run_all(args, tools):
             atomic.write_json(path, settings | record)
 
 
-def spread(values, digits=3):
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
     """ "mean ± standard deviation" over seeds; a dash where a value is missing."""
-    if any(value is None for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "–"
-    mean = f"{np.mean(values):.{digits}g}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1g}"
+    mean = f"{np.mean(known):.{digits}g}"
+    return mean if len(known) == 1 else f"{mean} ± {np.std(known, ddof=1):.1g}"
 
 
 COLUMNS = {  # key of a sampler's row: (heading, digits)
@@ -187,39 +194,40 @@ COLUMNS = {  # key of a sampler's row: (heading, digits)
 }
 
 
-def table_rows(out_dir, tools):
-    """Lines of the Markdown table of all that is kept, and the seeds that are in it."""
+def results_table(out_dir: str, tools: Tools) -> tuple[str, list[int]]:
+    """The Markdown table of all that is kept, and the seeds that are in it."""
     head = ["problem", "tool", "sampler", "training, s", "rows/s"]
     head += [heading for heading, _ in COLUMNS.values()]
-    lines, all_seeds = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"], set()
+    lines: list[list[str]] = []
+    all_seeds: set[int] = set()
     for name, problem in PROBLEMS.items():
         for tool_name, tool in tools.items():
-            records = kept(out_dir, name, tool_name, tool)
-            all_seeds |= records.keys()
-            for label in next(iter(records.values()), {"samplers": {}})["samplers"]:
-                rows = [record["samplers"][label] for record in records.values()]
-                trained = [record["training"] for record in records.values()]
+            results = kept(out_dir, name, tool_name, tool)
+            all_seeds |= results.keys()
+            for label in next(iter(results.values()), {"samplers": {}})["samplers"]:
+                rows = [result["samplers"][label] for result in results.values()]
+                trained = [result["training"] for result in results.values()]
                 seconds = [row["seconds"] for row in trained]
                 rate = [row["rows"] / row["seconds"] for row in trained]
                 cells = [problem.title, tool_name, label, spread(seconds), spread(rate)]
                 for key, (_, digits) in COLUMNS.items():
                     cells.append(spread([row.get(key) for row in rows], digits))
-                lines.append("| " + " | ".join(cells) + " |")
-    return lines, sorted(all_seeds)
+                lines.append(cells)
+    return report.table(head, lines), sorted(all_seeds)
 
 
-def parameters(out_dir, tools):
+def parameters(out_dir: str, tools: Tools) -> dict[str, str]:
     """{tool: "number of weights of its networks, problem by problem"}."""
     counts = {}
     for tool_name, tool in tools.items():
-        records = [kept(out_dir, name, tool_name, tool) for name in PROBLEMS]
-        firsts = [next(iter(record.values())) for record in records if record]
+        results = [kept(out_dir, name, tool_name, tool) for name in PROBLEMS]
+        firsts = [next(iter(kept_results.values())) for kept_results in results if kept_results]
         sizes = dict.fromkeys(f"{first['training']['parameters']:,}" for first in firsts)
         counts[tool_name] = ", ".join(sizes)
     return counts
 
 
-def size_of(name):
+def size_of(name: str) -> str:
     """What all tools have in common in a problem, as words."""
     p = PROBLEMS[name]
     return (
@@ -228,17 +236,15 @@ def size_of(name):
     )
 
 
-def markdown(out_dir, tools):
+def markdown(out_dir: str, tools: Tools) -> str:
     """The section of RESULTS.md."""
     from scipy import stats
 
     counts = parameters(out_dir, tools)
     tools = {name: tool for name, tool in tools.items() if counts[name]}
-    lines, seeds = table_rows(out_dir, tools)
-    own, prior, correlated, joint = (
-        machine(),
-        *(PROBLEMS[k] for k in ("prior", "correlated", "joint")),
-    )
+    table, seeds = results_table(out_dir, tools)
+    here = machine()
+    prior, correlated, joint = (PROBLEMS[k] for k in ("prior", "correlated", "joint"))
     versions = [f"torch {importlib.metadata.version('torch')}"]
     versions += [f"{name} {version(tool)}" for name, tool in tools.items() if tool.distribution]
     n, m = correlated.num_samples, correlated.num_test
@@ -246,7 +252,7 @@ def markdown(out_dir, tools):
     notes = [f"- {name}: {tool.about}. Weights: {counts[name]}." for name, tool in tools.items()]
     return f"""## Side by side
 
-`python -m benchmarks.compare`: {own["cpu"]}, {own["cores"]} cores, {own["threads"]} threads, no
+`python -m benchmarks.compare`: {here["cpu"]}, {here["cores"]} cores, {here["threads"]} threads, no
 GPU; {", ".join(versions)}; seeds {", ".join(map(str, seeds))}, mean ± standard deviation over
 them. Each seed has data, weights and draws of its own.
 
@@ -263,11 +269,11 @@ log D_ell. The MSE excess is that of the posterior mean above the exact optimum;
 of p(r | y), at one r that of p(D_ell | y), over the exact one. A dash stands where a number has no
 meaning, and in all columns of quality where a sampler returned zero or values that are not finite.
 
-{chr(10).join(lines)}
+{table}
 """
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     import benchmarks.tools
 
     parser = cli.make_parser(__doc__)
@@ -280,7 +286,7 @@ def build_parser():
     return parser
 
 
-def check_installed(tools):
+def check_installed(tools: Tools) -> None:
     """InputError where a tool cannot be imported."""
     for name, tool in tools.items():
         try:
@@ -293,7 +299,7 @@ def check_installed(tools):
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
 
     from benchmarks.tools import TOOLS

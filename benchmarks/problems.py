@@ -1,6 +1,7 @@
 """The problems of compare.py: what all tools have in common, and the data of a seed."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,6 +9,9 @@ import data_generation
 import model
 from diffusion import dataset
 from runtime import tables
+
+if TYPE_CHECKING:
+    import torch
 
 CLEAN = ("--foregrounds", "none", "--noise-uk-arcmin", "1")
 
@@ -27,7 +31,7 @@ class Problem:
     """
 
     title: str
-    flags: tuple
+    flags: tuple[str, ...]
     num_train: int
     num_test: int
     hidden_dim: int
@@ -39,7 +43,7 @@ class Problem:
     num_draws: int | None = None
 
     @property
-    def r(self):
+    def r(self) -> tuple[float, ...]:
         """r, or the range of it, as the names of the data files have it."""
         return (0.0, 0.01) if "--r-range" in self.flags else (0.001,)
 
@@ -68,12 +72,12 @@ class Task:
         problem, seed, folder: What was asked for.
         files: Training rows, {"x", "y" and, for a range, "r"}.
         x_train, x_val, y_train, y_val: Normalised tensors; y None without a posterior.
-        observed, truth: storage.Table of the test set.
+        observed, truth: Tables of the test set.
         r_true: Shape (n,), or None.
         y_test: Normalised observations of the test set, or None.
     """
 
-    def __init__(self, problem, seed, folder):
+    def __init__(self, problem: Problem, seed: int, folder: str) -> None:
         import torch
 
         self.problem, self.seed, self.folder = problem, seed, folder
@@ -103,13 +107,13 @@ class Task:
         if self.conditional:
             self.y_test = prepared.cond_normalizer.normalize(torch.tensor(self.observed.values))
 
-    def denormalize(self, x):
+    def denormalize(self, x: "torch.Tensor") -> tuple[np.ndarray, np.ndarray | None]:
         """(D_ell, r) as arrays, r None where it is fixed, from normalised rows."""
         out = self.normalizer.denormalize(x)
         dl, r = out if self.signal is not None else (out, None)
         return dl.numpy(), None if r is None else r.numpy()
 
-    def make_network(self):
+    def make_network(self) -> model.ScoreNet1D:
         """ScoreNet1D of the problem's size, unconditional."""
         import sde_utils
 

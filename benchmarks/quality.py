@@ -170,8 +170,8 @@ def curve(measure, solver, evaluations):
     return points
 
 
-def tell(title, curves):
-    """The curves of {method: points} as lines on stdout, one block for each metric."""
+def print_curves(title, curves):
+    """Print the curves of {method: points} on stdout, one block for each metric."""
     first = next(iter(curves.values()))[0]
     for metric in first.keys() - {"evaluations"}:
         console.print_result(f"{title}: {metric} (network evaluations)")
@@ -231,7 +231,7 @@ def main(argv=None):
     results = {}
     for title, measure in measures.items():
         curves = {k: curve(measure, v, args.evaluations) for k, v in methods().items()}
-        tell(title, curves)
+        print_curves(title, curves)
         results[title] = curves
     atomic.write_figure(paths[0], plots.solver_quality(results))
     atomic.write_json(paths[1], {"curves": results, **records.provenance(argv)})

@@ -4,13 +4,14 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+from collections.abc import Iterable, Sequence
 
 import torch
 
 PATH = pathlib.Path(__file__).with_name("RESULTS.md")
 
 
-def write_section(name, markdown, path=None):
+def write_section(name: str, markdown: str, path: pathlib.Path | None = None) -> None:
     """Put markdown between the markers of a section of PATH; it is appended if it is not there."""
     path = path or PATH
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -22,13 +23,13 @@ def write_section(name, markdown, path=None):
     path.write_text(f"{before}{begin}\n{markdown.strip()}\n{end}{after}")
 
 
-def table(header, rows):
-    """A markdown table of strings."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, not padded: one changed number changes one line."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
-def processor():
+def processor() -> str:
     """Name of the CPU."""
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
@@ -37,7 +38,7 @@ def processor():
     return name
 
 
-def machine():
+def machine() -> str:
     """One line: processor, cores, threads, GPU, versions."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"

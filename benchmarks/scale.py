@@ -1,7 +1,7 @@
 """How time, memory and disk space grow with NSIDE and rows: the three scripts as people run them.
 
 Each script runs as a process of its own, of which peak memory is read from the operating system
-and held against what the script said beforehand. Writes the table into benchmarks/RESULTS.md, row
+and held against what the script announced. Writes the table into benchmarks/RESULTS.md, row
 by row. Sizes are those of the largest runs divided by --shrink; 1 takes an hour or two, and 25 GB.
 
 Example:
@@ -9,6 +9,7 @@ Example:
 """
 
 import argparse
+import dataclasses
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 from benchmarks import report
 from runtime import cli, console, resources
@@ -35,11 +37,23 @@ CASES = [  # NSIDE, training rows, observations; the longest last
 ]
 
 
-def run(words):
-    """(seconds, peak memory in bytes, memory as said beforehand) of a command line of this project.
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What a script took.
 
-    Its errors end all.
+    Attributes:
+        seconds: Wall time of the whole process.
+        peak_bytes: Peak memory.
+        announced: Memory that it named beforehand, in words.
     """
+
+    seconds: float
+    peak_bytes: int
+    announced: str
+
+
+def run(words: str) -> Usage:
+    """Run a command line of this project; its errors end all."""
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as stderr:
         command = [sys.executable, *words.split()]
@@ -47,19 +61,22 @@ def run(words):
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
         stderr.seek(0)
-        said = stderr.read()
+        messages = stderr.read()
     if status:
-        raise SystemExit(f"failed: {words}\n{said}")
-    return seconds, usage.ru_maxrss * 1024, re.search(r"([\d.]+ \w*B) of memory", said)[1]
+        raise SystemExit(f"failed: {words}\n{messages}")
+    announced = re.search(r"([\d.]+ \w*B) of memory", messages)
+    if announced is None:
+        raise SystemExit(f"names no memory: {words}\n{messages}")
+    return Usage(seconds, usage.ru_maxrss * 1024, announced[1])
 
 
-def disk(names):
+def disk(names: tuple[str, ...]) -> int:
     """Bytes of the files of FOLDER whose names begin so."""
     with os.scandir(FOLDER) as entries:
         return sum(e.stat().st_size for e in entries if e.name.startswith(names))
 
 
-def measure(nside, rows, observations):
+def measure(nside: int, rows: int, observations: int) -> Iterator[list[str]]:
     """Rows of the table for one size, one after the other."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     os.makedirs(FOLDER)
@@ -79,15 +96,17 @@ def measure(nside, rows, observations):
     }
     for script, (words, count, names) in commands.items():
         console.info(f"nside {nside}: {script} {words}")
-        seconds, memory, said = run(f"{script} {words}")
-        cells = [f"{nside}", script, f"{count:,}", f"{seconds:.0f}", f"{count / seconds:,.0f}"]
-        cells += [resources.format_size(memory), said, resources.format_size(disk(names))]
+        used = run(f"{script} {words}")
+        cells = [f"{nside}", script, f"{count:,}"]
+        cells += [f"{used.seconds:.0f}", f"{count / used.seconds:,.0f}"]
+        cells += [resources.format_size(used.peak_bytes), used.announced]
+        cells.append(resources.format_size(disk(names)))
         console.print_result("  ".join(cells))
         yield cells
     shutil.rmtree(FOLDER)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Measure all sizes and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=cli.HelpFormatter, allow_abbrev=False

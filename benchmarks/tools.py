@@ -1,19 +1,11 @@
-"""Adapters that let other tools train on the rows of this project and sample, for compare.py.
-
-Each tool is a class with
-    about: its network and its training, one line of Markdown;
-    module, distribution: what is imported, and what its version is asked from;
-    conditional: whether it can learn a posterior;
-    train(task): trains, keeps what `samplers` need, and returns the number of epochs;
-    network: the torch module whose evaluations are counted, after `train`;
-    samplers(task): {label: callable () -> `Sampled`, or None for nothing new}, in this order.
-"""
+"""Adapters that let other tools train on the rows of this project and sample, for compare.py."""
 
 import contextlib
 import dataclasses
 import functools
 import io
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,6 +13,7 @@ import torch
 import sample
 import sde_utils
 import train
+from benchmarks.problems import Task
 from checks.run import Run
 from diffusion import trainer
 from diffusion.blocks import BATCH_ROWS
@@ -28,6 +21,7 @@ from diffusion.trained import Trained
 from runtime import records, tables
 
 EQUAL_EVALUATIONS = (20, 100)
+EMA_DECAY, README_STEPS = 0.999, 1000
 LEVELS = {"sigma_min": sde_utils.U_MIN, "sigma_max": 10.0}  # noise of all tools, as in train.py
 
 
@@ -48,7 +42,36 @@ class Sampled:
     seconds: float
 
 
-def timed(task, network, draw):
+Samplers = dict[str, Callable[[], Sampled | None]]
+
+
+class Tool:
+    """What compare.py needs of a tool; each is a subclass, and a line in `TOOLS`.
+
+    Attributes:
+        about: Its network and its training, one line of Markdown.
+        module: What is imported.
+        distribution: Package whose version is recorded; None for this project.
+        conditional: Whether it can learn a posterior.
+        network: Whose evaluations are counted, after `train`.
+    """
+
+    about: str
+    module: str
+    distribution: str | None
+    conditional: bool
+    network: torch.nn.Module
+
+    def train(self, task: Task) -> int:
+        """Train, keep what `samplers` needs, and return the number of epochs."""
+        raise NotImplementedError
+
+    def samplers(self, task: Task) -> Samplers:
+        """{label: draws, or returns None for nothing new}, in this order."""
+        raise NotImplementedError
+
+
+def timed(task: Task, network: torch.nn.Module, draw: Callable[[], torch.Tensor]) -> Sampled:
     """`Sampled` of a callable that returns normalised rows, shape (n, d) or (n, m, d)."""
     values = 0
 
@@ -69,19 +92,19 @@ def timed(task, network, draw):
     return Sampled(dl.reshape(*shape, -1), r, values / x.numel(), seconds)
 
 
-def in_blocks(draw, n):
+def in_blocks(draw: Callable[[int], torch.Tensor], n: int) -> torch.Tensor:
     """Rows of draw(m), m of them at a time, as many as sample.py takes: they fit the cache."""
     sizes = [min(BATCH_ROWS, n - k) for k in range(0, n, BATCH_ROWS)]
     return torch.cat([draw(size) for size in sizes])
 
 
-class Ours:
+class Ours(Tool):
     """train.py and sample.py."""
 
     about = "`ScoreNet1D`, `train.py` (AdamW, cosine schedule, EMA), `sample.py`"
     module, distribution, conditional = "train", None, True
 
-    def train(self, task):
+    def train(self, task: Task) -> int:
         problem = task.problem
         self.checkpoint = f"{task.folder}/model.pth"
         argv = ["--data-file", task.files["x"], "--out", self.checkpoint, "--device", "cpu"]
@@ -95,11 +118,11 @@ class Ours:
         return problem.epochs
 
     @property
-    def network(self):
-
+    def network(self) -> torch.nn.Module:  # type: ignore[override]
+        """With averaged weights, from the checkpoint."""
         return Trained.load(self.checkpoint).network
 
-    def samplers(self, task):
+    def samplers(self, task: Task) -> Samplers:
         return {"`ode` (default)": functools.partial(self._default, task)} | {
             f"`ode`, {n}": functools.partial(self._equal, task, n) for n in EQUAL_EVALUATIONS
         }
@@ -137,7 +160,7 @@ class Ours:
         return Sampled(np.asarray(generated), None, *cost), metrics
 
 
-class Azula:
+class Azula(Tool):
     """Denoiser, loss and samplers of azula; network and training loop are ours."""
 
     about = (
@@ -147,7 +170,7 @@ class Azula:
     )
     module, distribution, conditional = "azula", "azula", False
 
-    def train(self, task):
+    def train(self, task: Task) -> int:
         from azula import denoise, noise
 
         self.network = Backbone(task.make_network())
@@ -175,7 +198,7 @@ class Azula:
             parameter.data = average
         return problem.epochs
 
-    def samplers(self, task):
+    def samplers(self, task: Task) -> Samplers:
         from azula import sample as azula
 
         def one(sampler, **options):
@@ -204,13 +227,13 @@ class Backbone(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x, log_u):
+    def forward(self, x: torch.Tensor, log_u: torch.Tensor) -> torch.Tensor:
         u = log_u.exp()
         scale = (1 + u[..., None] ** 2).sqrt()
         return -self.network(scale * x, self.network.sde.time(u))
 
 
-class ScoreModels:
+class ScoreModels(Tool):
     """Everything by score-models."""
 
     about = (
@@ -220,7 +243,7 @@ class ScoreModels:
     )
     module, distribution, conditional = "score_models", "score-models", False
 
-    def train(self, task):
+    def train(self, task: Task) -> int:
         import score_models
 
         problem = task.problem
@@ -239,7 +262,7 @@ class ScoreModels:
             )
         return problem.epochs
 
-    def samplers(self, task):
+    def samplers(self, task: Task) -> Samplers:
         from score_models.ode import euler
 
         d, model = task.x_train.shape[1], self.score_model
@@ -261,7 +284,7 @@ class ScoreModels:
         return samplers
 
 
-class Sbi:
+class Sbi(Tool):
     """NPSE of sbi."""
 
     about = (
@@ -272,7 +295,7 @@ class Sbi:
     )
     module, distribution, conditional = "sbi", "sbi", True
 
-    def train(self, task):
+    def train(self, task: Task) -> int:
         from sbi.inference import NPSE
         from sbi.neural_nets import posterior_score_nn
 
@@ -294,7 +317,7 @@ class Sbi:
         )
         return self.inference.summary["epochs_trained"][-1]
 
-    def samplers(self, task):
+    def samplers(self, task: Task) -> Samplers:
         n, m = task.problem.num_samples, task.problem.num_draws
         common = {"show_progress_bars": False, "reject_outside_prior": False}
 
@@ -323,5 +346,9 @@ class Silent:
         return lambda *args, **kwargs: None
 
 
-EMA_DECAY, README_STEPS = 0.999, 1000
-TOOLS = {"ours": Ours, "score-models": ScoreModels, "azula": Azula, "sbi": Sbi}
+TOOLS: dict[str, type[Tool]] = {
+    "ours": Ours,
+    "score-models": ScoreModels,
+    "azula": Azula,
+    "sbi": Sbi,
+}

@@ -53,8 +53,8 @@ def test_machine_runs(monkeypatch, tmp_path, capsys):
 
 def test_scale_runs(monkeypatch, tmp_path):
     """With scripts that do nothing: all three, for each size, in one section."""
-    said = "work; up to 3.0 MB of memory; writes"
-    command = f"import sys; sys.stderr.write({said!r})"
+    announced = "work; up to 3.0 MB of memory; writes"
+    command = f"import sys; sys.stderr.write({announced!r})"
     popen = subprocess.Popen
     run = [sys.executable, "-c", command]
     monkeypatch.setattr(scale.subprocess, "Popen", lambda words, **kwargs: popen(run, **kwargs))
@@ -140,27 +140,30 @@ def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
     assert len(curves["ode ab3"][0]) == 3
 
 
-def test_compare_runs(monkeypatch, tmp_path, capsys):
-    """Two problems, all tools: numbers of every sampler, kept, and one section of the document."""
-    for module in ("score_models", "azula", "sbi"):
-        pytest.importorskip(module, reason="pip install --no-deps -r benchmarks/requirements.txt")
+@pytest.mark.parametrize("all_tools", [False, True])
+def test_compare_runs(all_tools, monkeypatch, tmp_path, capsys):
+    """Two problems: numbers of every sampler, kept, and one section of the document."""
     from benchmarks import compare, tools
 
+    for module in ("score_models", "azula", "sbi") if all_tools else ():
+        pytest.importorskip(module, reason="pip install --no-deps -r benchmarks/requirements.txt")
+    names = list(tools.TOOLS) if all_tools else ["ours"]
     small = {"num_train": 300, "hidden_dim": 8, "num_layers": 1, "batch_size": 100, "epochs": 2}
     draws = {"num_test": 20, "num_samples": 320, "num_draws": 16}
     generate = {"num_test": 300, "num_samples": 300}
     for name, problem in compare.PROBLEMS.items():
-        own = draws if problem.num_draws else generate
-        monkeypatch.setitem(compare.PROBLEMS, name, dataclasses.replace(problem, **small, **own))
+        sizes = small | (draws if problem.num_draws else generate)
+        monkeypatch.setitem(compare.PROBLEMS, name, dataclasses.replace(problem, **sizes))
     monkeypatch.setattr(tools, "EQUAL_EVALUATIONS", (30,))
     monkeypatch.setattr(tools, "README_STEPS", 40)
     monkeypatch.setattr(report, "PATH", tmp_path / "RESULTS.md")
     out_dir = str(tmp_path / "compare")
     argv = ["--problems", "correlated", "joint", "--seeds", "3", "--out-dir", out_dir]
+    argv += ["--tools", *names]
     compare.main(argv)
     first = (tmp_path / "RESULTS.md").read_text()
     rows = [line for line in first.splitlines() if line.startswith("| ") and "problem" not in line]
-    assert {row.split("|")[2].strip() for row in rows} == set(tools.TOOLS)
+    assert {row.split("|")[2].strip() for row in rows} == set(names)
     for row in rows:
         tool, label, evaluations, ks = (row.split("|")[k].strip() for k in (2, 3, 6, 8))
         assert float(evaluations) >= 20, row

@@ -19,4 +19,5 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
     printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
     assert "95 % upper limit in" in printed
+    assert "D_ell: (5, 64, 30), r: (5, 64)" in printed
     assert (tmp_path / "explore" / "evaluation" / "report.json").exists()

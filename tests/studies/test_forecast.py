@@ -74,8 +74,8 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "told"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_case_that_is_not_whole_is_one_line(case, name, content, told, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_case_that_is_not_whole_is_one_line(case, name, content, message, tmp_path, capsys):
     copy = tmp_path / "case"
     for path in [
         "dl_noisy_r0.json",
@@ -86,6 +86,6 @@ def test_a_case_that_is_not_whole_is_one_line(case, name, content, told, tmp_pat
     (copy / name).unlink() if content is None else (copy / name).write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stop:
         forecast.main(["--cases", str(copy), "--out-dir", str(tmp_path / "out")])
-    told_by = capsys.readouterr().err
-    assert stop.value.code == 2 and told in told_by and told_by.count("error:") == 1
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2 and message in errors and errors.count("error:") == 1
     assert not (tmp_path / "out").exists()
