@@ -49,7 +49,8 @@ from diffusion.sampling import Sampler, SolverSettings
 from figures import spectra
 from runtime import atomic, cli, console, devices, journal, processes, records, resources
 from runtime.errors import InputError
-from runtime.records import Json, Record, Sampled
+from runtime.jsonfiles import Json
+from runtime.records import Record, Sampled
 from runtime.tables import Table
 
 if TYPE_CHECKING:

@@ -33,9 +33,10 @@ from checks import evaluation, law
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
-from runtime import atomic, cli, console, records
+from runtime import atomic, cli, console, jsonfiles, records
 from runtime.errors import InputError
-from runtime.records import Json, Sky
+from runtime.jsonfiles import Json
+from runtime.records import Sky
 
 if TYPE_CHECKING:  # tools load torch, which --help does without
     from benchmarks.tools import Sampled, Tool
@@ -146,7 +147,7 @@ def kept(out_dir: str, problem: str, tool_name: str, tool: type["Tool"]) -> dict
     """{seed: what a tool did with it before}, with the settings of today."""
     settings, results = settings_of(PROBLEMS[problem], tool), {}
     for path in glob.glob(kept_path(glob.escape(out_dir), problem, tool_name, "*")):
-        result = records.read_json(path)
+        result = jsonfiles.read_json(path)
         if result.get("settings") == settings:
             results[result["seed"]] = result
     return dict(sorted(results.items()))

@@ -18,7 +18,7 @@ from checks.run import Run
 from diffusion import trainer
 from diffusion.blocks import BATCH_ROWS
 from diffusion.trained import Trained
-from runtime import records, tables
+from runtime import jsonfiles, tables
 
 EQUAL_EVALUATIONS = (20, 100)
 EMA_DECAY, README_STEPS = 0.999, 1000
@@ -151,7 +151,7 @@ class Ours(Tool):
         else:
             argv += ["--num-samples", str(task.problem.num_samples)]
         sample.main(argv)
-        metrics = records.read_json(f"{folder}/metrics.json")
+        metrics = jsonfiles.read_json(f"{folder}/metrics.json")
         cost = metrics["network_evaluations"], metrics["seconds"]
         if task.conditional:
             run = Run.load(folder, task.observed)

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from runtime.records import FloatArray, Json
+from runtime.jsonfiles import Json
+from runtime.records import FloatArray
 
 SIGMAS = 3  # a difference counts where it is this many standard errors
 

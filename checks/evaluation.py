@@ -12,7 +12,8 @@ from checks.sharpness import sharpness
 from checks.skies import Skies
 from checks.verdicts import Check, Measurements
 from runtime import records
-from runtime.records import Json, Sky
+from runtime.jsonfiles import Json
+from runtime.records import Sky
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from scipy import stats
 
 from checks.exact import GaussianPosterior, degrees
-from runtime.records import FloatArray, Json, Record
+from runtime.jsonfiles import Json
+from runtime.records import FloatArray, Record
 from runtime.tables import Table
 
 ExactLaw = Callable[[FloatArray, slice], FloatArray]

@@ -13,7 +13,8 @@ from checks.calibration import Calibration
 from checks.estimates import SIGMAS, Estimate, Reported
 from checks.r import AgainstExact, RReport
 from checks.sharpness import Sharpness
-from runtime.records import FloatArray, Json
+from runtime.jsonfiles import Json
+from runtime.records import FloatArray
 
 LOW_ELL = 8  # response slopes are judged up to here: above, almost nothing can be denoised
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import sde_utils
-from runtime.records import Json
+from runtime.jsonfiles import Json
 
 NUM_LEVELS = 12  # noise levels at which network and linear denoiser are compared
 LEVEL_REPEATS = 16  # noise draws per row and level, fewer where rows are many

@@ -5,9 +5,9 @@ import os
 
 from diffusion.outputs import TRAJECTORY
 from diffusion.sampling import Sampler
-from runtime import console, journal, processes, records, resources, signals
+from runtime import console, journal, jsonfiles, processes, resources, signals
 from runtime.errors import DivergedError, InputError, Interrupted
-from runtime.records import Json
+from runtime.jsonfiles import Json
 
 IDENTITY = "belongs_to"  # key of metrics.json
 
@@ -15,7 +15,7 @@ IDENTITY = "belongs_to"  # key of metrics.json
 def is_finished(out_dir: str, identity: Json) -> bool:
     """Whether a folder holds all that a run of this identity writes."""
     try:
-        report = records.read_json(os.path.join(out_dir, "metrics.json"))
+        report = jsonfiles.read_json(os.path.join(out_dir, "metrics.json"))
     except InputError:
         return False
     started = os.path.exists(os.path.join(out_dir, journal.STATE))

@@ -28,7 +28,8 @@ from diffusion.outputs import (
 )
 from runtime import devices, tables
 from runtime.errors import DivergedError, InputError
-from runtime.records import FloatArray, Json
+from runtime.jsonfiles import Json
+from runtime.records import FloatArray
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import InputError
-from runtime.records import Json
+from runtime.jsonfiles import Json
 from sde_utils import SDE
 
 if TYPE_CHECKING:

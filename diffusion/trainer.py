@@ -27,7 +27,8 @@ from diffusion.streams import NOISE, ORDER, TIMING, seeded
 from diffusion.trained import Trained
 from runtime import atomic, checkpoints, console, devices, processes, resources, signals
 from runtime.errors import DivergedError, InputError, Interrupted
-from runtime.records import FloatArray, Json, Record
+from runtime.jsonfiles import Json
+from runtime.records import FloatArray, Record
 
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200

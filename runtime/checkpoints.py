@@ -20,7 +20,7 @@ import torch
 
 from runtime import atomic, console
 from runtime.errors import InputError
-from runtime.records import Json
+from runtime.jsonfiles import Json
 
 FORMAT = "bmode-score-checkpoint"
 VERSION = 2

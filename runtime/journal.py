@@ -20,9 +20,10 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from runtime import atomic, console, records, resources, tables
+from runtime import atomic, console, jsonfiles, resources, tables
 from runtime.errors import InputError
-from runtime.records import Json, Record
+from runtime.jsonfiles import Json
+from runtime.records import Record
 
 FLUSH_SECONDS = 5  # of work that a SIGKILL or a power cut may cost
 STATE = ".sample.partial.json"
@@ -111,7 +112,7 @@ class PartialArrays:
     def _state(self) -> Json:
         """What a run that was stopped left behind; empty where there is none."""
         path = os.path.join(self.folder, STATE)
-        return records.read_json(path) if os.path.exists(path) else {}
+        return jsonfiles.read_json(path) if os.path.exists(path) else {}
 
     def _write_state(self, **state: Any) -> None:
         atomic.write_json(os.path.join(self.folder, STATE), state)

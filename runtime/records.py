@@ -7,7 +7,6 @@ to JSON in `from_json` and `to_json` and nowhere else. To record one more thing,
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import subprocess
@@ -19,72 +18,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import InputError
+from runtime.jsonfiles import Json, to_json
 
-MAX_JSON_BYTES = 2**24  # far above use; Python's objects are many times larger than their text
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
 
 FloatArray = npt.NDArray[np.float64]
-Json = dict[str, Any]
-
-
-# --- JSON ------------------------------------------------------------------------------------
-
-
-def _finite_number(text: str) -> float:
-    number = float(text) if set(text) & set(".eENI") else int(text)
-    if not math.isfinite(number):  # OverflowError, where an integer is beyond every float
-        raise ValueError(f"{text} is no finite number")
-    return number
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return content
-
-
-def read_json(path: str) -> Json:
-    """Read a JSON object.
-
-    Raises:
-        InputError: If the file is missing or is no JSON object; if it holds a number that no
-            float can be, or a key twice.
-    """
-    hooks: Json = dict.fromkeys(("parse_constant", "parse_float", "parse_int"), _finite_number)
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
-        if len(text) > MAX_JSON_BYTES:
-            raise InputError(f"{path}: is larger than any file of its kind")
-        content = json.loads(text.decode(), object_pairs_hook=_unique_keys, **hooks)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise InputError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
-    return content
-
-
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number, and not true or false."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def to_json(value: Any) -> Any:
-    """A value as JSON: arrays and tuples as lists, dataclasses by field, None left out."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {name: to_json(v) for name, v in fields.items() if v is not None}
-    if isinstance(value, Mapping):
-        return {str(name): to_json(v) for name, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return [to_json(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _field_names(cls: type) -> list[str]:
@@ -94,9 +32,6 @@ def _field_names(cls: type) -> list[str]:
 def _array(content: Mapping[str, Any], name: str) -> FloatArray | None:
     values = content.get(name)
     return None if values is None else np.asarray(values, float)
-
-
-# --- what is recorded ------------------------------------------------------------------------
 
 
 def provenance(argv: list[str] | None = None) -> Json:
@@ -462,24 +397,3 @@ class Record:
     def known(self) -> bool:
         """Whether there is anything recorded at all."""
         return bool(self.to_json())
-
-
-# --- legacy: dictionaries, until their last users are gone --------------------------------------
-
-
-def signal_template(metadata):
-    """`SignalTemplate` of a dictionary; None where it holds none."""
-    return _read_signal_template(metadata)
-
-
-SKY_KEYS = ("instrument", "cleaning", "a_lens", "foregrounds", "foreground_scale")
-
-
-def sky(metadata):
-    """What a sidecar says of instrument, cleaning and sky: those of `SKY_KEYS` that it has."""
-    return {key: metadata[key] for key in SKY_KEYS if key in metadata}
-
-
-def differences(trained, observed):
-    """As `Sky.differences`, of dictionaries."""
-    return Sky.from_json(trained).differences(Sky.from_json(observed))

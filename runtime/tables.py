@@ -12,9 +12,10 @@ from typing import Self
 
 import numpy as np
 
-from runtime import atomic, console, records
+from runtime import atomic, console, jsonfiles, records
 from runtime.errors import InputError
-from runtime.records import Contaminants, Json, Prior, Record
+from runtime.jsonfiles import Json
+from runtime.records import Contaminants, Prior, Record
 
 CHUNK_BYTES = 2**20  # of an array checked at a time: small, so that it stays in the cache
 
@@ -41,28 +42,6 @@ class Table:
         """Multipoles, shape (n_ell,); 2, 3, ... where no sidecar says otherwise."""
         return np.arange(2, 2 + self.values.shape[-1])
 
-    # legacy: until the last users of a dictionary are gone
-
-    @property
-    def metadata(self):
-        return self.record.to_json()
-
-    def theory(self, name):
-        values = self.metadata.get(name)
-        return None if values is None else np.asarray(values, float)
-
-    @property
-    def residual(self):
-        return self.record.contaminants.mean_gaussian
-
-    @property
-    def r_range(self):
-        return self.record.prior.r_range
-
-    @property
-    def signal(self):
-        return self.record.prior.signal_template
-
 
 SEAL = "sidecar_sha256"
 R_QUANTITIES = ("r", "posterior r")  # arrays without multipoles
@@ -83,7 +62,6 @@ def write_sidecar(path: str, shape: tuple[int, ...], digest: str, record: Record
         digest: SHA-256 of the array's bytes.
         record: To which number of rows, ell and digest are added.
     """
-    record = Record.from_json(record) if isinstance(record, dict) else record  # legacy
     content = record.to_json() | {"num_samples": shape[0], "sha256": digest}
     if len(shape) > 1:
         content["ell"] = list(range(2, 2 + shape[-1]))
@@ -250,11 +228,11 @@ def _check_sidecar(path: str, content: Json, values: np.ndarray, sha256: str) ->
             require(
                 isinstance(theory, list)
                 and len(theory) == n_ell
-                and all(records.is_number(v) and v >= 0 for v in theory),
+                and all(jsonfiles.is_number(v) and v >= 0 for v in theory),
                 f"{key} is not a list of {n_ell} numbers >= 0",
             )
     require(
-        "r" not in content or records.is_number(content["r"]) and content["r"] >= 0,
+        "r" not in content or jsonfiles.is_number(content["r"]) and content["r"] >= 0,
         "r is not a number >= 0",
     )
     try:
@@ -297,7 +275,7 @@ def load_table(path: str, ndim: int) -> Table:
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
         return Table(path, values, Record(), sha256)
-    record = _check_sidecar(sidecar, records.read_json(sidecar), values, sha256)
+    record = _check_sidecar(sidecar, jsonfiles.read_json(sidecar), values, sha256)
     return Table(path, values, record, sha256)
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.records import FloatArray, Json, to_json
+from runtime.jsonfiles import Json, to_json
+from runtime.records import FloatArray
 from sky import cosmology, presets, realisations
 from sky.cosmology import IntArray
 

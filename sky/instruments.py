@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import records
+from runtime import jsonfiles
 from runtime.errors import InputError
 from runtime.records import FloatArray
 from sky import cosmology
@@ -110,7 +110,7 @@ def load_instrument(source: str) -> Instrument:
     if not source.endswith(".json"):
         known = ", ".join(INSTRUMENTS)
         raise InputError(f"--instrument {source}: is neither {known} nor a .json file")
-    content = records.read_json(source)
+    content = jsonfiles.read_json(source)
     unknown = content.keys() - {"name", "bands"}
     if unknown:
         raise InputError(f"{source}: unknown field {min(unknown)!r}; there are name and bands")
@@ -141,7 +141,7 @@ def _band(where: str, row: Any) -> Band:
                 f"{where} has an unknown field {key!r}; there are {', '.join(fields)}, and their "
                 "units are these"
             )
-        if not records.is_number(value):
+        if not jsonfiles.is_number(value):
             raise InputError(f"{where}: {key} must be a number, not {value!r}")
     low, high = FREQ_RANGE_GHZ
     if not low <= row["freq_ghz"] <= high:

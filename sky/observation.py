@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime import records
 from runtime.errors import InputError
-from runtime.records import Json
+from runtime.jsonfiles import Json
 from sky import cleaning, cosmology, foregrounds, instruments
 from sky.instruments import Band
 

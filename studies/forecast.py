@@ -28,9 +28,10 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from figures import studies as plots
-from runtime import atomic, cli, console, records
+from runtime import atomic, cli, console, jsonfiles, records
 from runtime.errors import InputError
-from runtime.records import Json, Record
+from runtime.jsonfiles import Json
+from runtime.records import Record
 from studies import runs
 from studies.runs import NETWORK, NULL, R_RANGE, RANGE, SMALL, Chain, Files, Flags, Sizes, Step
 
@@ -192,11 +193,11 @@ class Case:
         Raises:
             InputError: If something is missing; it is named.
         """
-        record = Record.from_json(records.read_json(os.path.join(folder, "dl_noisy_r0.json")))
+        record = Record.from_json(jsonfiles.read_json(os.path.join(folder, "dl_noisy_r0.json")))
         null, small, wide = (_read_run(folder, r) for r in (NULL, SMALL, RANGE))
         try:
             (row,), (small_row,) = null["r"]["sigma"], small["r"]["sigma"]
-            sky = records.to_json(record.sky)  # KeyError names what is unknown
+            sky = jsonfiles.to_json(record.sky)  # KeyError names what is unknown
             return cls(
                 case=os.path.basename(os.path.normpath(folder)),
                 instrument=sky["instrument"]["name"],
@@ -227,7 +228,7 @@ class Case:
 def _read_run(folder: str, r: str) -> Json:
     """The one run of a report, with its r and its checks."""
     path = os.path.join(folder, f"evaluation_r{r}", "report.json")
-    report = records.read_json(path)
+    report = jsonfiles.read_json(path)
     try:
         (run,) = report["runs"].values()
         return {"r": run["r"], "checks": run["checks"]}

@@ -12,7 +12,7 @@ import sde_utils
 import train
 from benchmarks import cleaning, draws, machine, overhead, quality, report, scale
 from diffusion import solvers
-from runtime import devices, records, tables
+from runtime import devices, jsonfiles, tables
 
 TOLERANT = "ode adaptive"  # takes the evaluations that a tolerance asks for
 
@@ -91,7 +91,7 @@ def test_quality_runs(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(quality, name, value)
     tiny = ["--num-rows", "20", "--evaluations", "5", "--out-dir", str(tmp_path)]
     quality.main(tiny)
-    curves = records.read_json(str(tmp_path / "solvers.json"))["curves"]
+    curves = jsonfiles.read_json(str(tmp_path / "solvers.json"))["curves"]
     assert list(curves) == list(sde_utils.SDES)
     assert set(curves["VE"]) == {"sde", "pc", *(f"ode {name}" for name in solvers.ODE_SOLVERS)}
     assert all(points[0]["evaluations"] <= 5 for k, points in curves["VE"].items() if k != TOLERANT)
@@ -136,7 +136,7 @@ def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
     argv += ["--data-file-noisy", files["noisy"]] if conditional else []
     quality.main([*argv, "--out-dir", str(tmp_path), "--device", "cpu"])
     name = "solvers_posterior" if conditional else "solvers_prior"
-    curves = records.read_json(str(tmp_path / f"{name}.json"))["curves"]["VE"]
+    curves = jsonfiles.read_json(str(tmp_path / f"{name}.json"))["curves"]["VE"]
     assert len(curves["ode ab3"][0]) == 3
 
 

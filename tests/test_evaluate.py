@@ -14,7 +14,7 @@ from checks.noncentral import degrees
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
-from runtime import records, tables
+from runtime import jsonfiles, records, tables
 from runtime.records import Prior, Record, Sampled, Sky
 from sky import realisations
 
@@ -122,7 +122,7 @@ def test_exact_draws_pass_and_wrong_ones_fail(capsys):
     for name, values in runs.items():
         write_run(name, FIXED, y, values)
     evaluate.main(["--runs", *runs, *words])
-    report = records.read_json("out/report.json")
+    report = jsonfiles.read_json("out/report.json")
     assert failed(report, "exact") == set()
     sbc, tarp, pit = "SBC of D_ell, smallest p x n_ell", "TARP of D_ell, p", "PIT KS of D_ell"
     excess, lost = "MSE above the exact optimum, %", "MSE lost by shuffled observations"
@@ -166,7 +166,7 @@ def test_draws_of_r():
     for name, values in runs.items():
         write_run(name, PRIOR, y, draws, values)
     evaluate.main(["--runs", *runs, *words])
-    report = records.read_json("out/report.json")
+    report = jsonfiles.read_json("out/report.json")
     assert failed(report, "exact") == set()
     sigma = {
         row["check"] for row in report["runs"]["exact"]["checks"] if "sigma(r)" in row["check"]
@@ -196,7 +196,7 @@ def test_r_without_an_exact_posterior():
     for name, values in runs.items():
         write_run(name, PRIOR, y, draws, np.clip(values, 1e-6, 0.01 - 1e-6))
     evaluate.main(["--runs", *runs, *words])
-    report = records.read_json("out/report.json")
+    report = jsonfiles.read_json("out/report.json")
     assert failed(report, "exact") == set()
     assert {"bias of r against the truth, sigma", "SBC of r, p"} <= failed(report, "shifted")
     assert len(sigma_checks(report, "exact")) == r_checks.R_BINS
@@ -227,7 +227,7 @@ def test_without_residuals_there_is_no_limit():
     _, y, _, words = prepare(PRIOR, instrument={"freq_ghz": 45.0})
     write_run("run", PRIOR, y, *exact_draws(PRIOR, y))
     evaluate.main(["--runs", "run", *words])
-    entry = records.read_json("out/report.json")["runs"]["run"]["r"]
+    entry = jsonfiles.read_json("out/report.json")["runs"]["run"]["r"]
     assert {(row["fisher"], row["exact"], row["limit"]) for row in entry["sigma"]} == {(None,) * 3}
     with open("out/report.md", encoding="utf-8") as file:
         assert "| – | – |" in file.read()
@@ -266,7 +266,7 @@ def prepare_mismatch():
 def test_a_mismatch_stands_beside_r_with_its_matched_run(capsys):
     words = prepare_mismatch()
     evaluate.main(["--runs", "old", "matched", "cleaner", *words])
-    runs = records.read_json("out/report.json")["runs"]
+    runs = jsonfiles.read_json("out/report.json")["runs"]
     expected = {"trained_on": {"foregrounds": ["gaussian"]}}
     expected["observed"] = {"foregrounds": ["d1", "s1"]}
     assert runs["cleaner"]["mismatch"] == expected
@@ -309,7 +309,7 @@ def test_the_null_test_has_its_distribution_of_r(capsys):
     write_run("null", PRIOR, y, draws, r)
     words = ["--runs", "null", "--data-file-noisy", "y.npy", "--data-file-gt", "x.npy"]
     evaluate.main([*words, "--out-dir", "out"])
-    report = records.read_json("out/report.json")
+    report = jsonfiles.read_json("out/report.json")
     assert failed(report, "null") == set()
     entry = report["runs"]["null"]["r"]
     for name in ("upper_limit_68", "upper_limit_95"):
@@ -328,7 +328,7 @@ def test_a_prior_over_r_is_not_judged_by_the_ranks_of_one_r():
     draws, r = exact_draws(PRIOR, y)
     write_run("joint", PRIOR, y, draws, r)
     evaluate.main(["--runs", "joint", *words])
-    entry = records.read_json("out/report.json")["runs"]["joint"]
+    entry = jsonfiles.read_json("out/report.json")["runs"]["joint"]
     assert "sbc" not in entry and "tarp" not in entry and "sbc_p" not in entry["r"]
     assert "coverage" not in entry["r"]
     assert {row["check"] for row in entry["checks"] if not row["passed"]} == set()
@@ -341,7 +341,7 @@ def test_without_a_sidecar_only_the_truth_is_used():
     for name in ("x", "y"):
         os.unlink(f"{name}.json")
     evaluate.main(["--runs", "exact", *words])
-    entry = records.read_json("out/report.json")["runs"]["exact"]
+    entry = jsonfiles.read_json("out/report.json")["runs"]["exact"]
     assert "excess_percent" not in entry and "pit_ks" not in entry
     assert {"sbc", "tarp", "coverage", "crps_skill"} <= set(entry)
 

@@ -13,7 +13,7 @@ import sde_utils
 import train
 from diffusion import solvers
 from diffusion.trained import Trained
-from runtime import records, tables
+from runtime import jsonfiles, records, tables
 
 SIGNAL = 1e-5 * np.ones(6)
 NOISE = 1e-6 * np.ones(6)
@@ -79,7 +79,7 @@ def test_train_and_sample_with_every_solver(sde, capsys):
         sample.main([*DENOISE, *extra, "--plot-trajectories", "--trajectory-index", "7"])
         spectra = tables.load_spectra(f"{method}/denoised.npy")
         assert spectra.values.shape == (300, 6)
-        report = records.read_json(f"{method}/metrics.json")
+        report = jsonfiles.read_json(f"{method}/metrics.json")
         assert set(report["mse"]) == {"denoised", "observation", "prior_mean", "prior_draw"}
         assert report["correlation"]["limit"] == pytest.approx([1 / 1.1] * 6)
         assert report["verdict"] in capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_joint_posterior_with_every_solver(sde, pairs, capsys):
         assert states.shape == (6, 8)
         out = capsys.readouterr().out
         assert "95 % upper limit" in out
-        report = records.read_json(f"{method}/metrics.json")
+        report = jsonfiles.read_json(f"{method}/metrics.json")
         assert report["r"]["median"] == pytest.approx(np.median(r[3]))
 
 

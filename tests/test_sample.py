@@ -35,7 +35,7 @@ from diffusion.architecture import Architecture
 from diffusion.blocks import Blocks
 from diffusion.sampling import ReverseProcess, SolverSettings
 from diffusion.trained import Trained
-from runtime import atomic, journal, records, tables
+from runtime import atomic, journal, jsonfiles, tables
 from runtime.errors import InputError
 from runtime.records import Prior, Record
 
@@ -49,7 +49,7 @@ def test_generate_is_reproducible_and_follows_the_seed():
         results.append(np.load("generated.npy"))
     assert np.array_equal(results[0], results[1])
     assert not (results[0] == results[2]).any()
-    report = records.read_json("metrics.json")
+    report = jsonfiles.read_json("metrics.json")
     assert 0 < report["ks_mean"] < 1 and report["network_evaluations"] == 4
 
 
@@ -139,12 +139,12 @@ def test_a_model_of_another_sky_says_so(capsys):
     """The sky of training travels with the model; each key that differs is told."""
     skies = ({"a_lens": 1.0, "foregrounds": ["gaussian"]}, {"a_lens": 1.0, "foregrounds": ["d1"]})
     for name in ("dl_train", "dl_train_noisy", "r_train"):
-        metadata = records.read_json(f"data/{name}_r0-0.01.json")
+        metadata = jsonfiles.read_json(f"data/{name}_r0-0.01.json")
         del metadata[tables.SEAL]
         atomic.write_json(f"data/{name}_r0-0.01.json", {**metadata, **skies[0]})
     train.main([*TINY, *JOINT, "--epochs", "1"])
     for sky, told in ((skies[1], 1), (skies[0], 0), ({}, 0)):
-        metadata = records.read_json("data/dl_noisy_r0-0.01.json")
+        metadata = jsonfiles.read_json("data/dl_noisy_r0-0.01.json")
         metadata.pop(tables.SEAL, None)
         atomic.write_json("data/dl_noisy_r0-0.01.json", {**metadata, **sky})
         if not sky:
@@ -154,11 +154,11 @@ def test_a_model_of_another_sky_says_so(capsys):
         words = "trained on foregrounds gaussian, these observations have d1; r may be biased"
         err = capsys.readouterr().err
         assert err.count(words) == told and err.count("may be biased") == told
-        assert records.read_json("denoised.json")["prior"]["sky"] == skies[0]
+        assert jsonfiles.read_json("denoised.json")["prior"]["sky"] == skies[0]
     # one that has seen no observation knows no sky of theirs
     train.main([*TINY, *JOINT[:2], "--epochs", "1"])
     sample.main(POSTERIOR)
-    assert records.read_json("denoised.json")["prior"]["sky"] == {}
+    assert jsonfiles.read_json("denoised.json")["prior"]["sky"] == {}
 
 
 def test_posterior_at_one_r_and_what_it_says_of_another(capsys):
@@ -303,7 +303,7 @@ def test_any_number_of_processes_gives_the_same_samples(case, world, work, tmp_p
     sample.main(arguments(work, case, tmp_path / "one"))
     assert exit_codes(start(arguments(work, case, tmp_path / "many"), world)) == [0] * world
     assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
-    reports = [records.read_json(str(tmp_path / k / "metrics.json")) for k in ("one", "many")]
+    reports = [jsonfiles.read_json(str(tmp_path / k / "metrics.json")) for k in ("one", "many")]
     assert all(report.pop("seconds") > 0 for report in reports) and reports[0] == reports[1]
 
 

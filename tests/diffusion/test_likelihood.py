@@ -12,7 +12,7 @@ import sde_utils
 from checks.exact import GaussianPosterior, degrees
 from diffusion import likelihood, likelihood_job, normalizers
 from diffusion.dynamics import Dynamics
-from runtime import checkpoints, processes, records, tables
+from runtime import checkpoints, jsonfiles, processes, tables
 from runtime.records import Record
 
 ALL = [sde() for sde in sde_utils.SDES.values()]
@@ -209,7 +209,7 @@ def folder(tmp_path, monkeypatch):
 
 def run(*argv):
     sample.main(["--log-likelihood", "--data-file-gt", "gt.npy", "--device", "cpu", *argv])
-    return np.load("log_likelihood.npy"), records.read_json("log_likelihood_metrics.json")
+    return np.load("log_likelihood.npy"), jsonfiles.read_json("log_likelihood_metrics.json")
 
 
 def test_the_script_on_an_untrained_prior(folder):
@@ -223,7 +223,7 @@ def test_the_script_on_an_untrained_prior(folder):
     kl = (exact.sum(1) - log_p).mean()
     assert report["kullback_leibler"]["value"] == pytest.approx(kl)
     assert report["log_likelihood"]["value"] == pytest.approx(log_p.mean())
-    assert records.read_json("log_likelihood.json")["quantity"] == "log-likelihood"
+    assert jsonfiles.read_json("log_likelihood.json")["quantity"] == "log-likelihood"
 
 
 def test_the_script_on_posteriors(folder):

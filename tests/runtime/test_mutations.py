@@ -222,7 +222,7 @@ def peak():
     with open("/proc/self/status") as file:
         return 1024 * int(re.search(r"VmPeak:\\s+(\\d+)", file.read())[1])
 
-read = {"pth": Trained.load, "npy": tables.load_spectra, "json": records.read_json}
+read = {"pth": Trained.load, "npy": tables.load_spectra, "json": jsonfiles.read_json}
 for path in sys.argv[1:]:
     before = peak()
     try:
