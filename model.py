@@ -1,11 +1,48 @@
 """ScoreNet1D, the network: the velocity of the probability-flow ODE for spectra."""
 
+import dataclasses
 import math
 
 import torch
 from torch import nn
 
 from sde_utils import SDE, prior_std
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes of a `ScoreNet1D`.
+
+    Attributes:
+        n_ell: Multipoles.
+        n_cond: Observed multipoles; 0 for an unconditional network.
+        n_param: Parameters that are diffused beside the spectrum.
+        hidden_dim: Width.
+        embed_dim: Features of time.
+        num_layers: Residual blocks.
+    """
+
+    n_ell: int
+    n_cond: int = 0
+    n_param: int = 0
+    hidden_dim: int = 256
+    embed_dim: int = 128
+    num_layers: int = 5
+
+    @property
+    def n_dim(self) -> int:
+        """Columns of the diffused state: multipoles and parameters."""
+        return self.n_ell + self.n_param
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes an observation."""
+        return self.n_cond > 0
+
+    @property
+    def joint(self) -> bool:
+        """Whether r is diffused beside the spectrum."""
+        return self.n_param > 0
 
 
 class FourierTime(nn.Module):
@@ -107,35 +144,23 @@ class ScoreNet1D(nn.Module):
 
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
-        n_ell: Number of multipoles.
-        n_cond: Number of observed multipoles: n_ell, or 0 for an unconditional network.
-        n_param: Number of parameters that follow the multipoles in x.
-        hidden_dim: Width of the residual stream.
-        embed_dim: Width of the time embedding, even.
-        num_layers: Number of residual blocks.
+        architecture: Its sizes.
     """
 
-    def __init__(
-        self,
-        sde: SDE,
-        n_ell: int,
-        n_cond: int = 0,
-        n_param: int = 0,
-        hidden_dim: int = 256,
-        embed_dim: int = 128,
-        num_layers: int = 5,
-    ):
+    def __init__(self, sde: SDE, architecture: Architecture):
         super().__init__()
-        self.sde, self.n_param, n_dim = sde, n_param, n_ell + n_param
-        self.conditional = n_cond > 0
+        self.sde, self.architecture = sde, architecture
+        n_dim, n_cond, n_param = architecture.n_dim, architecture.n_cond, architecture.n_param
+        hidden_dim, embed_dim = architecture.hidden_dim, architecture.embed_dim
         self.fourier = FourierTime(embed_dim)
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        num_inputs = 1 + self.conditional + n_param
-        context_dim = hidden_dim if self.conditional else 0
+        num_inputs = 1 + architecture.conditional + n_param
+        context_dim = hidden_dim if architecture.conditional else 0
         self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
-        num_units = math.prod(self.per_multipole.shape) if self.conditional else 0
+        num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
-        self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, embed_dim) for _ in range(num_layers))
+        blocks = (ResidualBlock(hidden_dim, embed_dim) for _ in range(architecture.num_layers))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, n_dim)
         nn.init.zeros_(self.output.weight)
@@ -154,11 +179,12 @@ class ScoreNet1D(nn.Module):
         v = x / prior_std(self.sde, t)[..., None]
         log_ratio = (self.sde.sigma(t) / self.sde.alpha(t)).log()
         embedding = self.embedding(self.fourier(log_ratio / 4))
-        given = [y] if self.conditional and y is not None else []
-        inputs = [v, *(nn.functional.pad(values, (0, self.n_param)) for values in given)]
-        inputs += [v[:, -k - 1, None].expand_as(v) for k in range(self.n_param)]
+        n_param, conditional = self.architecture.n_param, self.architecture.conditional
+        given = [y] if conditional and y is not None else []
+        inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in given)]
+        inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
         units = self.per_multipole.hidden(inputs, embedding)
-        h = self.input(torch.cat([v, *given, units.flatten(1)], 1) if self.conditional else v)
+        h = self.input(torch.cat([v, *given, units.flatten(1)], 1) if conditional else v)
         for block in self.blocks:
             h = block(h, embedding)
         h = nn.functional.silu(self.norm(h))

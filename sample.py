@@ -379,15 +379,12 @@ def main(argv: list[str] | None = None) -> None:
         seconds = time.monotonic() - began
         if processes.rank() == 0:
             record = job.record()
-            report = {"method": config.solver.method, "num_samples": blocks.num_samples}
-            report |= record | {IDENTITY: job.identity}
+            report = {"method": config.solver.method, "num_samples": blocks.num_samples, **record}
+            report[IDENTITY] = job.identity
             sampled, extra = sampled_from(args, trained, observed), records.provenance(argv)
-            extra |= record
+            known = Record(sampled=sampled, extra=extra | record)
             arrays.publish(
-                {
-                    each.name: Record(each.quantity, each.unit, sampled=sampled, extra=extra)
-                    for each in sampler.outputs
-                }
+                {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs}
             )
             inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
             write_report(report, config, inputs, paths)

@@ -125,7 +125,7 @@ class Options:
 
     def configuration(self, tables: TrainingTables) -> Configuration:
         """All that the weights follow from, with the sizes and digests of the tables."""
-        from diffusion.trained import Architecture
+        from model import Architecture
 
         n_ell = tables.data.values.shape[1]
         architecture = Architecture(

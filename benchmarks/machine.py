@@ -88,7 +88,7 @@ def seconds(function, device):
 
 def make_case(kwargs, rows, device):
     """(network, x, y): random rows for a network of these sizes."""
-    network = model.ScoreNet1D(sde_utils.VESDE(), N_ELL, **kwargs).to(device)
+    network = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(N_ELL, **kwargs)).to(device)
     x = torch.randn(rows, N_ELL + kwargs.get("n_param", 0), device=device)
     return network, x, torch.randn(rows, N_ELL, device=device) if kwargs else None
 

@@ -14,11 +14,11 @@ import torch
 import model
 import sde_utils
 from diffusion import baseline, dataset, solvers, trainer
-from diffusion.architecture import Architecture
 from diffusion.blocks import BATCH_ROWS, Blocks
 from diffusion.held_out import HeldOutLoss
 from diffusion.sampling import ReverseProcess, SolverSettings
 from diffusion.settings import TrainingSettings
+from model import Architecture
 from runtime import console
 
 REPEATS = 5
@@ -46,13 +46,13 @@ def train(sde):
     linear = baseline.LinearDenoiser(sde, moments, N_ELL)
 
     def ours():
-        network = model.ScoreNet1D(sde, N_ELL)
+        network = model.ScoreNet1D(sde, Architecture(N_ELL))
         with console.progress(disable=True) as bar:
             held_out = HeldOutLoss(linear, rows_val, 0)
             trainer.Trainer(network, rows, held_out, settings).train(lambda: None, bar)
 
     def bare():
-        network = model.ScoreNet1D(sde, N_ELL)
+        network = model.ScoreNet1D(sde, Architecture(N_ELL))
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         t = torch.full((BATCH,), 0.5)
         for _ in range(EPOCHS * (ROWS // BATCH)):
@@ -65,7 +65,7 @@ def train(sde):
 
 
 def sampling(sde, method, num_steps=100):
-    network = model.ScoreNet1D(sde, N_ELL).requires_grad_(False)
+    network = model.ScoreNet1D(sde, Architecture(N_ELL)).requires_grad_(False)
     settings, cpu = SolverSettings(method, num_steps), torch.device("cpu")
     process = ReverseProcess(Architecture(N_ELL), sde, network, settings, cpu)
     one, rows = torch.ones(()), BATCH_ROWS

@@ -118,4 +118,6 @@ class Task:
         import sde_utils
 
         size = {"hidden_dim": self.problem.hidden_dim, "num_layers": self.problem.num_layers}
-        return model.ScoreNet1D(sde_utils.VESDE(), self.x_train.shape[1], **size)
+        return model.ScoreNet1D(
+            sde_utils.VESDE(), model.Architecture(self.x_train.shape[1], **size)
+        )

@@ -15,7 +15,6 @@ import numpy as np
 
 import sde_utils
 from diffusion import solvers
-from diffusion.architecture import Architecture
 from diffusion.blocks import Blocks, batch_seed
 from diffusion.dynamics import Dynamics, start_posterior
 from diffusion.outputs import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from diffusion.normalizers import JointNormalizer, Normalizer
+    from model import Architecture
 
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1  # where no flag says otherwise
 

@@ -11,7 +11,7 @@ from runtime.jsonfiles import Json
 from sde_utils import SDE
 
 if TYPE_CHECKING:
-    from diffusion.trained import Architecture
+    from model import Architecture
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diffusion.architecture import Architecture
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.normalizers import JointNormalizer, Normalizer
 from diffusion.outputs import PosteriorDraws
 from diffusion.sampling import ReverseProcess, Sampler, SolverSettings
-from model import ScoreNet1D
+from model import Architecture, ScoreNet1D
 from runtime import checkpoints
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
@@ -86,7 +85,7 @@ class Trained:
             n_cond = architecture.n_cond
             cond_normalizer = _read_normalizer(path, content, "cond_normalizer", n_cond)
         joint = _make_joint(path, normalizer, data) if architecture.joint else None
-        network = ScoreNet1D(outline.sde, **dataclasses.asdict(architecture))
+        network = ScoreNet1D(outline.sde, architecture)
         network.load_state_dict(content["ema_weights"])
         return cls(
             architecture=architecture,
@@ -251,7 +250,7 @@ def _outline(path: str, content: Json) -> tuple[Architecture, ScoreNet1D]:
             raise InputError(f"{path}: describes an impossible network; train again")
         architecture = Architecture(**sizes)
         with torch.device("meta"):
-            outline = ScoreNet1D(sde, **dataclasses.asdict(architecture))
+            outline = ScoreNet1D(sde, architecture)
         num_values = sum(math.prod(tensor.shape) for tensor in outline.state_dict().values())
         if 4 * num_values > os.path.getsize(path):
             raise InputError(f"{path}: describes a larger network than it holds; train again")

@@ -49,8 +49,7 @@ def checkpoint_bytes(network: torch.nn.Module) -> int:
 def make_network(configuration: Configuration, device: torch.device) -> model.ScoreNet1D:
     """The network as a training starts with it."""
     torch.manual_seed(configuration.training.seed)
-    sizes = dataclasses.asdict(configuration.architecture)
-    return model.ScoreNet1D(configuration.sde, **sizes).to(device)
+    return model.ScoreNet1D(configuration.sde, configuration.architecture).to(device)
 
 
 @dataclasses.dataclass

@@ -17,7 +17,9 @@ ARROWS = {  # what each part may import of the project
     "sde_utils": set(),
     "model": {"sde_utils"},
     "diffusion": {"diffusion", "runtime", "model", "sde_utils"},
-    **dict.fromkeys(SCRIPTS, {"sky", "diffusion", "checks", "figures", "runtime", "sde_utils"}),
+    **dict.fromkeys(
+        SCRIPTS, {"sky", "diffusion", "checks", "figures", "runtime", "model", "sde_utils"}
+    ),
 }
 FOREIGN = {  # packages that a part does not know
     "runtime": {"camb", "healpy", "pysm3"},

@@ -12,7 +12,7 @@ from runtime import records
 
 @pytest.mark.parametrize("sde", [s() for s in sde_utils.SDES.values()], ids=sde_utils.SDES)
 def test_the_network_starts_at_the_gaussian_answer(sde):
-    network = model.ScoreNet1D(sde, 6, hidden_dim=8, embed_dim=4, num_layers=2)
+    network = model.ScoreNet1D(sde, model.Architecture(6, hidden_dim=8, embed_dim=4, num_layers=2))
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     t = torch.full((5,), 0.3)
     alpha, sigma = sde.alpha(t[0]), sde.sigma(t[0])
@@ -26,7 +26,7 @@ def test_the_network_starts_at_the_gaussian_answer(sde):
 
 def test_every_parameter_can_learn():
     sde = sde_utils.VESDE()
-    network = model.ScoreNet1D(sde, 6, hidden_dim=8, embed_dim=4, num_layers=2)
+    network = model.ScoreNet1D(sde, model.Architecture(6, hidden_dim=8, embed_dim=4, num_layers=2))
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     generator = torch.Generator().manual_seed(0)
     before = {k: v.clone() for k, v in network.named_parameters()}
@@ -41,7 +41,7 @@ def test_every_parameter_can_learn():
 def test_a_conditional_network_starts_at_the_prior_and_then_sees_its_observation():
     sde = sde_utils.VESDE()
     kwargs = {"n_cond": 6, "n_param": 1, "hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
-    network = model.ScoreNet1D(sde, 6, **kwargs)
+    network = model.ScoreNet1D(sde, model.Architecture(6, **kwargs))
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(64, 7, generator=generator)
     y = x0[:, :6] + 0.1

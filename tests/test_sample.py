@@ -31,10 +31,10 @@ import sde_utils
 import train
 from diffusion import blocks as row_blocks
 from diffusion import sampling
-from diffusion.architecture import Architecture
 from diffusion.blocks import Blocks
 from diffusion.sampling import ReverseProcess, SolverSettings
 from diffusion.trained import Trained
+from model import Architecture
 from runtime import atomic, journal, jsonfiles, tables
 from runtime.errors import InputError
 from runtime.records import Prior, Record

@@ -233,7 +233,7 @@ def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
     rows = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".").held_out
     sde = sde_utils.VESDE()
     linear = baseline.LinearDenoiser(sde, baseline.second_moments(rows.blocks()), 6)
-    network = model.ScoreNet1D(sde, 6)
+    network = model.ScoreNet1D(sde, model.Architecture(6))
     whole = HeldOutLoss(linear, rows, 0)
     monkeypatch.setattr(dataset, "BLOCK_VALUES", 7 * 6)
     parts = HeldOutLoss(linear, rows, 0)
@@ -243,7 +243,7 @@ def test_held_out_loss_does_not_depend_on_blocks(monkeypatch):
 
 def test_timing_leaves_the_training_as_it_was():
     rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
-    network, asked = model.ScoreNet1D(sde_utils.VESDE(), 6), []
+    network, asked = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(6)), []
     settings = TrainingSettings(10, epochs=2, lr=1e-3, ema_decay=0.9, precision="bf16")
     training = trainer.Trainer(network, rows, asked.append, settings)
     networks, seconds = (network, training.ema), []
@@ -280,7 +280,7 @@ def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
 def test_a_batch_must_divide_among_the_processes(monkeypatch):
     monkeypatch.setattr(processes, "world_size", lambda: 3)
     rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
-    network = model.ScoreNet1D(sde_utils.VESDE(), 6)
+    network = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(6))
     with pytest.raises(InputError, match="--batch-size: 50 rows do not divide among 3"):
         trainer.Trainer(network, rows, lambda network: 0.0, TrainingSettings(50, epochs=1))
 
@@ -355,7 +355,7 @@ def test_processes_stop_together_and_one_goes_on():
 def test_the_average_follows_the_weights_after_each_step_and_training_learns():
     torch.manual_seed(0)
     sde = sde_utils.VESDE()
-    network = model.ScoreNet1D(sde, 6, hidden_dim=16, embed_dim=8, num_layers=1)
+    network = model.ScoreNet1D(sde, model.Architecture(6, hidden_dim=16, embed_dim=8, num_layers=1))
     x = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0)).sign()  # far from Gaussian
     rows = dataset.Rows(x, 6, torch.device("cpu"))
     settings = TrainingSettings(1000, epochs=200, lr=1e-2, ema_decay=0.9)

@@ -191,7 +191,7 @@ def folder(tmp_path, monkeypatch):
         ("posterior", {"n_cond": 4}, metadata),
         ("joint", {"n_cond": 4, "n_param": 1}, {**ranged, "mean_dl": SIGNAL.tolist()}),
     ):
-        network = model.ScoreNet1D(sde_utils.VESDE(), 4, **kwargs, **small)
+        network = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(4, **kwargs, **small))
         content = {
             "sde": {"name": "VE", "parameters": {}},
             "network_kwargs": {"n_ell": 4, **kwargs, **small},

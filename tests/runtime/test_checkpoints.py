@@ -21,7 +21,7 @@ from runtime.errors import InputError
 def checkpoint():
     torch.manual_seed(0)
     kwargs = {"n_ell": 6, "hidden_dim": 8, "embed_dim": 4, "num_layers": 1}
-    weights = model.ScoreNet1D(sde_utils.VPSDE(), **kwargs).state_dict()
+    weights = model.ScoreNet1D(sde_utils.VPSDE(), model.Architecture(**kwargs)).state_dict()
     return {
         "network_kwargs": kwargs,
         "sde": {"name": "VP", "parameters": {"beta_min": 0.1, "beta_max": 20.0}},

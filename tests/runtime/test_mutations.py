@@ -100,7 +100,7 @@ def same(a, b):
 def checkpoint_file(tmp_path):
     torch.manual_seed(0)
     kwargs = {"n_ell": 2, "hidden_dim": 2, "embed_dim": 2, "num_layers": 1}
-    weights = model.ScoreNet1D(sde_utils.VPSDE(), **kwargs).state_dict()
+    weights = model.ScoreNet1D(sde_utils.VPSDE(), model.Architecture(**kwargs)).state_dict()
     path = str(tmp_path / "model.pth")
     content = {
         "network_kwargs": kwargs,
