@@ -13,6 +13,7 @@ import train
 from benchmarks import cleaning, draws, machine, overhead, quality, report, scale
 from diffusion import solvers
 from runtime import devices, jsonfiles, tables
+from runtime.records import Record
 
 TOLERANT = "ode adaptive"  # takes the evaluations that a tolerance asks for
 
@@ -127,7 +128,8 @@ def test_quality_of_a_checkpoint_runs(conditional, monkeypatch, tmp_path):
     for name, quantity in (("truth", "primordial BB"), ("noisy", "observed BB")):
         files[name] = str(tmp_path / f"{name}.npy")
         rows = 1e-5 * rng.chisquare(nu, (100, 4)) / nu
-        tables.write_array(files[name], rows, {**known, "quantity": quantity})
+        record = Record.from_json({**known, "quantity": quantity})
+        tables.write_array(files[name], rows, record)
     path = str(tmp_path / "model.pth")
     argv = ["--data-file", files["truth"], "--out", path, "--epochs", "1", "--hidden-dim", "8"]
     argv += ["--embed-dim", "4", "--num-layers", "1", "--batch-size", "50", "--device", "cpu"]

@@ -12,6 +12,7 @@ import sde_utils
 import train
 from diffusion import solvers
 from runtime import tables
+from runtime.records import Prior, Record
 
 
 @pytest.fixture(scope="module", params=sde_utils.SDES)
@@ -21,8 +22,8 @@ def trained(request, tmp_path_factory):
     nu = 2 * np.arange(2, 32) + 1
     # after normalisation the power spectrum drops out of everything that is measured here
     rows = np.random.default_rng(0).chisquare(nu, (10000, 30)) / nu * 1e-5
-    metadata = {"quantity": "primordial BB", "r": 0.001, "dl_signal": [1e-5] * 30}
-    tables.write_array(str(folder / "rows.npy"), rows, metadata)
+    prior = Prior(r=0.001, dl_signal=np.full(30, 1e-5))
+    tables.write_array(str(folder / "rows.npy"), rows, Record("primordial BB", prior=prior))
     files = ["--data-file", str(folder / "rows.npy"), "--out", str(folder / "model.pth")]
     train.main([*files, "--sde-type", request.param])
     return folder

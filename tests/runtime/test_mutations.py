@@ -215,7 +215,7 @@ HOSTILE = {
 LOAD = """
 import re, sys
 from diffusion.trained import Trained
-from runtime import records, tables
+from runtime import jsonfiles, tables
 from runtime.errors import InputError
 
 def peak():

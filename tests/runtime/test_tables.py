@@ -41,8 +41,8 @@ def test_spectra_round_trip(spectra_file):
     spectra = tables.load_spectra(path)
     assert np.array_equal(spectra.values, values)
     assert np.array_equal(spectra.ell, np.arange(2, 8))
-    assert np.array_equal(spectra.theory("dl_signal"), np.ones(6))
-    assert spectra.theory("dl_contaminant") is None
+    assert np.array_equal(spectra.record.prior.dl_signal, np.ones(6))
+    assert spectra.record.contaminants.dl_contaminant is None
     assert sorted(os.listdir(os.path.dirname(path))) == ["dl.json", "dl.npy"]
 
 
