@@ -55,7 +55,7 @@ class VESDE:
             )
 
     @property
-    def _log_ratio(self):
+    def _log_ratio(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
@@ -97,10 +97,10 @@ class VPSDE:
                 f"need 0 <= beta_min < beta_max, got {self.beta_min:g} and {self.beta_max:g}"
             )
 
-    def _beta(self, t):
+    def _beta(self, t: torch.Tensor) -> torch.Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
-    def _beta_integral(self, t):
+    def _beta_integral(self, t: torch.Tensor) -> torch.Tensor:
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:

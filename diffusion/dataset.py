@@ -8,7 +8,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from runtime import processes, tables
 from runtime.errors import InputError
 from runtime.records import FloatArray
 from runtime.tables import Table
+
+AnyNormalizer = TypeVar("AnyNormalizer", bound=Normalizer | JointNormalizer)
 
 HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of itself
 BLOCK_VALUES = 2**17  # of held-out rows that pass the network together: 4369 of 30 multipoles
@@ -211,7 +213,7 @@ def gather(
         return torch.from_numpy(np.memmap(file, np.float32, "c", shape=(n, chunk.shape[1])))
 
 
-def _checked(table: Table, normalizer):
+def _checked(table: Table, normalizer: AnyNormalizer) -> AnyNormalizer:
     """The normaliser, whose table must vary at each multipole."""
     if not (normalizer.state_dict()["std"] > 0).all():
         raise InputError(f"{table.path}: a multipole has the same value in each row")

@@ -72,7 +72,7 @@ def _rebuild_tensor(
 def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
     """The method of an opcode, which is an error beyond MAX_OPCODES."""
 
-    def counted(self):
+    def counted(self: Any) -> None:
         self.opcodes += 1
         if self.opcodes > MAX_OPCODES:
             raise pickle.UnpicklingError("describes more than any checkpoint does")
@@ -106,17 +106,19 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a 
         for name in OPCODES
     }
 
+    stack: list[Any]  # of the base class
+
     def __init__(self, pickled: bytes, read_storage: Callable[[str], bytes]) -> None:
         super().__init__(io.BytesIO(pickled))
         self.read_storage, self.opcodes = read_storage, 0
         self.storages: dict[str, torch.Tensor] = {}
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.GLOBALS:
             raise pickle.UnpicklingError(f"{module}.{name}")
         return self.GLOBALS[module, name]
 
-    def persistent_load(self, saved_id):
+    def persistent_load(self, saved_id: Any) -> torch.Tensor:
         kind, dtype, key, _, numel = saved_id
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError("no storage")
@@ -129,7 +131,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves what a 
             raise pickle.UnpicklingError("a storage of another size")
         return storage
 
-    def load_build(self):
+    def load_build(self) -> None:
         self.stack.pop()  # attributes, which torch gives the OrderedDict of a network's weights
 
     dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
