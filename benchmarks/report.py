@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from checks import report
+
 PATH = pathlib.Path(__file__).with_name("RESULTS.md")
 
 
@@ -25,8 +27,7 @@ def write_section(name: str, markdown: str, path: pathlib.Path | None = None) ->
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, not padded: one changed number changes one line."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+    return "\n".join(report.table(header, rows))
 
 
 def processor() -> str:

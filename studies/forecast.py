@@ -24,9 +24,10 @@ import argparse
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
+from checks import report
 from figures import studies as plots
 from runtime import atomic, cli, console, jsonfiles, records
 from runtime.errors import InputError
@@ -285,12 +286,6 @@ HEADER = (
 )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, not padded: one changed number changes one line."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
-    return [lines[0], "|---" * len(header) + "|", *lines[1:]]
-
-
 def markdown(cases: Sequence[Case]) -> str:
     """The forecast as a Markdown document."""
     rows = [
@@ -302,7 +297,7 @@ def markdown(cases: Sequence[Case]) -> str:
         )
         for case in cases
     ]
-    lines = [*INTRODUCTION, "", *table(HEADER, rows)]
+    lines = [*INTRODUCTION, "", *report.table(HEADER, rows)]
     lines += ["", "Published, for orientation, under other assumptions than ours:", ""]
     for name in dict.fromkeys(case.instrument for case in cases):
         if name in PUBLISHED:
