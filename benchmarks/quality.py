@@ -32,7 +32,7 @@ from checks.posteriors import ExactPosteriors
 from diffusion import solvers
 from diffusion.dynamics import Dynamics, start_posterior
 from diffusion.trained import Trained
-from figures import studies as plots
+from figures.studies import solver_quality
 from runtime import atomic, cli, console, devices, records, tables
 from runtime.errors import InputError
 
@@ -233,7 +233,7 @@ def main(argv=None):
         curves = {k: curve(measure, v, args.evaluations) for k, v in methods().items()}
         print_curves(title, curves)
         results[title] = curves
-    atomic.write_figure(paths[0], plots.solver_quality(results))
+    atomic.write_figure(paths[0], solver_quality(results))
     atomic.write_json(paths[1], {"curves": results, **records.provenance(argv)})
     console.print_result(f"wrote {', '.join(paths)}")
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from checks import report
-from figures import studies as plots
+from figures.studies import forecast as draw_forecast
 from runtime import atomic, cli, console, jsonfiles, records
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
@@ -314,7 +314,7 @@ def gather(folders: Sequence[str], out_dir: str, argv: list[str] | None) -> None
         "cases": [case.to_json() for case in cases],
         "published": {name: dataclasses.asdict(entry) for name, entry in PUBLISHED.items()},
     }
-    figure = plots.forecast(content["cases"], content["published"])
+    figure = draw_forecast(content["cases"], content["published"])
     text = markdown(cases)
     atomic.write_json(paths[0], {**content, **records.provenance(argv)})
     atomic.write_bytes(paths[1], text)
