@@ -31,9 +31,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from figures.spectra import budget
-from runtime import atomic, cli, console, records, resources
+from runtime import atomic, cli, console, provenance, resources
 from runtime.errors import InputError
-from runtime.records import Prior, Record
+from runtime.priors import Prior
+from runtime.records import Record
 from sky import cosmology, foregrounds, instruments, simulation
 from sky.instruments import Band
 from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
@@ -369,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
     priors = {r: simulation.make_prior(r, ell, observation.fwhm_arcmin) for r in config.r}
     for prior in priors.values():
         simulation.check_finite(prior, simulator.contaminants)
-    made_by = records.provenance(argv)
+    made_by = provenance.collect(argv)
     described = {}
     for r, prior in priors.items():
         record = simulation.describe(simulator, prior, config.seed)

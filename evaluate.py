@@ -25,9 +25,9 @@ import numpy as np
 from checks.estimates import known
 from checks.run import Run
 from checks.skies import Skies
-from runtime import atomic, cli, console, jsonfiles, records, tables
+from runtime import atomic, cli, console, jsonfiles, provenance, tables
 from runtime.errors import InputError
-from runtime.records import FloatArray, Prior
+from runtime.priors import FloatArray, Prior
 from runtime.tables import Table
 
 if TYPE_CHECKING:  # slow to import
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
 
     posteriors = PosteriorCache(skies.observed)
     report, curves = measure(inputs, posteriors)
-    content = report.to_json() | records.provenance(argv)
+    content = report.to_json() | provenance.collect(argv)
     atomic.write_json(config.output("report.json"), content)
     text = markdown(report)
     atomic.write_bytes(config.output("report.md"), text)

@@ -47,7 +47,16 @@ from diffusion.jobs import IDENTITY, Job, is_finished
 from diffusion.outputs import TRAJECTORY
 from diffusion.sampling import Sampler, SolverSettings
 from figures import spectra
-from runtime import atomic, cli, console, devices, journal, processes, records, resources
+from runtime import (
+    atomic,
+    cli,
+    console,
+    devices,
+    journal,
+    processes,
+    provenance,
+    resources,
+)
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.records import Record, Sampled
@@ -243,8 +252,8 @@ class Configuration:
             "trajectory_index": self.shown,
             "device": self.device.type,
         }
-        provenance = records.provenance()
-        versions = {"torch": provenance["versions"]["torch"], "commit": provenance["git_commit"]}
+        made_with = provenance.collect()
+        versions = {"torch": made_with["versions"]["torch"], "commit": made_with["git_commit"]}
         return {f"--{name.replace('_', '-')}": value for name, value in flags.items()} | versions
 
     def sampler(self, trained: Trained, observed: Table | None) -> Sampler:
@@ -280,7 +289,7 @@ def write_log_likelihood(
         raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
     rows = likelihood_job.load_truth(args.data_file_gt, args.param_file_gt, trained)
     rows = dataclasses.replace(rows, y=None if observed is None else observed.values)
-    record = Record(sampled=sampled_from(args, trained, observed), extra=records.provenance(argv))
+    record = Record(sampled=sampled_from(args, trained, observed), extra=provenance.collect(argv))
     device = devices.get_device(args.device)
     names = "log_likelihood.npy", "log_likelihood_metrics.json"
     paths = [os.path.join(args.out_dir, name) for name in names]
@@ -381,7 +390,7 @@ def main(argv: list[str] | None = None) -> None:
             record = job.record()
             report = {"method": config.solver.method, "num_samples": blocks.num_samples, **record}
             report[IDENTITY] = job.identity
-            sampled, extra = sampled_from(args, trained, observed), records.provenance(argv)
+            sampled, extra = sampled_from(args, trained, observed), provenance.collect(argv)
             known = Record(sampled=sampled, extra=extra | record)
             arrays.publish(
                 {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs}

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import sde_utils
 from diffusion.settings import Configuration, TrainingSettings
 from figures.training import training_loss
-from runtime import atomic, cli, console, devices, processes, records, resources
+from runtime import atomic, cli, console, devices, processes, provenance, resources
 
 if TYPE_CHECKING:
     from diffusion.baseline import LossLevels
@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
             configuration,
             prepared,
             tables.data.record,
-            records.provenance(argv),
+            provenance.collect(argv),
         )
         steps, began = training.num_steps - training.state.step, time.monotonic()
         with console.progress(total=training.num_steps, unit="step") as bar:

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from runtime import console
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from sky import realisations, simulation
 from sky.observation import Hilc, Observation, SkyModel
 

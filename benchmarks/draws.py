@@ -12,7 +12,7 @@ import healpy
 import numpy as np
 
 from runtime import console
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from sky import cosmology, realisations
 from sky.realisations import ExpectedPowers
 

@@ -33,7 +33,7 @@ from diffusion import solvers
 from diffusion.dynamics import Dynamics, start_posterior
 from diffusion.trained import Trained
 from figures.studies import solver_quality
-from runtime import atomic, cli, console, devices, records, tables
+from runtime import atomic, cli, console, devices, provenance, tables
 from runtime.errors import InputError
 
 ELL = (2, 5, 10)
@@ -234,7 +234,7 @@ def main(argv=None):
         print_curves(title, curves)
         results[title] = curves
     atomic.write_figure(paths[0], solver_quality(results))
-    atomic.write_json(paths[1], {"curves": results, **records.provenance(argv)})
+    atomic.write_json(paths[1], {"curves": results, **provenance.collect(argv)})
     console.print_result(f"wrote {', '.join(paths)}")
 
 

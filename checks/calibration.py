@@ -10,7 +10,7 @@ from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
 from checks.statistics import Coverage
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 LEVELS = (0.5, 0.68, 0.95)  # of the central credible intervals whose coverage is checked
 PIT_DRAWS = 32  # draws per observation that enter the PIT: the exact CDF is what takes the time

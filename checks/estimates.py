@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.jsonfiles import Json
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 SIGMAS = 3  # a difference counts where it is this many standard errors
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import special
 
 from checks.noncentral import degrees, log_bessel, power_cdf
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 
 def wiener(S: npt.ArrayLike, N: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

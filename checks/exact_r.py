@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from checks.exact import FixedForegroundPosterior, GaussianPosterior
 from checks.noncentral import degrees, log_likelihood, power_information
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 Signal = Callable[[FloatArray], FloatArray]
 

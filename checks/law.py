@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from checks.estimates import Reported
-from runtime.records import FloatArray, Record
+from runtime.priors import FloatArray
+from runtime.records import Record
 
 MAX_ROWS, MAX_VALUES = 100_000, 10_000_000  # that are held against the law
 LOW_ELL = slice(0, 5)  # ell = 2-6

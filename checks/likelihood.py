@@ -8,7 +8,8 @@ from scipy import stats
 
 from checks.exact import GaussianPosterior, degrees
 from runtime.jsonfiles import Json
-from runtime.records import FloatArray, Record
+from runtime.priors import FloatArray
+from runtime.records import Record
 from runtime.tables import Table
 
 ExactLaw = Callable[[FloatArray, slice], FloatArray]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 
 def degrees(n_ell: int) -> npt.NDArray[np.int64]:

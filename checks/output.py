@@ -9,7 +9,8 @@ import numpy as np
 from checks.estimates import Reported
 from checks.law import LawDistance, compare_with_law
 from checks.truth import Normalize, TruthReport, compare_with_truth
-from runtime.records import FloatArray, Record
+from runtime.priors import FloatArray
+from runtime.records import Record
 from runtime.tables import Table
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from checks.exact import FixedForegroundPosterior, GaussianPosterior
 from checks.exact_r import MarginalPosterior, ObservationModel, RPosterior
-from runtime.records import Contaminants, FloatArray, Prior
+from runtime.priors import FloatArray, Prior
+from runtime.records import Contaminants
 from runtime.tables import Table
 
 

@@ -13,7 +13,7 @@ from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
 from checks.statistics import Coverage
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 R_BINS = 5
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from runtime import tables
 from runtime.errors import InputError
-from runtime.records import FloatArray, Prior, Sampled
+from runtime.priors import FloatArray, Prior
+from runtime.records import Sampled
 from runtime.tables import Table
 
 MIN_DRAWS = 16  # below, a standard error means nothing

@@ -10,7 +10,7 @@ from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
 from checks.truth import attained_share, correlation, is_echo, verdict
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

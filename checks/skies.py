@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from checks.run import Run
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from runtime.tables import Table
 
 

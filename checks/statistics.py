@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from checks.estimates import Reported
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 

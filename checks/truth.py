@@ -8,7 +8,8 @@ import numpy as np
 
 from checks.estimates import Estimate, Reported, known
 from runtime import tables
-from runtime.records import FloatArray, Record
+from runtime.priors import FloatArray
+from runtime.records import Record
 from runtime.tables import Table
 
 NO_INFORMATION = 0.05  # largest attainable correlation below which an observation is empty

@@ -14,7 +14,7 @@ from checks.estimates import SIGMAS, Estimate, Reported
 from checks.r import AgainstExact, RReport
 from checks.sharpness import Sharpness
 from runtime.jsonfiles import Json
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 LOW_ELL = 8  # response slopes are judged up to here: above, almost nothing can be denoised
 

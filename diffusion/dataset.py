@@ -16,7 +16,7 @@ import torch
 from diffusion.normalizers import JointNormalizer, Normalizer
 from runtime import processes, tables
 from runtime.errors import InputError
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from runtime.tables import Table
 
 AnyNormalizer = TypeVar("AnyNormalizer", bound=Normalizer | JointNormalizer)

@@ -13,7 +13,8 @@ from diffusion.dynamics import Dynamics
 from diffusion.trained import Trained
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
-from runtime.records import FloatArray, Record
+from runtime.priors import FloatArray
+from runtime.records import Record
 
 BLOCK_ROWS = 1024
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import torch
 
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 # r, shape (n,) -> expected D_ell, shape (n, n_ell), uK^2
 Signal = Callable[[FloatArray], FloatArray]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from diffusion.blocks import Blocks
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 QUANTILES = (0.16, 0.5, 0.84)
 TRAJECTORY = "trajectory.npy"  # states of one row, which only sample.py --plot-trajectories writes

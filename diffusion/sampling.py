@@ -28,7 +28,7 @@ from diffusion.outputs import (
 from runtime import devices, tables
 from runtime.errors import DivergedError, InputError
 from runtime.jsonfiles import Json
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 if TYPE_CHECKING:
     import torch

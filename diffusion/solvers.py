@@ -19,7 +19,7 @@ import numpy as np
 
 from diffusion.dynamics import Dynamics
 from runtime.errors import DivergedError
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from sde_utils import VelocityFn, angle, cpu_time, prior_std
 
 if TYPE_CHECKING:

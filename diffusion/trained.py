@@ -23,7 +23,8 @@ from model import Architecture, ScoreNet1D
 from runtime import checkpoints
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
-from runtime.records import FloatArray, Record, Sky
+from runtime.priors import FloatArray
+from runtime.records import Record, Sky
 from sde_utils import SDES, VESDE, VPSDE
 
 MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes

@@ -28,7 +28,8 @@ from diffusion.trained import Trained
 from runtime import atomic, checkpoints, console, devices, processes, resources, signals
 from runtime.errors import DivergedError, InputError, Interrupted
 from runtime.jsonfiles import Json
-from runtime.records import FloatArray, Record
+from runtime.priors import FloatArray
+from runtime.records import Record
 
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200

@@ -5,137 +5,12 @@ and its analysis, the contaminants of its observations, where draws came from. I
 to JSON in `from_json` and `to_json` and nowhere else. To record one more thing, add a field.
 """
 
-import contextlib
 import dataclasses
-import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from importlib import metadata as importlib_metadata
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from runtime.jsonfiles import Json, to_json
-
-PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
-
-FloatArray = npt.NDArray[np.float64]
-
-
-def _field_names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
-
-
-def _array(content: Mapping[str, Any], name: str) -> FloatArray | None:
-    values = content.get(name)
-    return None if values is None else np.asarray(values, float)
-
-
-def provenance(argv: list[str] | None = None) -> Json:
-    """Command, package versions and git commit, for a sidecar or a checkpoint.
-
-    Args:
-        argv: The script's arguments; those of this process when None.
-    """
-    words = [os.path.basename(sys.argv[0]), *(sys.argv[1:] if argv is None else argv)]
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib_metadata.PackageNotFoundError):
-            versions[name] = importlib_metadata.version(name)
-    commit = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=os.path.dirname(os.path.abspath(__file__)),
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
-    return {"command": " ".join(map(str, words)), "versions": versions, "git_commit": commit}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SignalTemplate:
-    """Primordial BB at any r of a range, from its values at a few.
-
-    D_ell / r varies with r through the tilt alone, so slowly that the polynomial through six
-    Chebyshev nodes is as good as CAMB (1e-4, up to r_max = 1).
-
-    Attributes:
-        r_nodes: Tensor-to-scalar ratios, shape (k,).
-        dl_per_r: D_ell / r there, shape (k, n_ell), uK^2.
-    """
-
-    r_nodes: FloatArray
-    dl_per_r: FloatArray
-
-    def __call__(self, r: FloatArray) -> FloatArray:
-        """D_ell at each r, shape (n, n_ell), uK^2; r of shape (n,)."""
-        from scipy.interpolate import BarycentricInterpolator
-
-        return r[:, None] * BarycentricInterpolator(self.r_nodes, self.dl_per_r, rng=0)(r)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prior:
-    """Prior of r and of the realised spectrum; a field that is unknown is None.
-
-    Attributes:
-        r: The one tensor-to-scalar ratio of all rows.
-        r_range: (r_min, r_max) where r is uniform between them.
-        dl_signal: Expected primordial D_ell at r, through the beam, shape (n_ell,), uK^2.
-        signal_template: The same at any r of r_range.
-        mean_dl: Mean D_ell of training rows, shape (n_ell,), uK^2.
-    """
-
-    r: float | None = None
-    r_range: tuple[float, float] | None = None
-    dl_signal: FloatArray | None = None
-    signal_template: SignalTemplate | None = None
-    mean_dl: FloatArray | None = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Prior from the keys of a sidecar or checkpoint.
-
-        Raises:
-            ValueError: If r_range or signal_template is damaged.
-        """
-        r_range = content.get("r_range")
-        return cls(
-            r=content.get("r"),
-            r_range=None if r_range is None else tuple(r_range),
-            dl_signal=_array(content, "dl_signal"),
-            signal_template=_read_signal_template(content),
-            mean_dl=_array(content, "mean_dl"),
-        )
-
-    @property
-    def r_or_range(self) -> float | list[float] | None:
-        """r, or the two ends of its range, as reports print it."""
-        return self.r if self.r_range is None else list(self.r_range)
-
-
-def _read_signal_template(content: Mapping[str, Any]) -> SignalTemplate | None:
-    if "signal_template" not in content:
-        return None
-    names = _field_names(SignalTemplate)
-    try:
-        arrays = {name: np.array(content["signal_template"][name], float) for name in names}
-        low, high = content["r_range"]
-        finite = all(np.isfinite(value).all() for value in arrays.values())
-        in_order = 0 <= low < high < math.inf
-    except (KeyError, TypeError, ValueError):
-        finite = in_order = False
-    if not finite or not in_order:
-        raise ValueError("r_range or signal_template is damaged")
-    if arrays["dl_per_r"].shape[:1] != arrays["r_nodes"].shape or arrays["dl_per_r"].ndim != 2:
-        raise ValueError("signal_template has not one spectrum per r")
-    return SignalTemplate(**arrays)
+from runtime.priors import FloatArray, Prior, field_names, read_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +34,7 @@ class Sky:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Sky from the keys of a sidecar or checkpoint."""
-        return cls(**{name: content.get(name) for name in _field_names(cls)})
+        return cls(**{name: content.get(name) for name in field_names(cls)})
 
     @property
     def known(self) -> bool:
@@ -174,7 +49,7 @@ class Sky:
         """
         if not self.known or not other.known:
             return {}
-        names = _field_names(Sky)
+        names = field_names(Sky)
         if self.cleaning is None:
             names = [*(name for name in names if name != "cleaning"), "cleaning"]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
@@ -235,7 +110,7 @@ class Contaminants:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Contaminants from the keys of a sidecar."""
-        return cls(**{name: _array(content, name) for name in _field_names(cls)})
+        return cls(**{name: read_array(content, name) for name in field_names(cls)})
 
     @property
     def law_known(self) -> bool:
@@ -365,11 +240,11 @@ class Record:
             ValueError: If an entry is damaged.
         """
         sampled = Sampled.from_json(content)
-        typed = {*cls.PLAIN, *_field_names(Sky), *_field_names(Contaminants), *_field_names(Ilc)}
-        typed |= {*_field_names(Prior)}
+        typed = {*cls.PLAIN, *field_names(Sky), *field_names(Contaminants), *field_names(Ilc)}
+        typed |= {*field_names(Prior)}
         if sampled is not None:
             typed |= {"method", "model_checkpoint", "prior", "observation"}
-        ilc: Json = {name: _array(content, name) for name in _field_names(Ilc)}
+        ilc: Json = {name: read_array(content, name) for name in field_names(Ilc)}
         return cls(
             **{name: content.get(name) for name in cls.PLAIN},
             prior=Prior.from_json(content),

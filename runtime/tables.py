@@ -15,7 +15,8 @@ import numpy as np
 from runtime import atomic, console, jsonfiles, records
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
-from runtime.records import Contaminants, Prior, Record
+from runtime.priors import Prior
+from runtime.records import Contaminants, Record
 
 CHUNK_BYTES = 2**20  # of an array checked at a time: small, so that it stays in the cache
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.records import Contaminants, FloatArray, Ilc
+from runtime.priors import FloatArray
+from runtime.records import Contaminants, Ilc
 from sky import cosmology
 from sky.cosmology import IntArray
 from sky.foregrounds import Components, ForegroundModel

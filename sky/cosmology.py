@@ -7,7 +7,7 @@ through the beam where a function says so. Nothing here knows about files or fla
 import numpy as np
 import numpy.typing as npt
 
-from runtime.records import FloatArray, SignalTemplate
+from runtime.priors import FloatArray, SignalTemplate
 
 IntArray = npt.NDArray[np.int64]
 

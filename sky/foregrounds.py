@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.jsonfiles import Json, to_json
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from sky import cosmology, presets, realisations
 from sky.cosmology import IntArray
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime import jsonfiles
 from runtime.errors import InputError
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from sky import cosmology
 from sky.cosmology import IntArray
 

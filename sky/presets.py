@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import InputError
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 
 
 def _components(preset: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from runtime.records import FloatArray
+from runtime.priors import FloatArray
 from sky import cosmology
 from sky.cosmology import IntArray
 

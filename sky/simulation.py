@@ -19,7 +19,8 @@ import numpy as np
 
 from runtime import console
 from runtime.errors import InputError
-from runtime.records import Contaminants, FloatArray, Ilc, Prior, Record
+from runtime.priors import FloatArray, Prior
+from runtime.records import Contaminants, Ilc, Record
 from sky import cleaning, cosmology, foregrounds, instruments, realisations
 from sky.cosmology import IntArray
 from sky.observation import (

@@ -29,7 +29,7 @@ from typing import Self
 
 from checks import report
 from figures.studies import forecast as draw_forecast
-from runtime import atomic, cli, console, jsonfiles, records
+from runtime import atomic, cli, console, jsonfiles, provenance
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.records import Record
@@ -316,7 +316,7 @@ def gather(folders: Sequence[str], out_dir: str, argv: list[str] | None) -> None
     }
     figure = draw_forecast(content["cases"], content["published"])
     text = markdown(cases)
-    atomic.write_json(paths[0], {**content, **records.provenance(argv)})
+    atomic.write_json(paths[0], {**content, **provenance.collect(argv)})
     atomic.write_bytes(paths[1], text)
     atomic.write_figure(paths[2], figure)
     console.print_result(text)

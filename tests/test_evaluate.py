@@ -14,15 +14,16 @@ from checks.noncentral import degrees
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
-from runtime import jsonfiles, records, tables
-from runtime.records import Prior, Record, Sampled, Sky
+from runtime import jsonfiles, priors, tables
+from runtime.priors import Prior
+from runtime.records import Record, Sampled, Sky
 from sky import realisations
 
 N_ELL, ROWS, DRAWS = 6, 600, 40
 NOISE = np.full(N_ELL, 2e-5)
 GAUSSIAN_PARTS = ("dl_lensing", "dl_noise", "dl_gaussian_foreground")
 PARTS = dict(zip(GAUSSIAN_PARTS, np.outer([0.5, 0.3, 0.2], NOISE).tolist(), strict=True))
-TEMPLATE = records.SignalTemplate(
+TEMPLATE = priors.SignalTemplate(
     np.array([0.002, 0.008]), np.array([[1e-2] * N_ELL, [1.1e-2] * N_ELL])
 )
 NU = degrees(N_ELL)

@@ -7,7 +7,7 @@ import torch
 import model
 import sde_utils
 from diffusion import normalizers
-from runtime import records
+from runtime import priors
 
 
 @pytest.mark.parametrize("sde", [s() for s in sde_utils.SDES.values()], ids=sde_utils.SDES)
@@ -63,7 +63,7 @@ def test_a_conditional_network_starts_at_the_prior_and_then_sees_its_observation
 
 
 def test_joint_normalizer():
-    signal = records.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
+    signal = priors.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
     generator = torch.Generator().manual_seed(0)
     r = 0.01 * torch.rand(5000, dtype=torch.float64, generator=generator)
     ratio = torch.rand(5000, 4, dtype=torch.float64, generator=generator) + 1e-3
@@ -104,7 +104,7 @@ def test_moments_of_chunks_are_those_of_the_whole():
 
 
 def test_joint_normalizer_fits_chunks_as_the_whole():
-    signal = records.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
+    signal = priors.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
     generator = torch.Generator().manual_seed(0)
     r = 0.01 * torch.rand(1000, dtype=torch.float64, generator=generator) + 1e-6
     dl = torch.rand(1000, 4, dtype=torch.float64, generator=generator) + 1e-3

@@ -13,7 +13,7 @@ import sde_utils
 import train
 from diffusion import solvers
 from diffusion.trained import Trained
-from runtime import jsonfiles, records, tables
+from runtime import jsonfiles, priors, records, tables
 
 SIGNAL = 1e-5 * np.ones(6)
 NOISE = 1e-6 * np.ones(6)
@@ -102,7 +102,7 @@ def test_the_previous_checkpoint_is_kept():
 
 
 def test_the_null_test_cannot_be_trained_on(capsys):
-    null = records.Record(prior=records.Prior(r=0.0))
+    null = records.Record(prior=priors.Prior(r=0.0))
     tables.write_array("data/dl_train_r0.npy", np.zeros((10, 6)), null)
     message = fails(train.main, [*TINY, "--data-file", "data/dl_train_r0.npy"], 2, capsys)
     assert "null test" in message

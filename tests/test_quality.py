@@ -12,7 +12,8 @@ import sde_utils
 import train
 from diffusion import solvers
 from runtime import tables
-from runtime.records import Prior, Record
+from runtime.priors import Prior
+from runtime.records import Record
 
 
 @pytest.fixture(scope="module", params=sde_utils.SDES)

@@ -37,7 +37,8 @@ from diffusion.trained import Trained
 from model import Architecture
 from runtime import atomic, journal, jsonfiles, tables
 from runtime.errors import InputError
-from runtime.records import Prior, Record
+from runtime.priors import Prior
+from runtime.records import Record
 
 
 def test_generate_is_reproducible_and_follows_the_seed():

@@ -5,7 +5,8 @@ import pytest
 from test_pipeline import SIGNAL, draw
 
 from checks import law
-from runtime.records import Prior, Record
+from runtime.priors import Prior
+from runtime.records import Record
 
 
 def test_generated_metrics_are_at_the_floor_for_exact_draws():

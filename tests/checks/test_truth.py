@@ -8,7 +8,8 @@ from test_pipeline import NOISE, SIGNAL, draw
 from checks import truth as truth_checks
 from diffusion import normalizers
 from runtime import tables
-from runtime.records import Prior, Record
+from runtime.priors import Prior
+from runtime.records import Record
 
 
 def test_verdict_tells_an_echo_from_a_denoiser():

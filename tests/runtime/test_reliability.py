@@ -13,7 +13,7 @@ import torch
 import train
 from diffusion import trainer
 from diffusion.trained import Trained
-from runtime import atomic, records, signals, tables
+from runtime import atomic, priors, records, signals, tables
 
 ARGV = ["--data-file", "x.npy", "--batch-size", "50", "--epochs", "12", "--hidden-dim", "16"]
 ARGV += ["--embed-dim", "8", "--num-layers", "1", "--device", "cpu", "--resume", "--out"]
@@ -56,7 +56,7 @@ def _start():
         ["test_reliability", "torch", "runtime.checkpoints", "figures.plots"]
     )
     rng = np.random.default_rng(0)
-    record = records.Record(prior=records.Prior(r=0.001))
+    record = records.Record(prior=priors.Prior(r=0.001))
     tables.write_array("x.npy", 1e-5 * rng.chisquare(9, (400, 6)), record)
 
     def started(out, save_seconds=0):

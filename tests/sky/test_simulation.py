@@ -10,7 +10,8 @@ import pytest
 import data_generation
 from runtime import tables
 from runtime.errors import InputError
-from runtime.records import Prior, Record, SignalTemplate
+from runtime.priors import Prior, SignalTemplate
+from runtime.records import Record
 from sky import observation, outputs, simulation
 
 pytestmark = pytest.mark.usefixtures("cached_lensing")
