@@ -25,7 +25,7 @@ import numpy as np
 from checks.estimates import known
 from checks.run import Run
 from checks.skies import Skies
-from runtime import atomic, cli, console, jsonfiles, provenance, tables
+from runtime import atomic, cli, console, provenance, tables
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Prior
 from runtime.tables import Table
@@ -135,7 +135,7 @@ class PosteriorCache:
         """Exact posteriors under a prior; says so where that takes time."""
         from checks.posteriors import ExactPosteriors
 
-        key = repr(jsonfiles.to_json(dataclasses.replace(prior, mean_dl=None)))
+        key = repr(dataclasses.replace(prior, mean_dl=None).to_json())
         if key not in self._known:
             if self.observed.record.contaminants.law_known:
                 console.info(f"exact posterior under the prior r = {prior.r_or_range}")

@@ -14,9 +14,10 @@ class Architecture:
     """Sizes of a `ScoreNet1D`.
 
     Attributes:
-        n_ell: Multipoles.
-        n_cond: Observed multipoles; 0 for an unconditional network.
-        n_param: Parameters that are diffused beside the spectrum.
+        n_ell: Multipoles; 0 where parameters are all that is diffused.
+        n_cond: Numbers of an observation; 0 for an unconditional network. As many as multipoles
+            count as theirs, in order.
+        n_param: Parameters that are diffused.
         hidden_dim: Width.
         embed_dim: Features of time.
         num_layers: Residual blocks.
@@ -41,8 +42,13 @@ class Architecture:
 
     @property
     def joint(self) -> bool:
-        """Whether r is diffused beside the spectrum."""
+        """Whether parameters are diffused, beside the spectrum or alone."""
         return self.n_param > 0
+
+    @property
+    def aligned(self) -> bool:
+        """Whether an observation has a value for each multipole."""
+        return self.conditional and self.n_cond == self.n_ell
 
 
 class FourierTime(nn.Module):
@@ -138,9 +144,10 @@ class ScoreNet1D(nn.Module):
     section 5). The noise level enters as Fourier features of log(sigma/alpha), which resolve small
     and large noise alike.
 
-    A conditional network shows each multipole its own observation, and r where that is diffused
-    too. The MLP then reads all units, from which it can add up what the multipoles say about r,
-    as the exact posterior does, and tells each multipole how to weigh its own.
+    A conditional network shows each multipole its own observation, and the parameters where some
+    are diffused too. The MLP then reads all units, from which it can add up what the multipoles
+    say about r, as the exact posterior does, and tells each multipole how to weigh its own. An
+    observation that has no value for each multipole reaches the MLP alone.
 
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
@@ -154,7 +161,7 @@ class ScoreNet1D(nn.Module):
         hidden_dim, embed_dim = architecture.hidden_dim, architecture.embed_dim
         self.fourier = FourierTime(embed_dim)
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        num_inputs = 1 + architecture.conditional + n_param
+        num_inputs = 1 + architecture.aligned + n_param
         context_dim = hidden_dim if architecture.conditional else 0
         self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
         num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
@@ -181,7 +188,8 @@ class ScoreNet1D(nn.Module):
         embedding = self.embedding(self.fourier(log_ratio / 4))
         n_param, conditional = self.architecture.n_param, self.architecture.conditional
         given = [y] if conditional and y is not None else []
-        inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in given)]
+        aligned = given if self.architecture.aligned else []
+        inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
         inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
         units = self.per_multipole.hidden(inputs, embedding)
         h = self.input(torch.cat([v, *given, units.flatten(1)], 1) if conditional else v)

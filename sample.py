@@ -4,7 +4,7 @@ A checkpoint that was trained with --cond-file is conditional: for each row of -
 --num-draws draws start from the SDE's prior and follow the score of p(spectrum | observation).
 denoised.npy is their mean; posterior_draws.npy (num_obs, num_draws, n_ell), posterior_std.npy and
 posterior_quantiles.npy (num_obs, 3, n_ell; 16, 50, 84 %) stand beside it, and r_draws.npy
-(num_obs, num_draws) if it was trained with --param-file.
+(num_obs, num_draws) if it was trained with --param-file: NAME_draws.npy of any parameter NAME.
 
 Any other checkpoint starts at the normalised observation, as the published recipe does, and
 writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy.
@@ -33,15 +33,16 @@ import dataclasses
 import hashlib
 import os
 import time
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 import sde_utils
 from checks import output
 from checks.law import sample_rows
-from checks.output import Inputs
-from diffusion import observations, solver_flags
+from checks.output import Inputs, OutputReport
+from diffusion import observations, sample_flags
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.jobs import IDENTITY, Job, is_finished
 from diffusion.outputs import TRAJECTORY
@@ -64,128 +65,22 @@ from runtime.tables import Table
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
     from diffusion.trained import Trained
-
-NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
-NOT_WITH_LOG_LIKELIHOOD = (
-    *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
-    *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
-    *("batch_size", "precision", "seed", "resume"),
-)
-
-NPY = cli.file_argument(".npy")
-FILES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--data-file-noisy", {"type": NPY, "help": "observations; without, generate"}),
-    ("--data-file-gt", {"type": NPY, "help": "their truth, row for row"}),
-    ("--param-file-gt", {"type": NPY, "help": "its r, for --log-likelihood"}),
-    (
-        "--model-checkpoint",
-        {
-            "type": cli.file_argument(".pth"),
-            "default": "model.pth",
-            "help": "checkpoint of train.py",
-        },
-    ),
-    ("--out-dir", {"default": ".", "help": "folder of the outputs"}),
-    (
-        "--num-samples",
-        {"type": cli.positive_int, "help": f"spectra to generate (default: {NUM_SAMPLES})"},
-    ),
-    (
-        "--num-draws",
-        {
-            "type": cli.positive_int,
-            "help": "conditional checkpoints: posterior draws per observation "
-            f"(default: {NUM_DRAWS})",
-        },
-    ),
-    (
-        "--log-likelihood",
-        {
-            "action": "store_true",
-            "help": "write log p of each row of --data-file-gt, given its row of "
-            "--data-file-noisy where the checkpoint is conditional, and draw nothing",
-        },
-    ),
-)
-FIGURES: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "--plot-trajectories",
-        {"action": "store_true", "help": "save and draw the states of one row"},
-    ),
-    (
-        "--trajectory-index",
-        {"type": cli.non_negative_int, "default": 0, "help": "row shown in figures"},
-    ),
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
-    group = parser.add_argument_group("files")
-    for flag, options in FILES:
-        group.add_argument(flag, **options)
+    sample_flags.add_files(parser)
     cli.add_sde_arguments(parser, sde_utils.SDES, "that of the checkpoint")
-    for title, arguments in (("reverse process", solver_flags.FLAGS), ("figures", FIGURES)):
-        group = parser.add_argument_group(title)
-        for flag, options in arguments:
-            group.add_argument(flag, **options)
+    sample_flags.add_reverse_process(parser)
     cli.add_run_arguments(parser).add_argument(
         "--resume",
         action="store_true",
         help="go on where a stopped run with the same flags left off, if there is one in --out-dir",
     )
     return parser
-
-
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Rules across arguments."""
-    if args.log_likelihood:
-        check_log_likelihood(parser, args)
-    elif args.param_file_gt:
-        parser.error("--param-file-gt needs --log-likelihood")
-    elif args.data_file_gt and not args.data_file_noisy:
-        parser.error("--data-file-gt needs --data-file-noisy")
-    if args.data_file_noisy and args.num_samples:
-        parser.error("--num-samples is for generating; leave out --data-file-noisy")
-    if args.t_start and not args.data_file_noisy:
-        parser.error("--t-start is for observations; the prior starts at 1")
-    solver_flags.check(parser, args)
-
-
-def check_log_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
-    if not args.data_file_gt:
-        parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
-    if processes.world_size() > 1:
-        parser.error("--log-likelihood runs in one process; start it without torchrun")
-    for name, value in vars(args).items():
-        if name in NOT_WITH_LOG_LIKELIHOOD and value != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} does not go with --log-likelihood")
-
-
-def check_model(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, trained: Trained
-) -> None:
-    """Error where flags contradict the checkpoint."""
-    import torch
-
-    sde = trained.sde
-    cli.check_sde_arguments(parser, args, sde_utils.SDES, trained.sde_name, sde)
-    if args.t_start:
-        t = torch.tensor(args.t_start)
-        if sde.sigma(t) <= sde_utils.U_MIN * sde.alpha(t):
-            parser.error(
-                f"--t-start {args.t_start:g}: no noise is left there to remove; start later"
-            )
-    if not trained.conditional:
-        if args.num_draws:
-            parser.error("--num-draws: the checkpoint is not conditional; train with --cond-file")
-    elif not args.data_file_noisy:
-        parser.error(f"{args.model_checkpoint} is conditional: it needs --data-file-noisy")
-    elif args.t_start:
-        parser.error("--t-start: posterior draws start from the SDE's prior, at 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,15 +115,15 @@ class Configuration:
     ) -> Self:
         """The one reading of the flags, after they were checked."""
         device = devices.get_device(args.device)
-        num_samples = args.num_samples or NUM_SAMPLES
+        num_samples = args.num_samples or sample_flags.NUM_SAMPLES
         blocks = Blocks(
             num_samples if observed is None else len(observed.values),
-            (args.num_draws or NUM_DRAWS) if trained.conditional else 1,
+            (args.num_draws or sample_flags.NUM_DRAWS) if trained.conditional else 1,
             args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
         names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume")
         return cls(
-            solver=solver_flags.read(args),
+            solver=sample_flags.read(args),
             blocks=blocks,
             device=device,
             shown=args.trajectory_index,
@@ -284,7 +179,9 @@ def write_log_likelihood(
 
     observed = None
     if trained.conditional:
-        observed, _ = observations.load(args.data_file_noisy, args.data_file_gt, trained)
+        observed, _ = observations.load(
+            args.data_file_noisy, args.data_file_gt, trained, args.allow_outliers
+        )
     elif args.data_file_noisy:
         raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
     rows = likelihood_job.load_truth(args.data_file_gt, args.param_file_gt, trained)
@@ -309,9 +206,31 @@ def output_paths(config: Configuration, sampler: Sampler) -> dict[str, str]:
     """{file name: path} of all that a run writes beside sidecars."""
     names = [each.name for each in sampler.outputs]
     names += [TRAJECTORY] if config.plot_trajectories else []
-    names += ["metrics.json", "examples.png"]
+    names += ["metrics.json"]
+    names += ["examples.png"] if config.n_ell else []
     names += ["trajectory.png"] if config.plot_trajectories else []
     return {name: os.path.join(config.out_dir, name) for name in names}
+
+
+def draw_examples(
+    arrays: Mapping[str, np.ndarray],
+    config: Configuration,
+    inputs: Inputs,
+    measured: OutputReport,
+) -> Figure:
+    """The row that is shown, or several generated spectra."""
+    row = config.shown
+    signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
+    if inputs.observed is not None:
+        truth = None if inputs.truth is None else inputs.truth.values[row]
+        example = spectra.Example(ell, inputs.observed.values[row], truth, signal)
+        correlations = None
+        if measured.truth is not None:
+            known = measured.truth.correlation
+            if known.denoised is not None and known.observation is not None:
+                correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
+        return spectra.output_example(example, arrays, row, correlations)
+    return spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
 
 
 def write_report(
@@ -326,21 +245,12 @@ def write_report(
         paths: {file name: path}.
     """
     arrays = {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
-    row, measured = config.shown, output.measure(arrays, config.shown, inputs)
+    measured = output.measure(arrays, config.shown, inputs)
     atomic.write_json(paths["metrics.json"], report | measured.to_json())
-    signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
-    if inputs.observed is not None:
-        truth = None if inputs.truth is None else inputs.truth.values[row]
-        example = spectra.Example(ell, inputs.observed.values[row], truth, signal)
-        correlations = None
-        if measured.truth is not None:
-            known = measured.truth.correlation
-            if known.denoised is not None and known.observation is not None:
-                correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
-        figure = spectra.output_example(example, arrays, row, correlations)
-    else:
-        figure = spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
-    atomic.write_figure(paths["examples.png"], figure)
+    if config.n_ell:
+        figure = draw_examples(arrays, config, inputs, measured)
+        atomic.write_figure(paths["examples.png"], figure)
+    ell = np.arange(2, 2 + config.n_ell)
     if TRAJECTORY in arrays:
         states = arrays[TRAJECTORY]
         figure = spectra.trajectory(states[:, 0], states[:, 1 : 1 + config.n_ell], ell)
@@ -353,7 +263,7 @@ def write_report(
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    check_arguments(parser, args)
+    sample_flags.check(parser, args)
 
     import torch
 
@@ -361,11 +271,13 @@ def main(argv: list[str] | None = None) -> None:
 
     devices.set_threads(args.threads)
     trained = Trained.load(args.model_checkpoint)
-    check_model(parser, args, trained)
+    sample_flags.check_model(parser, args, trained)
     if args.log_likelihood:
         write_log_likelihood(args, trained, argv)
         return
-    observed, truth = observations.load(args.data_file_noisy, args.data_file_gt, trained)
+    observed, truth = observations.load(
+        args.data_file_noisy, args.data_file_gt, trained, args.allow_outliers
+    )
     config = Configuration.from_arguments(args, trained, observed)
     sampler, blocks = config.sampler(trained, observed), config.blocks
     if config.shown >= blocks.num_samples:

@@ -2,7 +2,9 @@
 
 With --data-file alone it learns the prior p(x). With --cond-file, the observations of the same
 rows, it learns the posterior p(x | y); with --param-file as well, the r of the same rows, the
-joint posterior p(x, r | y). Reads the training rows of data_generation.py. Writes the checkpoint
+joint posterior p(x, r | y); with --cond-file and --param-file alone p(r | y). Reads the training
+rows of data_generation.py, or arrays of any other simulator, whose parameters --param names and
+whose observations may have any number of columns. Writes the checkpoint
 (--out) and beside it training_loss.npy (columns: training, validation, best linear denoiser; a
 row per epoch) and training_loss.png. A checkpoint that is replaced stays as NAME.previous.pth.
 
@@ -14,6 +16,7 @@ Examples:
   python train.py --data-file data/dl_train_r0.001.npy --sde-type VE --epochs 150 --device cpu
   python train.py --data-file data/dl_train_r0-0.01.npy --out posterior.pth \\
       --cond-file data/dl_train_noisy_r0-0.01.npy --param-file data/r_train_r0-0.01.npy
+  python train.py --cond-file y.npy --param-file theta.npy --param r 0 0.01 --param A_d 0 10
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import sde_utils
 from diffusion.settings import Configuration, TrainingSettings
 from figures.training import training_loss
 from runtime import atomic, cli, console, devices, processes, provenance, resources
+from runtime.priors import Parameter
 
 if TYPE_CHECKING:
     from diffusion.baseline import LossLevels
@@ -35,31 +39,55 @@ if TYPE_CHECKING:
     from diffusion.trained import Trained
     from diffusion.trainer import History
 
+DATA_FILE = "data/dl_train_r0.001.npy"
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of files and of what their columns are."""
     group = parser.add_argument_group("files")
+    npy, pth = cli.file_argument(".npy"), cli.file_argument(".pth")
     group.add_argument(
         "--data-file",
-        type=cli.file_argument(".npy"),
-        default="data/dl_train_r0.001.npy",
-        help="training rows, D_ell in uK^2",
+        type=npy,
+        help=f"training rows, D_ell in uK^2 (default: {DATA_FILE}; beside --param-file none: "
+        "learn parameters alone)",
     )
-    npy = cli.file_argument(".npy")
     group.add_argument(
         "--cond-file", type=npy, help="their observations, row for row: learn the posterior"
     )
     group.add_argument(
-        "--param-file", type=npy, help="their r, row for row: learn the joint posterior of D_ell, r"
+        "--param-file", type=npy, help="their parameters, row for row: learn these as well"
     )
     group.add_argument(
-        "--out", type=cli.file_argument(".pth"), default="model.pth", help="checkpoint to write"
+        "--param",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "MIN", "MAX"),
+        help="a column of --param-file and the range over which it is uniform, for each in order; "
+        "files of data_generation.py say that themselves",
     )
+    group.add_argument(
+        "--r-range",
+        type=cli.finite_float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="short for --param r MIN MAX",
+    )
+    group.add_argument(
+        "--init-from", type=pth, help="checkpoint with whose weights the training starts"
+    )
+    group.add_argument("--out", type=pth, default="model.pth", help="checkpoint to write")
     group.add_argument(
         "--resume",
         action="store_true",
         help="go on with the training in --out, if there is one; settings must be as they were",
     )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    add_files(parser)
     cli.add_sde_arguments(parser, sde_utils.SDES)
     group = parser.add_argument_group("network")
     group.add_argument("--hidden-dim", type=cli.positive_int, default=256, help="width")
@@ -94,7 +122,9 @@ class Options:
     """What the command line asks for.
 
     Attributes:
-        data_file, cond_file, param_file: Training rows, the last two None where not given.
+        data_file, cond_file, param_file: Training rows, None where there are none.
+        declared: Columns of param_file that the command line names.
+        init_from: Checkpoint with whose weights it starts, or None.
         out: Checkpoint.
         resume: Whether to go on with it.
         device, threads: As runtime.devices takes them.
@@ -104,9 +134,11 @@ class Options:
         training: Settings of the optimisation.
     """
 
-    data_file: str
+    data_file: str | None
     cond_file: str | None
     param_file: str | None
+    declared: tuple[Parameter, ...]
+    init_from: str | None
     out: str
     resume: bool
     device: str
@@ -123,20 +155,32 @@ class Options:
         """Of all outputs; empty for the working folder."""
         return os.path.dirname(self.out)
 
+    def load_tables(self) -> TrainingTables:
+        """Training rows; InputError where they do not fit."""
+        from diffusion.dataset import TrainingTables
+
+        files = (self.data_file, self.cond_file, self.param_file)
+        return TrainingTables.load(*files, self.declared)
+
     def configuration(self, tables: TrainingTables) -> Configuration:
         """All that the weights follow from, with the sizes and digests of the tables."""
         from model import Architecture
+        from runtime.checkpoints import file_sha256
 
-        n_ell = tables.data.values.shape[1]
         architecture = Architecture(
-            n_ell=n_ell,
-            n_cond=0 if tables.cond is None else n_ell,
-            n_param=0 if tables.param is None else 1,
+            n_ell=tables.n_ell,
+            n_cond=tables.n_cond,
+            n_param=len(tables.parameters),
             hidden_dim=self.hidden_dim,
             embed_dim=self.embed_dim,
             num_layers=self.num_layers,
         )
-        return Configuration(self.training, architecture, self.sde_name, self.sde, tables.digests())
+        digests = tables.digests()
+        if self.init_from:
+            digests["init_sha256"] = file_sha256(self.init_from)
+        return Configuration(
+            self.training, architecture, self.sde_name, self.sde, digests, self.declared
+        )
 
 
 def parse_options(argv: list[str] | None = None) -> Options:
@@ -145,6 +189,10 @@ def parse_options(argv: list[str] | None = None) -> Options:
     args = parser.parse_args(argv)
     if args.param_file and not args.cond_file:
         parser.error("--param-file needs --cond-file: without observations r is its prior")
+    if not args.data_file and not args.param_file:
+        args.data_file = DATA_FILE
+    if args.init_from and os.path.abspath(args.init_from) == os.path.abspath(args.out):
+        parser.error("--init-from: is --out, which would replace it; name another --out")
     name = args.sde_type or "VE"
     parameters = cli.sde_parameters(parser, args, sde_utils.SDES, name)
     try:
@@ -152,7 +200,29 @@ def parse_options(argv: list[str] | None = None) -> Options:
     except ValueError as error:
         parser.error(f"--sde-type {name}: {error}")
     training = TrainingSettings(**_fields(TrainingSettings, args))
-    return Options(**_fields(Options, args), sde_name=name, sde=sde, training=training)
+    declared = declared_parameters(parser, args)
+    return Options(
+        **_fields(Options, args), declared=declared, sde_name=name, sde=sde, training=training
+    )
+
+
+def declared_parameters(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> tuple[Parameter, ...]:
+    """The parameters that --param and --r-range name."""
+    given = [("r", *args.r_range)] if args.r_range else []
+    given += args.param
+    if given and not args.param_file:
+        parser.error("--param and --r-range name columns of --param-file; give it, too")
+    if args.r_range and args.param:
+        parser.error("--r-range is short for --param r MIN MAX; give one of the two")
+    try:
+        found = tuple(Parameter(name, float(low), float(high)) for name, low, high in given)
+    except ValueError as error:
+        parser.error(f"--param: {error}")
+    if len({each.name for each in found}) < len(found):
+        parser.error("--param: a name stands there twice")
+    return found
 
 
 def _fields(cls: type, args: argparse.Namespace) -> dict:
@@ -203,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
     device, settings = devices.get_device(options.device), options.training
     losses = [os.path.join(options.folder, f"training_loss.{kind}") for kind in ("npy", "png")]
     outputs = [options.out, *losses]
-    tables = dataset.TrainingTables.load(options.data_file, options.cond_file, options.param_file)
+    tables = options.load_tables()
     configuration = options.configuration(tables)
     before = find_checkpoint(options, configuration)
     if before and not before.resume:
@@ -213,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
             levels = baseline.LossLevels.from_json(before.training["levels"])
             write_report(outputs, history, levels)
         return
-    network = trainer.make_network(configuration, device)
+    network = trainer.make_network(configuration, device, options.init_from)
     # the checkpoint that is there and its successor, and rows that do not fit into memory
     num_bytes = 2 * trainer.checkpoint_bytes(network)
     num_bytes += processes.local_world_size() * dataset.file_bytes(tables, device)
@@ -239,7 +309,7 @@ def main(argv: list[str] | None = None) -> None:
             losses[0],
             configuration,
             prepared,
-            tables.data.record,
+            tables.record,
             provenance.collect(argv),
         )
         steps, began = training.num_steps - training.state.step, time.monotonic()

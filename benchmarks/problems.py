@@ -109,9 +109,8 @@ class Task:
 
     def denormalize(self, x: "torch.Tensor") -> tuple[np.ndarray, np.ndarray | None]:
         """(D_ell, r) as arrays, r None where it is fixed, from normalised rows."""
-        out = self.normalizer.denormalize(x)
-        dl, r = out if self.signal is not None else (out, None)
-        return dl.numpy(), None if r is None else r.numpy()
+        dl, theta = self.normalizer.denormalize(x)
+        return dl.numpy(), theta[:, 0].numpy() if theta.shape[1] else None
 
     def make_network(self) -> model.ScoreNet1D:
         """ScoreNet1D of the problem's size, unconditional."""

@@ -8,23 +8,25 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
 
-from diffusion.normalizers import JointNormalizer, Normalizer
+from diffusion import parameters
+from diffusion.normalizers import Normalizer, StateNormalizer
+from diffusion.reach import Reach
 from runtime import processes, tables
 from runtime.errors import InputError
-from runtime.priors import FloatArray
+from runtime.priors import FloatArray, Parameter
+from runtime.records import Record
 from runtime.tables import Table
-
-AnyNormalizer = TypeVar("AnyNormalizer", bound=Normalizer | JointNormalizer)
 
 HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of itself
 BLOCK_VALUES = 2**17  # of held-out rows that pass the network together: 4369 of 30 multipoles
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
 CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
+SCALE_ROWS = 10_000  # from which the scale of a column with both signs is taken
 MEMORY_SHARE = 0.25  # of a machine, a job or a GPU, for rows; larger ones stand in a file
 
 
@@ -64,48 +66,91 @@ class TrainingTables:
     """Training rows on disk, memory-mapped, which belong together row for row.
 
     Attributes:
-        data: D_ell that is to be learnt.
+        data: D_ell that is to be learnt; None where parameters alone are.
         cond: Observations; None for the prior alone.
-        param: r; None where it is not diffused.
+        param: Parameters, shape (n,) or (n, n_param); None where none is diffused.
+        parameters: Their names and ranges, column by column.
     """
 
-    data: Table
+    data: Table | None
     cond: Table | None = None
     param: Table | None = None
+    parameters: tuple[Parameter, ...] = ()
 
     @classmethod
     def load(
-        cls, data_file: str, cond_file: str | None = None, param_file: str | None = None
+        cls,
+        data_file: str | None,
+        cond_file: str | None = None,
+        param_file: str | None = None,
+        declared: tuple[Parameter, ...] = (),
     ) -> Self:
         """Read training rows.
+
+        Args:
+            data_file, cond_file, param_file: As the attributes; of the first and the last, one.
+            declared: Columns of param_file, which its record may name as well.
 
         Raises:
             InputError: Where rows do not match, or have no logarithm.
         """
-        data, cond, param = tables.load_spectra(data_file), None, None
-        if data.record.prior.r == 0:
-            raise InputError(
-                f"{data_file}: is the null test, r = 0: it has no primordial spectrum to learn; "
-                "train on r > 0"
-            )
+        data, cond, param = None, None, None
+        if data_file:
+            data = tables.load_spectra(data_file)
+            if data.record.prior.r == 0:
+                raise InputError(
+                    f"{data_file}: is the null test, r = 0: it has no primordial spectrum to "
+                    "learn; train on r > 0"
+                )
         if cond_file:
             cond = tables.load_spectra(cond_file)
-            tables.check_quantity("--data-file", data, "primordial BB")
+            if data is not None:
+                tables.check_quantity("--data-file", data, "primordial BB")
             tables.check_quantity("--cond-file", cond, "observed BB")
+        columns: tuple[Parameter, ...] = ()
         if param_file:
-            param = tables.load_r(param_file)
-        loaded = cls(data, cond, param)
+            param = tables.load_table(param_file, (1, 2))
+            columns = parameters.name_columns(param, declared)
+        loaded = cls(data, cond, param, columns)
         loaded._check()
         return loaded
 
     def _check(self) -> None:
-        for table in filter(None, (self.cond, self.param)):
-            tables.check_same_rows(self.data, table)
-        for table in filter(None, (self.data, self.cond)):
-            if tables.minimum(table.values) <= 0:
-                raise InputError(
-                    f"{table.path}: holds zeros, which have no logarithm; train on D_ell > 0"
-                )
+        first, *others = self.present().values()
+        for table in others:
+            tables.check_same_rows(first, table)
+        if self.data is not None and tables.minimum(self.data.values) <= 0:
+            raise InputError(
+                f"{self.data.path}: holds zeros or negative values, which have no logarithm; train "
+                "on D_ell > 0"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of each table."""
+        return len(next(iter(self.present().values())).values)
+
+    @property
+    def n_ell(self) -> int:
+        """Multipoles that are diffused."""
+        return 0 if self.data is None else self.data.values.shape[1]
+
+    @property
+    def n_cond(self) -> int:
+        """Columns of observations."""
+        return 0 if self.cond is None else self.cond.values.shape[1]
+
+    @property
+    def record(self) -> Record:
+        """What is known of the rows: their prior, sky and contaminants."""
+        known = self.data or self.param
+        assert known is not None, "load() asks for one"
+        prior = known.record.prior
+        if self.parameters:
+            same = self.param is not None and self.param.record.prior.r_range == prior.r_range
+            template = prior.signal_template if same else None
+            prior = dataclasses.replace(prior, parameters=self.parameters, signal_template=template)
+        return known.record.replace(prior=prior)
 
     def present(self) -> dict[str, Table]:
         """The tables that there are, by their name here."""
@@ -123,13 +168,20 @@ class TrainingTables:
             index: Row numbers, ascending.
             chosen: Some of these tables.
         """
-        step = max(1, CHUNK_VALUES // self.data.values.shape[1])
-        starts = np.arange(0, len(self.data.values), step)
+        columns = max(table.values.size for table in self.present().values()) // self.num_rows
+        starts = np.arange(0, self.num_rows, max(1, CHUNK_VALUES // columns))
         # by their place in the file: what lies between them is mapped along
         for rows in filter(len, np.split(index, np.searchsorted(index, starts[1:]))):
-            yield [torch.from_numpy(np.asarray(t.values[rows], float)) for t in chosen]
+            yield [torch.from_numpy(parameters.as_rows(table.values[rows])) for table in chosen]
             for table in chosen:
                 tables.release(table.values)
+
+    def rows(self, index: np.ndarray) -> Iterator[list[torch.Tensor]]:
+        """As `chunks`, of all tables: (dl, theta, y), without columns where there is no table."""
+        chosen = [self.data, self.param, self.cond]
+        for found in self.chunks(index, [table for table in chosen if table is not None]):
+            empty = found[0].new_empty((len(found[0]), 0))
+            yield [empty if table is None else found.pop(0) for table in chosen]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,18 +189,20 @@ class Prepared:
     """Training rows, split and normalised.
 
     Attributes:
-        normalizer: Of D_ell, or of D_ell and r.
+        normalizer: Of what is diffused.
         cond_normalizer: Of observations; None without them.
-        mean_dl: Mean D_ell of the rows to train on, shape (n_ell,), uK^2.
+        mean_dl: Mean D_ell of the rows to train on, shape (n_ell,), uK^2; None without spectra.
         train: Rows to train on.
         held_out: Rows that are held out.
+        reach: How far they reach in normalised units: observations, or spectra without any.
     """
 
-    normalizer: Normalizer | JointNormalizer
+    normalizer: StateNormalizer
     cond_normalizer: Normalizer | None
-    mean_dl: FloatArray
+    mean_dl: FloatArray | None
     train: Rows
     held_out: Rows
+    reach: Reach
 
 
 def split_rows(n: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +210,7 @@ def split_rows(n: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.n
     order = np.random.default_rng(seed).permutation(n)
     n_val = max(1, round(val_fraction * n))
     if n - n_val < 2:
-        raise InputError(f"--data-file: {n} rows are too few to train and validate on")
+        raise InputError(f"{n} rows are too few to train and validate on; give more")
     return np.sort(order[n_val:]), np.sort(order[: min(n_val, HELD_OUT_ROWS)])
 
 
@@ -182,7 +236,7 @@ def memory_budget(device: torch.device) -> float:
 def file_bytes(loaded: TrainingTables, device: torch.device) -> int:
     """Bytes of the file of normalised rows; 0 where they fit into memory."""
     columns = sum(t.values.size // len(t.values) for t in loaded.present().values())
-    num_bytes = 4 * len(loaded.data.values) * columns
+    num_bytes = 4 * loaded.num_rows * columns
     return num_bytes if num_bytes > memory_budget(device) else 0
 
 
@@ -213,20 +267,39 @@ def gather(
         return torch.from_numpy(np.memmap(file, np.float32, "c", shape=(n, chunk.shape[1])))
 
 
-def _checked(table: Table, normalizer: AnyNormalizer) -> AnyNormalizer:
+def _checked(table: Table, normalizer: Normalizer) -> Normalizer:
     """The normaliser, whose table must vary at each multipole."""
-    if not (normalizer.state_dict()["std"] > 0).all():
-        raise InputError(f"{table.path}: a multipole has the same value in each row")
+    constant = (normalizer.std <= 0).nonzero().flatten().tolist()
+    if constant:
+        raise InputError(
+            f"{table.path}: column {constant[0]} has the same value in each row; leave it out"
+        )
     return normalizer
 
 
-def _fit(loaded: TrainingTables, train: np.ndarray) -> Normalizer | JointNormalizer:
-    data, param = loaded.data, loaded.param
-    if param is None:
-        return Normalizer.fit(dl for (dl,) in loaded.chunks(train, [data]))
-    prior, pairs = param.record.prior, loaded.chunks(train, [data, param])
-    assert prior.r_range and prior.signal_template, "tables.load_r asks for both"
-    return JointNormalizer.fit(((dl, r) for dl, r in pairs), prior.r_range, prior.signal_template)
+def _fit_state(loaded: TrainingTables, train: np.ndarray) -> StateNormalizer:
+    """Normaliser of what is diffused."""
+    prior = loaded.record.prior
+    signal = prior.signal_template if loaded.parameters and loaded.data is not None else None
+    states = ((dl, theta) for dl, theta, _ in loaded.rows(train))
+    normalizer = StateNormalizer.fit(states, loaded.parameters, signal)
+    if loaded.data is not None:
+        _checked(loaded.data, normalizer.spectrum)
+    return normalizer
+
+
+def _fit_observations(loaded: TrainingTables, cond: Table, train: np.ndarray) -> Normalizer:
+    """Normaliser of observations: logarithms of columns that are above 0 in all rows."""
+    lowest = np.min([rows.min(0) for rows in tables.chunks(cond.values)], 0)
+    scale = None
+    if (lowest <= 0).any():
+        some = train[:: max(1, len(train) // SCALE_ROWS)]
+        size = np.median(np.abs(cond.values[some]), 0)
+        # a column that is mostly zero has the scale of what it holds otherwise
+        size = np.where(size > 0, size, np.sqrt(np.square(cond.values[some]).mean(0)))
+        scale = torch.from_numpy(np.where(lowest <= 0, np.where(size > 0, size, 1.0), 0.0))
+    chunks = (y for (y,) in loaded.chunks(train, [cond]))
+    return _checked(cond, Normalizer.fit(chunks, scale))
 
 
 def prepare(
@@ -241,27 +314,28 @@ def prepare(
         device: torch.device on which the network trains.
         folder: Where rows stand that do not fit into memory.
     """
-    data, cond = loaded.data, loaded.cond
-    train, held_out = split_rows(len(data.values), val_fraction, seed)
-    total = sum((dl.sum(0) for (dl,) in loaded.chunks(train, [data])), start=torch.zeros(()))
-    normalizer, cond_normalizer = _checked(data, _fit(loaded, train)), None
+    cond, mean_dl, cond_normalizer = loaded.cond, None, None
+    train, held_out = split_rows(loaded.num_rows, val_fraction, seed)
+    if loaded.data is not None:
+        chunks = (dl.sum(0) for (dl,) in loaded.chunks(train, [loaded.data]))
+        mean_dl = (sum(chunks, start=torch.zeros(())) / len(train)).numpy()
+    normalizer = _fit_state(loaded, train)
     if cond is not None:
-        cond_chunks = (dl for (dl,) in loaded.chunks(train, [cond]))
-        cond_normalizer = _checked(cond, Normalizer.fit(cond_chunks))
+        cond_normalizer = _fit_observations(loaded, cond, train)
 
     def normalised(index: np.ndarray) -> Iterator[torch.Tensor]:
-        for values in loaded.chunks(index, list(filter(None, (data, loaded.param, cond)))):
-            y = [] if cond_normalizer is None else [cond_normalizer.normalize(values.pop())]
-            yield torch.cat([normalizer.normalize(*values), *y], 1)
+        for dl, theta, y in loaded.rows(index):
+            observed = y.float() if cond_normalizer is None else cond_normalizer.normalize(y)
+            yield torch.cat([normalizer.normalize(dl, theta), observed], 1)
 
-    n_cond = 0 if cond is None else cond.values.shape[1]
     file_folder = folder if file_bytes(loaded, device) else None
     rows_train, rows_held_out = (
-        Rows(values, values.shape[1] - n_cond, device)
+        Rows(values, values.shape[1] - loaded.n_cond, device)
         for values in (
             gather(normalised(train), len(train), file_folder, device),
             gather(normalised(held_out), len(held_out), None, device),
         )
     )
-    mean_dl = (total / len(train)).numpy()
-    return Prepared(normalizer, cond_normalizer, mean_dl, rows_train, rows_held_out)
+    entering = (x if y is None else y for x, y in rows_train.blocks())
+    reach = Reach.of(entering)
+    return Prepared(normalizer, cond_normalizer, mean_dl, rows_train, rows_held_out, reach)

@@ -84,7 +84,7 @@ class Job:
         seconds = cost.seconds * cost.evaluations * len(left) * blocks.batches_per_block
         seconds /= processes.world_size()
         memory = resources.peak_memory() + resources.FIGURE_MEMORY
-        memory += 8 * 8 * rows * sampler.process.architecture.n_ell  # a block in float64
+        memory += 8 * 8 * rows * sampler.process.architecture.n_dim  # a block in float64
         disk = sum(map(self.arrays.size, self.arrays.shapes))
         kept = f" ({len(blocks) - len(left):,} are there)" if len(left) < len(blocks) else ""
         kind = "spectra" if sampler.observed is None else "observations"
@@ -107,9 +107,7 @@ class Job:
                 block = sampler.block(number, bar.update)
                 first = sampler.blocks.observations(number).start
                 for output in sampler.outputs:
-                    rows = output.rows(block.draws.dl, block.draws.r)
-                    assert rows is not None, "the outputs of a sampler are those that it has"
-                    arrays.write(output.name, first, rows)
+                    arrays.write(output.name, first, output.rows(block.draws))
                 if block.trajectory is not None:
                     arrays.write_whole(TRAJECTORY, block.trajectory)
                 evaluations, seconds = block.cost.evaluations, block.cost.seconds

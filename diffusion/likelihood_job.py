@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import sde_utils
-from diffusion import likelihood
+from diffusion import likelihood, parameters
 from diffusion.dynamics import Dynamics
 from diffusion.trained import Trained
 from runtime import atomic, console, resources, tables
@@ -28,20 +28,21 @@ class Rows:
 
     Attributes:
         dl: D_ell, shape (n, n_ell), uK^2, perhaps on disk.
-        r: Shape (n,); None where the model has no r.
-        y: Observed D_ell, shape (n, n_ell), uK^2; None for an unconditional model.
+        theta: Parameters, shape (n, n_param).
+        y: Observed D_ell, shape (n, n_cond), uK^2; None for an unconditional model.
+
+    A model without spectra or parameters has none of their columns.
     """
 
     dl: np.ndarray
-    r: np.ndarray | None = None
+    theta: np.ndarray
     y: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dl)
 
     def __getitem__(self, rows: slice) -> "Rows":
-        r, y = (None if a is None else a[rows] for a in (self.r, self.y))
-        return Rows(self.dl[rows], r, y)
+        return Rows(self.dl[rows], self.theta[rows], None if self.y is None else self.y[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
     Raises:
         DivergedError: If one is not finite.
     """
-    parts = [torch.tensor(a, dtype=torch.float64) for a in (rows.dl, rows.r) if a is not None]
+    parts = [torch.tensor(values, dtype=torch.float64) for values in (rows.dl, rows.theta)]
     x, y = trained.normalizer.normalize(*parts).to(trained.device), None
     if rows.y is not None and trained.cond_normalizer is not None:
         y = trained.cond_normalizer.normalize(torch.tensor(rows.y, dtype=torch.float64))
@@ -87,32 +88,42 @@ def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
     return result.numpy()
 
 
-def load_truth(path: str, param_path: str | None, trained: Trained) -> Rows:
-    """Spectra whose likelihood is asked for, and their r where the model has one.
+def load_truth(path: str | None, param_path: str | None, trained: Trained) -> Rows:
+    """What the likelihood is asked of: spectra, parameters, or both, as the model has them.
 
     Args:
-        path: File of D_ell.
-        param_path: File of their r, or None.
+        path: File of D_ell, or None.
+        param_path: File of parameters, or None.
         trained: The model.
 
     Raises:
-        InputError: If a file does not fit the model.
+        InputError: If a file is missing or does not fit the model.
     """
-    truth, n_ell = tables.load_spectra(path), trained.architecture.n_ell
-    if truth.values.shape[1] != n_ell:
-        raise InputError(f"{path}: has {truth.values.shape[1]} multipoles, the model {n_ell}")
-    if tables.minimum(truth.values) <= 0:
-        raise InputError(f"{path}: holds zeros, which have no logarithm")
-    if not trained.joint:
-        if param_path:
-            raise InputError(f"{param_path}: the checkpoint has no r; leave --param-file-gt out")
-        return Rows(truth.values)
-    if not param_path:
-        raise InputError("--log-likelihood: the checkpoint holds r too; add --param-file-gt")
-    r = tables.load_r(param_path).values
-    if len(r) != len(truth.values):
-        raise InputError(f"{param_path}: has {len(r)} rows, {path} {len(truth.values)}")
-    return Rows(truth.values, r)
+    n_ell, dl, theta = trained.architecture.n_ell, None, None
+    for flag, given, wanted in (
+        ("--data-file-gt", path, n_ell > 0),
+        ("--param-file-gt", param_path, trained.joint),
+    ):
+        if wanted and not given:
+            raise InputError(f"--log-likelihood: needs {flag}, for the checkpoint models it")
+        if given and not wanted:
+            raise InputError(f"{flag} {given}: the checkpoint models none; leave it out")
+    if path:
+        truth = tables.load_spectra(path)
+        if truth.values.shape[1] != n_ell:
+            raise InputError(f"{path}: has {truth.values.shape[1]} multipoles, the model {n_ell}")
+        if tables.minimum(truth.values) <= 0:
+            raise InputError(f"{path}: holds zeros, which have no logarithm")
+        dl = truth.values
+    if param_path:
+        table = tables.load_table(param_path, (1, 2))
+        parameters.check_columns(table, trained.parameters)
+        theta = parameters.as_rows(table.values)
+    n = len(dl if dl is not None else theta if theta is not None else ())
+    dl, theta = (np.empty((n, 0)) if a is None else a for a in (dl, theta))
+    if len(dl) != len(theta):
+        raise InputError(f"{param_path}: has {len(theta)} rows, {path} {len(dl)}")
+    return Rows(dl, theta)
 
 
 def announce(trained: Trained, n: int, folder: str) -> None:

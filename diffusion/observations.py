@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | None, truth_path: str | None, trained: Trained
+    path: str | None, truth_path: str | None, trained: Trained, allow_outliers: bool = False
 ) -> tuple[Table | None, Table | None]:
     """Observations, and their truth; None each where there is no file.
 
@@ -23,18 +23,32 @@ def load(
         path: File of D_ell.
         truth_path: File of their truth, row for row.
         trained: The model.
+        allow_outliers: Whether observations that lie far outside of what it has seen are taken.
 
     Raises:
         InputError: If they do not fit the model or each other.
     """
     if path is None:
         return None, None
-    n_ell = trained.architecture.n_ell
+    from diffusion import reach
+    from diffusion.normalizers import check_observations
+
+    n_columns = trained.architecture.n_cond or trained.architecture.n_ell
     observed = tables.load_spectra(path)
-    if observed.values.shape[1] != n_ell:
-        raise InputError(f"{path}: has {observed.values.shape[1]} multipoles, the model {n_ell}")
-    if tables.minimum(observed.values) <= 0:
-        raise InputError(f"{path}: holds zeros, which have no logarithm")
+    if observed.values.shape[1] != n_columns:
+        raise InputError(
+            f"{path}: has {observed.values.shape[1]} columns, the model takes {n_columns}"
+        )
+    normalizer = trained.cond_normalizer or trained.normalizer.spectrum
+    for rows in tables.chunks(observed.values):
+        check_observations(normalizer, rows, path)
+    if trained.reach is not None:
+        sizes = trained.architecture
+        is_spectrum = sizes.n_cond in (0, sizes.n_ell)
+        strange = reach.Observed(
+            path, observed.values, normalizer.normalize, is_spectrum, raised=not trained.conditional
+        )
+        reach.check(trained.reach, strange, allow_outliers)
     truth = tables.load_spectra(truth_path) if truth_path else None
     if truth is not None and truth.values.shape != observed.values.shape:
         raise InputError(

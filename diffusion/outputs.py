@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -19,12 +20,23 @@ class PosteriorDraws:
     """Draws of the posterior of each observation.
 
     Attributes:
-        dl: D_ell, float64, shape (n, num_draws, n_ell), uK^2.
-        r: Tensor-to-scalar ratio, shape (n, num_draws); None where the model has no r.
+        dl: D_ell, float64, shape (n, num_draws, n_ell), uK^2; None where the model has no spectrum.
+        parameters: {name: shape (n, num_draws)}; empty where the model has none.
     """
 
-    dl: FloatArray
-    r: FloatArray | None = None
+    dl: FloatArray | None
+    parameters: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def r(self) -> FloatArray | None:
+        """Tensor-to-scalar ratio, shape (n, num_draws); None where the model has no r."""
+        return self.parameters.get("r")
+
+
+def known_dl(draws: PosteriorDraws) -> FloatArray:
+    """Draws of D_ell of a model that has a spectrum, shape (n, num_draws, n_ell), uK^2."""
+    assert draws.dl is not None
+    return draws.dl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +47,14 @@ class Output:
         name: File.
         quantity: For its sidecar.
         axes: Of a row: "draw", "quantile", "ell".
-        rows: Callable (dl, r) -> rows of it, from draws of shapes (n, num_draws, n_ell), in uK^2,
-            and (n, num_draws).
+        rows: Callable draws -> rows of it.
         unit: For its sidecar.
     """
 
     name: str
     quantity: str
     axes: tuple[str, ...]
-    rows: Callable[[FloatArray, FloatArray | None], FloatArray | None]
+    rows: Callable[[PosteriorDraws], FloatArray]
     unit: str = "uK^2"
 
     def shape(self, blocks: Blocks, n_ell: int) -> tuple[int, ...]:
@@ -52,25 +63,37 @@ class Output:
         return (blocks.num_samples, *(sizes[axis] for axis in self.axes))
 
 
+def _first_draw(draws: PosteriorDraws) -> FloatArray:
+    return known_dl(draws)[:, 0]
+
+
 POSTERIOR = (
-    Output("denoised.npy", "posterior mean BB", ("ell",), lambda dl, r: dl.mean(1)),
-    Output("posterior_draws.npy", "posterior BB", ("draw", "ell"), lambda dl, r: dl),
+    Output("denoised.npy", "posterior mean BB", ("ell",), lambda draws: known_dl(draws).mean(1)),
+    Output("posterior_draws.npy", "posterior BB", ("draw", "ell"), known_dl),
     Output(
         "posterior_std.npy",
         "posterior standard deviation of BB",
         ("ell",),
-        lambda dl, r: dl.std(1),
+        lambda draws: known_dl(draws).std(1),
     ),
     Output(
         "posterior_quantiles.npy",
         "posterior quantiles of BB",
         ("quantile", "ell"),
-        lambda dl, r: np.quantile(dl, QUANTILES, axis=1).swapaxes(0, 1),
+        lambda draws: np.quantile(known_dl(draws), QUANTILES, axis=1).swapaxes(0, 1),
     ),
 )
-JOINT_POSTERIOR = (
-    *POSTERIOR,
-    Output("r_draws.npy", "posterior r", ("draw",), lambda dl, r: r, unit="1"),
-)
-RECIPE = (Output("denoised.npy", "denoised BB", ("ell",), lambda dl, r: dl[:, 0]),)
-GENERATED = (Output("generated.npy", "generated BB", ("ell",), lambda dl, r: dl[:, 0]),)
+RECIPE = (Output("denoised.npy", "denoised BB", ("ell",), _first_draw),)
+GENERATED = (Output("generated.npy", "generated BB", ("ell",), _first_draw),)
+
+
+def draws_file(parameter: str) -> str:
+    """File of the draws of a parameter."""
+    return f"{parameter}_draws.npy"
+
+
+def of_parameter(name: str) -> Output:
+    """The draws of a parameter."""
+    quantity = f"posterior {name}"
+    rows = operator.itemgetter(name)
+    return Output(draws_file(name), quantity, ("draw",), lambda d: rows(d.parameters), unit="1")

@@ -19,11 +19,12 @@ from diffusion.blocks import Blocks, batch_seed
 from diffusion.dynamics import Dynamics, start_posterior
 from diffusion.outputs import (
     GENERATED,
-    JOINT_POSTERIOR,
     POSTERIOR,
     RECIPE,
     Output,
     PosteriorDraws,
+    known_dl,
+    of_parameter,
 )
 from runtime import devices, tables
 from runtime.errors import DivergedError, InputError
@@ -33,7 +34,7 @@ from runtime.priors import FloatArray
 if TYPE_CHECKING:
     import torch
 
-    from diffusion.normalizers import JointNormalizer, Normalizer
+    from diffusion.normalizers import Normalizer, StateNormalizer
     from model import Architecture
 
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1  # where no flag says otherwise
@@ -313,15 +314,15 @@ class Sampler:
     Attributes:
         process: The reverse process.
         blocks: How rows are cut.
-        normalizer: Of D_ell, or of D_ell and r.
+        normalizer: Of what is diffused.
         cond_normalizer: Of observations; None for an unconditional network.
-        observed: D_ell, shape (n, n_ell), uK^2, perhaps on disk; None to generate.
+        observed: D_ell, shape (n, n_cond), uK^2, perhaps on disk; None to generate.
         shown: Observation of whose first draw the states are kept; None for none.
     """
 
     process: ReverseProcess
     blocks: Blocks
-    normalizer: Normalizer | JointNormalizer
+    normalizer: StateNormalizer
     cond_normalizer: Normalizer | None = None
     observed: np.ndarray | None = None
     shown: int | None = None
@@ -329,9 +330,10 @@ class Sampler:
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The arrays that its draws become."""
-        if self.process.architecture.conditional:
-            return JOINT_POSTERIOR if self.process.architecture.joint else POSTERIOR
-        return GENERATED if self.observed is None else RECIPE
+        if not self.process.architecture.conditional:
+            return GENERATED if self.observed is None else RECIPE
+        spectra = POSTERIOR if self.process.architecture.n_ell else ()
+        return (*spectra, *(of_parameter(each.name) for each in self.normalizer.parameters))
 
     def block(self, number: int, on_step: Callable[[], object] | None = None) -> DrawnBlock:
         """Draw a block.
@@ -347,12 +349,11 @@ class Sampler:
 
         chosen, inputs = self.blocks.observations(number), {}
         if self.observed is not None:
-            dl = torch.tensor(self.observed[chosen])
+            y = torch.tensor(self.observed[chosen], dtype=torch.float64)
             if self.cond_normalizer is None:
-                normalizer: Any = self.normalizer  # of D_ell alone: r takes an observation
-                inputs["start"] = normalizer.normalize(dl)
+                inputs["start"] = self.normalizer.spectrum.normalize(y)
             else:
-                inputs["y"] = self.cond_normalizer.normalize(dl)
+                inputs["y"] = self.cond_normalizer.normalize(y)
             tables.release(self.observed)
         keep = None
         if self.shown is not None and chosen.start <= self.shown < chosen.stop:
@@ -362,23 +363,26 @@ class Sampler:
 
     def _denormalize(self, x: torch.Tensor) -> PosteriorDraws:
         """Draws of whole observations, from normalised rows."""
-        out: Any = self.normalizer.denormalize(x)
-        dl, r = out if self.process.architecture.joint else (out, None)
-        diverged = int((~dl.isfinite().all(1)).sum())
+        import torch
+
+        dl, theta = self.normalizer.denormalize(x)
+        diverged = int((~torch.cat([dl, theta], 1).isfinite().all(1)).sum())
         if diverged:
             raise DivergedError(
-                f"--method {self.process.settings.method}: {diverged} of {len(dl)} spectra "
+                f"--method {self.process.settings.method}: {diverged} of {len(dl)} draws "
                 "diverged: the reverse process started too far from the prior, or took too few "
                 "steps; try a smaller --t-start, more --num-steps or --method sde"
             )
-        m = self.blocks.num_draws
-        r = None if r is None else r.numpy().reshape(-1, m)
-        return PosteriorDraws(dl.numpy().reshape(-1, m, dl.shape[1]), r)
+        m, n_ell = self.blocks.num_draws, dl.shape[1]
+        columns = zip(self.normalizer.parameters, theta.T, strict=True)
+        parameters = {each.name: column.reshape(-1, m).numpy() for each, column in columns}
+        return PosteriorDraws(dl.numpy().reshape(-1, m, n_ell) if n_ell else None, parameters)
 
     def draw_all(self) -> PosteriorDraws:
         """Draws of all observations, in memory."""
-        draws = [self.block(number).draws for number in range(len(self.blocks))]
-        r = None
-        if self.process.architecture.joint:
-            r = np.concatenate([part.r for part in draws])
-        return PosteriorDraws(np.concatenate([part.dl for part in draws]), r)
+        blocks = [self.block(number).draws for number in range(len(self.blocks))]
+        names = [each.name for each in self.normalizer.parameters]
+        parameters = {k: np.concatenate([block.parameters[k] for block in blocks]) for k in names}
+        if not self.process.architecture.n_ell:
+            return PosteriorDraws(None, parameters)
+        return PosteriorDraws(np.concatenate([known_dl(block) for block in blocks]), parameters)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
+from runtime.priors import Parameter
 from sde_utils import SDE
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ class Configuration:
         architecture: Sizes of the network.
         sde_name: A key of sde_utils.SDES.
         sde: The forward process.
-        digests: SHA-256 of the training files: {"data_sha256", "cond_sha256", "param_sha256"},
-            those that there are.
+        digests: SHA-256 of the files that it reads: {"data_sha256", "cond_sha256",
+            "param_sha256", "init_sha256"}, those that there are.
+        declared: Parameters that the command line names; none where a record does.
     """
 
     training: TrainingSettings
@@ -55,6 +57,7 @@ class Configuration:
     sde_name: str
     sde: SDE
     digests: Mapping[str, str | None]
+    declared: tuple[Parameter, ...] = ()
 
     def sde_json(self) -> Json:
         """The SDE as checkpoints have it."""
@@ -62,12 +65,24 @@ class Configuration:
 
     def to_json(self) -> Json:
         """Content of `training.settings` of a checkpoint."""
+        ranges = {each.name: [each.low, each.high] for each in self.declared}
         return {
             **dataclasses.asdict(self.training),
             "network": dataclasses.asdict(self.architecture),
             "sde": self.sde_json(),
             **self.digests,
+            **({"parameters": ranges} if ranges else {}),
         }
+
+    def check_same_network(self, path: str, architecture: Architecture, sde: SDE) -> None:
+        """InputError where the network of a checkpoint is not of these sizes and this SDE."""
+        for own, other in ((self.architecture, architecture), (self.sde, sde)):
+            if own != other:
+                here, there = _shortest_difference(_settings(own), _settings(other))
+                raise InputError(
+                    f"{path}: has a network with {there}, this command asks for {here}; weights "
+                    "fit the same flags and the same columns alone"
+                )
 
     def check_same(self, path: str, training: Mapping[str, Any]) -> None:
         """InputError where a checkpoint was trained in another configuration.
@@ -79,6 +94,25 @@ class Configuration:
         before, here = training.get("settings"), self.to_json()
         # checkpoints of before there was --precision do not name it
         before = {"precision": "float32", **before} if isinstance(before, dict) else {}
-        if before != here:
-            key = next((k for k in here if before.get(k) != here[k]), "setting")
-            raise InputError(f"{path}: was trained with another {key}; --resume cannot change it")
+        for key in {**here, **before}:
+            if before.get(key) != here.get(key):
+                own, other = _shortest_difference(here.get(key), before.get(key))
+                raise InputError(
+                    f"{path}: was trained with {key} {other}, this command says {own}; give the "
+                    "same, or leave out --resume to train anew"
+                )
+
+
+def _settings(value: Architecture | SDE) -> Json:
+    return {"kind": type(value).__name__, **dataclasses.asdict(value)}
+
+
+def _shortest_difference(own: Any, other: Any) -> tuple[str, str]:
+    """Two entries in words: where both are objects, the keys in which they differ."""
+    if isinstance(own, Mapping) and isinstance(other, Mapping):
+        keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+        here, there = (
+            ", ".join(f"{key} {entry.get(key)}" for key in keys) for entry in (own, other)
+        )
+        return here, there
+    return ("none" if own is None else str(own)), ("none" if other is None else str(other))

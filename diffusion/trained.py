@@ -16,20 +16,21 @@ import numpy.typing as npt
 import torch
 
 from diffusion.blocks import Blocks, default_batch_size
-from diffusion.normalizers import JointNormalizer, Normalizer
-from diffusion.outputs import PosteriorDraws
+from diffusion.normalizers import Normalizer, StateNormalizer, check_observations
+from diffusion.outputs import PosteriorDraws, known_dl
+from diffusion.reach import Reach
 from diffusion.sampling import ReverseProcess, Sampler, SolverSettings
 from model import Architecture, ScoreNet1D
 from runtime import checkpoints
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
-from runtime.priors import FloatArray
+from runtime.priors import FloatArray, Parameter
 from runtime.records import Record, Sky
 from sde_utils import SDES, VESDE, VPSDE
 
 MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
 MAX_LAYERS = 1024  # likewise
-MAY_BE_ZERO = ("n_cond", "n_param")
+MAY_BE_ZERO = ("n_ell", "n_cond", "n_param")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,8 +42,9 @@ class Trained:
         sde_name: A key of sde_utils.SDES.
         sde: The forward process.
         network: With the averaged (EMA) weights, in evaluation mode.
-        normalizer: Of D_ell, or of D_ell and r.
+        normalizer: Of what is diffused.
         cond_normalizer: Of observations; None for an unconditional network.
+        reach: How far training rows reach; None in checkpoints that do not say it.
         data: Record of the training rows; its prior holds their mean_dl.
         weights: Of the network in training, {name: tensor}.
         ema_weights: Their average.
@@ -54,8 +56,9 @@ class Trained:
     sde_name: str
     sde: VESDE | VPSDE
     network: ScoreNet1D
-    normalizer: Normalizer | JointNormalizer
+    normalizer: StateNormalizer
     cond_normalizer: Normalizer | None
+    reach: Reach | None
     data: Record
     weights: Mapping[str, torch.Tensor]
     ema_weights: Mapping[str, torch.Tensor]
@@ -80,12 +83,11 @@ class Trained:
             if not isinstance(content.get(key), dict):
                 raise InputError(f"{path}: {key} is missing; train again")
         data = _read_record(path, content["data"])
-        normalizer = _read_normalizer(path, content, "normalizer", architecture.n_ell)
+        spectrum = _read_normalizer(path, content, "normalizer", architecture.n_ell)
         cond_normalizer = None
         if architecture.conditional:
             n_cond = architecture.n_cond
             cond_normalizer = _read_normalizer(path, content, "cond_normalizer", n_cond)
-        joint = _make_joint(path, normalizer, data) if architecture.joint else None
         network = ScoreNet1D(outline.sde, architecture)
         network.load_state_dict(content["ema_weights"])
         return cls(
@@ -93,8 +95,9 @@ class Trained:
             sde_name=content["sde"]["name"],
             sde=outline.sde,
             network=network.eval().requires_grad_(False),
-            normalizer=joint or normalizer,
+            normalizer=_make_state_normalizer(path, spectrum, architecture, data),
             cond_normalizer=cond_normalizer,
+            reach=_read_reach(path, content),
             data=data,
             **{name: content[name] for name in ("weights", "ema_weights", "training", "resume")},
         )
@@ -106,8 +109,13 @@ class Trained:
 
     @property
     def joint(self) -> bool:
-        """Whether r is diffused beside the spectrum."""
+        """Whether parameters are diffused."""
         return self.architecture.joint
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters that are diffused."""
+        return self.normalizer.parameters
 
     @property
     def known_sky(self) -> Sky:
@@ -121,8 +129,7 @@ class Trained:
         """
         if self.conditional:
             return None
-        normalizer: Any = self.normalizer
-        return lambda dl: normalizer.normalize(torch.from_numpy(dl)).double().numpy()
+        return lambda dl: self.normalizer.spectrum.normalize(torch.from_numpy(dl)).double().numpy()
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +171,7 @@ class Trained:
         """Draws of the posterior p(D_ell | y), or p(D_ell, r | y): those of sample.py.
 
         Args:
-            y: Observed D_ell, shape (n, n_ell), uK^2, > 0.
+            y: Observations as the model was trained on, D_ell in uK^2, shape (n, n_cond).
             num_draws: Draws for each row of y.
             seed: Of all random numbers.
             method: A key of solvers.SOLVERS.
@@ -205,17 +212,19 @@ class Trained:
         if self.conditional:
             raise InputError("the model is conditional: it needs observations; use posterior()")
         settings = SolverSettings.complete(method=method, num_steps=num_steps, seed=seed)
-        return self._draw(settings, num_samples, 1, None, device).dl[:, 0]
+        return known_dl(self._draw(settings, num_samples, 1, None, device))[:, 0]
 
     def _check_observations(self, y: npt.ArrayLike) -> FloatArray:
         """y as a float64 array; InputError unless it holds one or more observations."""
-        observed, n_ell = np.asarray(y, float), self.architecture.n_ell
-        if observed.ndim != 2 or not len(observed) or observed.shape[1] != n_ell:
+        observed, n_cond = np.asarray(y, float), self.architecture.n_cond
+        if observed.ndim != 2 or not len(observed) or observed.shape[1] != n_cond:
             raise InputError(
-                f"y has shape {observed.shape}; needed is (n, {n_ell}), one observation a row"
+                f"y has shape {observed.shape}; needed is (n, {n_cond}), one observation a row"
             )
-        if not np.isfinite(observed).all() or observed.min() <= 0:
-            raise InputError("y holds values that are not finite and above 0: D_ell in uK^2")
+        if not np.isfinite(observed).all():
+            raise InputError("y holds values that are not finite")
+        if self.cond_normalizer is not None:
+            check_observations(self.cond_normalizer, observed, "y")
         return observed
 
     def _draw(
@@ -250,6 +259,8 @@ def _outline(path: str, content: Json) -> tuple[Architecture, ScoreNet1D]:
         if not all(_is_possible(name, size) for name, size in sizes.items()):
             raise InputError(f"{path}: describes an impossible network; train again")
         architecture = Architecture(**sizes)
+        if not architecture.n_dim:
+            raise InputError(f"{path}: describes a network of nothing; train again")
         with torch.device("meta"):
             outline = ScoreNet1D(sde, architecture)
         num_values = sum(math.prod(tensor.shape) for tensor in outline.state_dict().values())
@@ -285,15 +296,43 @@ def _read_record(path: str, content: Json) -> Record:
         raise InputError(f"{path}: {error}; train again") from None
 
 
-def _read_normalizer(path: str, content: Json, name: str, n_ell: int) -> Normalizer:
-    _check_tensors(path, name, content.get(name), {"mean": (n_ell,), "std": (n_ell,)})
-    if not (content[name]["std"] > 0).all():
+def _read_normalizer(path: str, content: Json, name: str, n: int) -> Normalizer:
+    tensors = content.get(name)
+    names = {"mean", "std"}
+    if isinstance(tensors, dict) and "asinh_scale" in tensors:
+        names.add("asinh_scale")
+    _check_tensors(path, name, tensors, dict.fromkeys(names, (n,)))
+    normalizer = Normalizer(**content[name])
+    if not (normalizer.std > 0).all():
         raise InputError(f"{path}: {name} std is not above 0; train again")
-    return Normalizer(**content[name])
+    if normalizer.asinh_scale is not None and not (normalizer.asinh_scale >= 0).all():
+        raise InputError(f"{path}: {name} asinh_scale is below 0; train again")
+    return normalizer
 
 
-def _make_joint(path: str, normalizer: Normalizer, data: Record) -> JointNormalizer:
-    template, r_range = data.prior.signal_template, data.prior.r_range
-    if template is None or r_range is None or template.dl_per_r.shape[1] != len(normalizer.mean):
+def _read_reach(path: str, content: Json) -> Reach | None:
+    if "reach" not in content:
+        return None
+    try:
+        reach = Reach.from_json(content["reach"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: reach is damaged; train again") from None
+    if not all(0 < value < math.inf for value in reach.to_json().values()):
+        raise InputError(f"{path}: reach is damaged; train again")
+    return reach
+
+
+def _make_state_normalizer(
+    path: str, spectrum: Normalizer, architecture: Architecture, data: Record
+) -> StateNormalizer:
+    if spectrum.asinh_scale is not None:
+        raise InputError(f"{path}: normalizer has an asinh_scale, which spectra do not have")
+    prior = data.prior
+    if not architecture.joint:
+        return StateNormalizer(spectrum)
+    if len(prior.parameters) != architecture.n_param:
+        raise InputError(f"{path}: does not say what its parameters are; train again")
+    signal = prior.signal_template if architecture.n_ell else None
+    if signal is not None and signal.dl_per_r.shape[1] != architecture.n_ell:
         raise InputError(f"{path}: does not say how the signal depends on r; train again")
-    return JointNormalizer(normalizer, r_range, template)
+    return StateNormalizer(spectrum, prior.parameters, signal)

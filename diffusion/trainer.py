@@ -47,10 +47,26 @@ def checkpoint_bytes(network: torch.nn.Module) -> int:
     return 16 * sum(parameter.numel() for parameter in network.parameters())
 
 
-def make_network(configuration: Configuration, device: torch.device) -> model.ScoreNet1D:
-    """The network as a training starts with it."""
+def make_network(
+    configuration: Configuration, device: torch.device, init_from: str | None = None
+) -> model.ScoreNet1D:
+    """The network as a training starts with it.
+
+    Args:
+        configuration: Of the training.
+        device: Where it trains.
+        init_from: Checkpoint whose averaged weights it takes; None for random ones.
+
+    Raises:
+        InputError: If that checkpoint holds another kind of network.
+    """
     torch.manual_seed(configuration.training.seed)
-    return model.ScoreNet1D(configuration.sde, configuration.architecture).to(device)
+    network = model.ScoreNet1D(configuration.sde, configuration.architecture)
+    if init_from is not None:
+        trained = Trained.load(init_from)
+        configuration.check_same_network(init_from, trained.architecture, trained.sde)
+        network.load_state_dict(trained.ema_weights)
+    return network.to(device)
 
 
 @dataclasses.dataclass
@@ -352,8 +368,9 @@ class CheckpointWriter:
             "network_kwargs": dataclasses.asdict(self.configuration.architecture),
             "sde": self.configuration.sde_json(),
             **self.provenance,
-            "normalizer": self.prepared.normalizer.state_dict(),
+            "normalizer": self.prepared.normalizer.spectrum.state_dict(),
             "cond_normalizer": None if cond is None else cond.state_dict(),
+            "reach": self.prepared.reach.to_json(),
             "data": self.data.replace(prior=prior).to_json(),
             **{
                 name: {key: value.cpu() for key, value in network.state_dict().items()}

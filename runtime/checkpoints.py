@@ -53,6 +53,15 @@ def save(path: str, content: Json) -> None:
     atomic.write_bytes(path, file.getbuffer())
 
 
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file, as hexadecimal digits; InputError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def keep_previous(path: str) -> None:
     """Move NAME.pth, if there is one, to NAME.previous.pth, and say so."""
     if os.path.exists(path):

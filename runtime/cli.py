@@ -73,6 +73,7 @@ def _number(
     return parse
 
 
+finite_float = _number(float, lambda v: True, "a finite number")
 positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
 even_int = _number(int, lambda v: v > 0 and v % 2 == 0, "an even whole number above 0")
 non_negative_int = _number(int, lambda v: v >= 0, "a whole number, 0 or above")

@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.jsonfiles import Json, to_json
+
 FloatArray = npt.NDArray[np.float64]
+
+RESERVED_NAMES = ("posterior",)  # of files that are not draws of a parameter
 
 
 def field_names(cls: type) -> list[str]:
@@ -44,20 +49,59 @@ class SignalTemplate:
         return r[:, None] * BarycentricInterpolator(self.r_nodes, self.dl_per_r, rng=0)(r)
 
 
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter of a simulator, uniform over a range.
+
+    Attributes:
+        name: Such as r: a letter, then letters, digits and underscores.
+        low: Lower end of the range.
+        high: Upper end.
+
+    Raises:
+        ValueError: If the name or the range is none.
+    """
+
+    name: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name) or self.name in RESERVED_NAMES:
+            raise ValueError(
+                f"{self.name!r} is no name of a parameter: take a letter, then letters, digits and "
+                f"underscores, and none of {', '.join(RESERVED_NAMES)}"
+            )
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"{self.name}: {self.low:g} to {self.high:g} is no range")
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.low:g} {self.high:g}"
+
+    @property
+    def span(self) -> float:
+        """Length of the range."""
+        return self.high - self.low
+
+    def contains(self, values: FloatArray) -> bool:
+        """Whether all values lie within the range and none on its edges."""
+        return bool((values > self.low).all() and (values < self.high).all())
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prior:
-    """Prior of r and of the realised spectrum; a field that is unknown is None.
+    """Prior of parameters and of the realised spectrum; a field that is unknown is None.
 
     Attributes:
         r: The one tensor-to-scalar ratio of all rows.
-        r_range: (r_min, r_max) where r is uniform between them.
+        parameters: What varies from row to row, each uniform over its range.
         dl_signal: Expected primordial D_ell at r, through the beam, shape (n_ell,), uK^2.
         signal_template: The same at any r of r_range.
         mean_dl: Mean D_ell of training rows, shape (n_ell,), uK^2.
     """
 
     r: float | None = None
-    r_range: tuple[float, float] | None = None
+    parameters: tuple[Parameter, ...] = ()
     dl_signal: FloatArray | None = None
     signal_template: SignalTemplate | None = None
     mean_dl: FloatArray | None = None
@@ -67,21 +111,43 @@ class Prior:
         """Prior from the keys of a sidecar or checkpoint.
 
         Raises:
-            ValueError: If r_range or signal_template is damaged.
+            ValueError: If a range or signal_template is damaged.
         """
-        r_range = content.get("r_range")
         return cls(
             r=content.get("r"),
-            r_range=None if r_range is None else tuple(r_range),
+            parameters=_read_parameters(content),
             dl_signal=read_array(content, "dl_signal"),
             signal_template=_read_signal_template(content),
             mean_dl=read_array(content, "mean_dl"),
         )
 
+    def to_json(self) -> Json:
+        """The keys of a sidecar or checkpoint; a prior of r alone has r_range alone."""
+        ranges = {each.name: [each.low, each.high] for each in self.parameters}
+        content: Json = {"r": self.r, "r_range": ranges.get("r")}
+        content["parameters"] = ranges if ranges.keys() - {"r"} else None
+        for name in ("dl_signal", "signal_template", "mean_dl"):
+            content[name] = to_json(getattr(self, name))
+        return {name: value for name, value in content.items() if value is not None}
+
+    @property
+    def r_range(self) -> tuple[float, float] | None:
+        """(r_min, r_max) where r varies from row to row."""
+        return next(((each.low, each.high) for each in self.parameters if each.name == "r"), None)
+
     @property
     def r_or_range(self) -> float | list[float] | None:
         """r, or the two ends of its range, as reports print it."""
         return self.r if self.r_range is None else list(self.r_range)
+
+
+def _read_parameters(content: Mapping[str, Any]) -> tuple[Parameter, ...]:
+    r_range = content.get("r_range")
+    ranges = content.get("parameters") or ({} if r_range is None else {"r": r_range})
+    try:
+        return tuple(Parameter(name, *ends) for name, ends in ranges.items())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("r_range or parameters is damaged") from None
 
 
 def _read_signal_template(content: Mapping[str, Any]) -> SignalTemplate | None:

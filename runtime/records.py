@@ -193,7 +193,7 @@ class Sampled:
     def to_json(self) -> Json:
         """The keys of a sidecar."""
         content: Json = {"method": self.method, "model_checkpoint": self.model_checkpoint}
-        content["prior"] = {**to_json(self.prior), "sky": to_json(self.sky)}
+        content["prior"] = {**self.prior.to_json(), "sky": to_json(self.sky)}
         if self.observation_file is not None:
             file, sha256 = self.observation_file, self.observation_sha256
             content["observation"] = {"file": file, "sha256": sha256}
@@ -241,7 +241,7 @@ class Record:
         """
         sampled = Sampled.from_json(content)
         typed = {*cls.PLAIN, *field_names(Sky), *field_names(Contaminants), *field_names(Ilc)}
-        typed |= {*field_names(Prior)}
+        typed |= {*field_names(Prior), "r_range"}
         if sampled is not None:
             typed |= {"method", "model_checkpoint", "prior", "observation"}
         ilc: Json = {name: read_array(content, name) for name in field_names(Ilc)}
@@ -259,7 +259,8 @@ class Record:
         """Content of a sidecar."""
         content = {name: getattr(self, name) for name in self.PLAIN}
         content = {name: value for name, value in content.items() if value is not None}
-        for part in (self.prior, self.sky, self.contaminants, self.ilc):
+        content |= self.prior.to_json()
+        for part in (self.sky, self.contaminants, self.ilc):
             content |= {} if part is None else to_json(part)
         content |= {} if self.sampled is None else self.sampled.to_json()
         return content | to_json(self.extra)

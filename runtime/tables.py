@@ -170,7 +170,7 @@ def read_npy(path: str, ndim: int = 2) -> np.ndarray:
     return _read_npy(path, ndim).values
 
 
-def _read_npy(path: str, ndim: int) -> _Scanned:
+def _read_npy(path: str, ndim: int | tuple[int, ...]) -> _Scanned:
     """An array with its minimum and SHA-256; see `read_npy`."""
     try:
         with open(path, "rb") as file:
@@ -190,10 +190,12 @@ def _read_npy(path: str, ndim: int) -> _Scanned:
         raise InputError(f"{path}: holds Python objects; save it with dtype float64")
     if dtype.str not in ("<f8", "<f4"):
         raise InputError(f"{path}: has dtype {dtype.str}; save it with .astype('<f8')")
-    if fortran and len(shape) > 1 or len(shape) != ndim or min(shape) < 1:
+    wanted = (ndim,) if isinstance(ndim, int) else ndim
+    axes = " or ".join(map(str, wanted))
+    if fortran and len(shape) > 1 or len(shape) not in wanted or min(shape) < 1:
         raise InputError(
             f"{path}: has shape {shape}{' in Fortran order' if fortran else ''}; "
-            f"needed is a non-empty array with {ndim} axes in C order"
+            f"needed is a non-empty array with {axes} axes in C order"
         )
     expected = offset + math.prod(shape) * dtype.itemsize
     if file_size != expected:
@@ -256,12 +258,12 @@ def _check_sidecar(path: str, content: Json, values: np.ndarray, sha256: str) ->
         raise InputError(f"{path}: is damaged ({error}); generate the pair again") from None
 
 
-def load_table(path: str, ndim: int) -> Table:
-    """Read an array of numbers >= 0 and its sidecar.
+def load_table(path: str, ndim: int | tuple[int, ...]) -> Table:
+    """Read an array of numbers and its sidecar; without one they may be negative.
 
     Args:
         path: A .npy file; NAME.json is read beside NAME.npy where it is there.
-        ndim: The number of axes that it must have.
+        ndim: The number of axes that it must have, or several such numbers.
 
     Returns:
         A `Table`.
@@ -271,11 +273,11 @@ def load_table(path: str, ndim: int) -> Table:
     """
     scanned = _read_npy(path, ndim)
     values, sha256 = scanned.values, scanned.sha256
-    if scanned.minimum < 0:
-        raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
         return Table(path, values, Record(), sha256)
+    if scanned.minimum < 0:
+        raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     record = _check_sidecar(sidecar, jsonfiles.read_json(sidecar), values, sha256)
     return Table(path, values, record, sha256)
 

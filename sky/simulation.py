@@ -19,7 +19,7 @@ import numpy as np
 
 from runtime import console
 from runtime.errors import InputError
-from runtime.priors import FloatArray, Prior
+from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Contaminants, Ilc, Record
 from sky import cleaning, cosmology, foregrounds, instruments, realisations
 from sky.cosmology import IntArray
@@ -64,7 +64,7 @@ def make_prior(r: Sequence[float], ell: IntArray, fwhm_arcmin: float) -> Prior:
     low, high = r
     template = cosmology.signal_template(low, high, ell)
     template = dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
-    return Prior(r_range=(low, high), signal_template=template)
+    return Prior(parameters=(Parameter("r", low, high),), signal_template=template)
 
 
 def make_generators(prior: Prior, seed: int, split: str) -> Generators:

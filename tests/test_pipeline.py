@@ -86,9 +86,9 @@ def test_train_and_sample_with_every_solver(sde, capsys):
         states = tables.read_npy(f"{method}/trajectory.npy")
         assert states.shape == (7, 7) and states[-1, 0] == 0
         observation = torch.tensor(np.load("data/dl_noisy_r0.001.npy")[7])
-        first = trained.normalizer.normalize(observation)
+        first = trained.normalizer.spectrum.normalize(observation)
         assert states[0, 1:] == pytest.approx(first.numpy(), rel=1e-6)
-        last = trained.normalizer.denormalize(torch.tensor(states[-1, 1:]))
+        last = trained.normalizer.spectrum.denormalize(torch.tensor(states[-1, 1:]))
         assert last.numpy() == pytest.approx(spectra.values[7], rel=1e-5)
 
 
@@ -190,7 +190,7 @@ BAD_JOINT = {
     "match row for row": [*JOINT[:3], "data/dl_noisy_r0-0.01.npy"],
     "--cond-file data/dl_train_r0-0.01.npy: holds primordial": [*JOINT[:3], JOINT[1]],
     "not of the same skies": [*JOINT[:3], "data/dl_train_noisy_r0.001.npy"],
-    "has shape": [*JOINT[:5], "data/dl_train_r0-0.01.npy"],
+    "has 6 columns": [*JOINT[:5], "data/dl_train_r0-0.01.npy"],
     "gone.npy": [*JOINT[:3], "gone.npy"],
 }
 

@@ -13,6 +13,7 @@ from checks.exact import GaussianPosterior, degrees
 from diffusion import likelihood, likelihood_job, normalizers
 from diffusion.dynamics import Dynamics
 from runtime import checkpoints, jsonfiles, processes, tables
+from runtime.priors import Parameter
 from runtime.records import Record
 
 ALL = [sde() for sde in sde_utils.SDES.values()]
@@ -143,7 +144,7 @@ def test_jacobians_by_autograd():
         def __call__(self, r):
             return r[:, None] * self.dl_per_r
 
-    joint = normalizers.JointNormalizer(inner, (0.0, 0.01), Linear())
+    joint = normalizers.StateNormalizer(inner, (Parameter("r", 0.0, 0.01),), Linear())
     for row in range(3):
 
         def single(d):
@@ -157,11 +158,11 @@ def test_jacobians_by_autograd():
         both = torch.cat([dl[row], r[row : row + 1]])
         for function, at, found in (
             (single, dl[row], inner.log_jacobian(dl)[row]),
-            (pair, both, joint.log_jacobian(dl, r)[row]),
+            (pair, both, joint.log_jacobian(dl, r[:, None])[row]),
         ):
             jacobian = torch.autograd.functional.jacobian(function, at)
             torch.testing.assert_close(found, torch.linalg.slogdet(jacobian)[1])
-    x = joint.normalize(dl, r)[0].double()
+    x = joint.normalize(dl, r[:, None])[0].double()
     torch.testing.assert_close(x, pair(torch.cat([dl[0], r[:1]])), rtol=1e-5, atol=1e-5)
 
 
@@ -264,9 +265,9 @@ def test_it_runs_in_one_process(folder, monkeypatch, capsys):
         "needs --log-likelihood": ["--param-file-gt", "r.npy"],
         "is unconditional": ["--log-likelihood", "--data-file-gt", "gt.npy", "--data-file-noisy"]
         + ["noisy.npy"],
-        "add --param-file-gt": ["--log-likelihood", "--data-file-gt", "gt.npy"]
+        "needs --param-file-gt": ["--log-likelihood", "--data-file-gt", "gt.npy"]
         + ["--data-file-noisy", "noisy.npy", "--model-checkpoint", "joint.pth"],
-        "has no r": ["--log-likelihood", "--data-file-gt", "gt.npy", "--param-file-gt", "r.npy"],
+        "models none": ["--log-likelihood", "--data-file-gt", "gt.npy", "--param-file-gt", "r.npy"],
         "--tolerance goes": ["--tolerance", "0.1", "--method", "ode"],
     }.items(),
 )

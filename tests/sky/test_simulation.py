@@ -10,7 +10,7 @@ import pytest
 import data_generation
 from runtime import tables
 from runtime.errors import InputError
-from runtime.priors import Prior, SignalTemplate
+from runtime.priors import Parameter, Prior, SignalTemplate
 from runtime.records import Record
 from sky import observation, outputs, simulation
 
@@ -85,7 +85,7 @@ def test_chunks_leave_no_trace(r, words, tmp_path):
     prior = Prior(r=r[0], dl_signal=np.ones(14))
     if len(r) == 2:
         template = SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
-        prior = Prior(r_range=r, signal_template=template)
+        prior = Prior(parameters=(Parameter("r", *r),), signal_template=template)
     simulator = make_simulator(words)
     files = []
     for chunk_rows in (1, 33, 1000):

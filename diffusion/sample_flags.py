@@ -1,0 +1,232 @@
+"""Flags of sample.py: their tables, their rules, and the settings of the solver that they name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import sde_utils
+from diffusion import solvers
+from diffusion.blocks import BATCH_ROWS, GPU_BATCH_ROWS
+from diffusion.sampling import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
+from runtime import cli, processes
+
+if TYPE_CHECKING:
+    from diffusion.trained import Trained
+
+Flags = tuple[tuple[str, dict[str, Any]], ...]
+
+NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
+NOT_WITH_LOG_LIKELIHOOD = (
+    *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
+    *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
+    *("batch_size", "precision", "seed", "resume"),
+)
+
+NPY = cli.file_argument(".npy")
+FILES: Flags = (
+    ("--data-file-noisy", {"type": NPY, "help": "observations; without, generate"}),
+    ("--data-file-gt", {"type": NPY, "help": "their truth, row for row"}),
+    ("--param-file-gt", {"type": NPY, "help": "its r, for --log-likelihood"}),
+    (
+        "--model-checkpoint",
+        {
+            "type": cli.file_argument(".pth"),
+            "default": "model.pth",
+            "help": "checkpoint of train.py",
+        },
+    ),
+    ("--out-dir", {"default": ".", "help": "folder of the outputs"}),
+    (
+        "--num-samples",
+        {"type": cli.positive_int, "help": f"spectra to generate (default: {NUM_SAMPLES})"},
+    ),
+    (
+        "--num-draws",
+        {
+            "type": cli.positive_int,
+            "help": "conditional checkpoints: posterior draws per observation "
+            f"(default: {NUM_DRAWS})",
+        },
+    ),
+    (
+        "--allow-outliers",
+        {
+            "action": "store_true",
+            "help": "draw for observations far outside of what the model was trained on, too",
+        },
+    ),
+    (
+        "--log-likelihood",
+        {
+            "action": "store_true",
+            "help": "write log p of each row of --data-file-gt, given its row of "
+            "--data-file-noisy where the checkpoint is conditional, and draw nothing",
+        },
+    ),
+)
+SOLVER: Flags = (
+    (
+        "--method",
+        {
+            "choices": solvers.SOLVERS,
+            "default": "sde",
+            "help": "; ".join(
+                f"{name}: {line.about}, {line.num_steps} steps"
+                for name, line in solvers.SOLVERS.items()
+            ),
+        },
+    ),
+    (
+        "--ode-solver",
+        {
+            "choices": solvers.ODE_SOLVERS,
+            "help": "ode: "
+            + "; ".join(
+                f"{name}: {line.about}, {line.num_steps}"
+                for name, line in solvers.ODE_SOLVERS.items()
+            )
+            + f" steps (default: {solvers.ODE_SOLVER})",
+        },
+    ),
+    (
+        "--tolerance",
+        {
+            "type": cli.positive_float,
+            "help": "--ode-solver adaptive: error of a step, in standard deviations of the data "
+            f"(default: {solvers.TOLERANCE:g})",
+        },
+    ),
+    (
+        "--num-steps",
+        {
+            "type": cli.positive_int,
+            "help": "steps of the solver (default: as listed for --method and --ode-solver)",
+        },
+    ),
+    (
+        "--t-start",
+        {
+            "type": cli.diffusion_time,
+            "help": "time at which an observation enters (default: 1)",
+        },
+    ),
+    (
+        "--batch-size",
+        {
+            "type": cli.positive_int,
+            "help": "rows that are integrated together and share a stream of random numbers "
+            f"(default: {BATCH_ROWS} on a CPU, {GPU_BATCH_ROWS} elsewhere, fewer above NSIDE 16)",
+        },
+    ),
+    (
+        "--corrector-steps",
+        {
+            "type": cli.positive_int,
+            "help": f"pc: corrections after each step (default: {CORRECTOR_STEPS})",
+        },
+    ),
+    (
+        "--corrector-step-size",
+        {
+            "type": cli.positive_float,
+            "help": f"pc: their size in units of sigma(t) (default: {CORRECTOR_STEP_SIZE})",
+        },
+    ),
+)
+FIGURES: Flags = (
+    (
+        "--plot-trajectories",
+        {"action": "store_true", "help": "save and draw the states of one row"},
+    ),
+    (
+        "--trajectory-index",
+        {"type": cli.non_negative_int, "default": 0, "help": "row shown in figures"},
+    ),
+)
+
+
+def _add(parser: argparse.ArgumentParser, title: str, flags: Flags) -> None:
+    group = parser.add_argument_group(title)
+    for name, options in flags:
+        group.add_argument(name, **options)
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of files and of what is drawn."""
+    _add(parser, "files", FILES)
+
+
+def add_reverse_process(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the solver and of figures."""
+    _add(parser, "reverse process", SOLVER)
+    _add(parser, "figures", FIGURES)
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Rules across arguments."""
+    if args.log_likelihood:
+        _check_log_likelihood(parser, args)
+    elif args.param_file_gt:
+        parser.error("--param-file-gt needs --log-likelihood")
+    elif args.data_file_gt and not args.data_file_noisy:
+        parser.error("--data-file-gt needs --data-file-noisy")
+    if args.data_file_noisy and args.num_samples:
+        parser.error("--num-samples is for generating; leave out --data-file-noisy")
+    if args.t_start and not args.data_file_noisy:
+        parser.error("--t-start is for observations; the prior starts at 1")
+    _check_solver(parser, args)
+
+
+def _check_log_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
+    if not args.data_file_gt and not args.param_file_gt:
+        parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
+    if processes.world_size() > 1:
+        parser.error("--log-likelihood runs in one process; start it without torchrun")
+    for name, value in vars(args).items():
+        if name in NOT_WITH_LOG_LIKELIHOOD and value != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} does not go with --log-likelihood")
+
+
+def check_model(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, trained: Trained
+) -> None:
+    """Error where flags contradict the checkpoint."""
+    import torch
+
+    sde = trained.sde
+    cli.check_sde_arguments(parser, args, sde_utils.SDES, trained.sde_name, sde)
+    if args.t_start:
+        t = torch.tensor(args.t_start)
+        if sde.sigma(t) <= sde_utils.U_MIN * sde.alpha(t):
+            parser.error(
+                f"--t-start {args.t_start:g}: no noise is left there to remove; start later"
+            )
+    if args.data_file_gt and not trained.architecture.n_ell:
+        parser.error("--data-file-gt: the checkpoint holds parameters and no spectra")
+    if not trained.conditional:
+        if args.num_draws:
+            parser.error("--num-draws: the checkpoint is not conditional; train with --cond-file")
+    elif not args.data_file_noisy:
+        parser.error(f"{args.model_checkpoint} is conditional: it needs --data-file-noisy")
+    elif args.t_start:
+        parser.error("--t-start: posterior draws start from the SDE's prior, at 1")
+
+
+def _check_solver(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Rules across the flags of the solver."""
+    if args.ode_solver and args.method != "ode":
+        parser.error(f"--ode-solver does not go with --method {args.method}")
+    solver = read(args).solver
+    if not solver.corrected and (args.corrector_steps or args.corrector_step_size):
+        parser.error(f"--corrector-steps and --corrector-step-size do not go with {args.method}")
+    if args.tolerance and not solver.adaptive:
+        parser.error("--tolerance goes with --ode-solver adaptive")
+
+
+def read(args: argparse.Namespace) -> SolverSettings:
+    """Settings of the solver that the flags name, defaults filled."""
+    names = (field.name for field in dataclasses.fields(SolverSettings))
+    return SolverSettings.complete(**{name: getattr(args, name) for name in names})
