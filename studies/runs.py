@@ -95,8 +95,12 @@ class Sizes:
 
     shrink: int = 1
 
+    def rows(self, size: int, least: int) -> int:
+        """A size, divided, but at least so many."""
+        return min(size, max(least, size // self.shrink))
+
     def _shrunk(self, size: int, least: int) -> str:
-        return str(min(size, max(least, size // self.shrink)))
+        return str(self.rows(size, least))
 
     def skies(self, num_samples: int, num_test: int) -> Flags:
         """Flags of data_generation.py; at least what the other scripts need."""
