@@ -50,10 +50,11 @@ def load(
         )
         reach.check(trained.reach, strange, allow_outliers)
     truth = tables.load_spectra(truth_path) if truth_path else None
-    if truth is not None and truth.values.shape != observed.values.shape:
+    shape = (len(observed.values), trained.architecture.n_ell)
+    if truth is not None and truth.values.shape != shape:
         raise InputError(
-            f"{truth_path}: has shape {truth.values.shape}, the observations "
-            f"{observed.values.shape}; they must match row for row"
+            f"{truth_path}: has shape {truth.values.shape}, needed is {shape}: a spectrum of the "
+            "model for each observation"
         )
     warn_of_mismatch(trained, observed)
     return observed, truth

@@ -182,7 +182,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def _check_log_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Error where --log-likelihood has no spectra, or flags of draws are beside it."""
     if not args.data_file_gt and not args.param_file_gt:
-        parser.error("--log-likelihood needs --data-file-gt, whose likelihood it is")
+        parser.error("--log-likelihood needs --data-file-gt, or --param-file-gt, or both")
     if processes.world_size() > 1:
         parser.error("--log-likelihood runs in one process; start it without torchrun")
     for name, value in vars(args).items():
