@@ -73,7 +73,7 @@ def test_sidecar_describes_the_rows(generate):
         data = load(name.format("0.001"))
         record, parts = data.record, data.record.contaminants
         assert (record.quantity, record.split, record.unit) == (quantity, split, "uK^2")
-        assert record.extra["cosmology"]["As"] == 2.1e-9 and record.seed == 0
+        assert record.sky.cosmology["As"] == 2.1e-9 and record.seed == 0
         assert record.sky.a_lens == 0.5
         assert record.sky.instrument == {
             "fwhm_arcmin": 24.8,
@@ -254,7 +254,10 @@ def test_r_beyond_physics_is_one_line(tmp_path, capsys):
     words = ["--r", "1e5", "--nside", "8", "--foregrounds", "none", "--out-dir", str(folder)]
     with pytest.raises(SystemExit) as stop:
         data_generation.main(words)
-    assert stop.value.code == 2 and "dl_signal is not finite" in capsys.readouterr().err
+    assert (
+        stop.value.code == 2
+        and "--r, --fwhm-arcmin or --fiducial: D_ell is nan" in capsys.readouterr().err
+    )
     assert not any(folder.iterdir())
 
 

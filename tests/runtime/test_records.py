@@ -67,7 +67,7 @@ def test_a_record_crosses_json_unchanged():
         "model_checkpoint": "m.pth",
         "prior": {"r": 0.001, "dl_signal": [1.0, 2.0], "mean_dl": [1.0, 2.0], "sky": SKY},
         "observation": {"file": "y.npy", "sha256": "0"},
-        "cosmology": {"H0": 67.36},
+        "cosmology": {"H0": 67.36, "nt": 0.0},
     }
     record = Record.from_json(content)
     assert record.to_json() == content
