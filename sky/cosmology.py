@@ -149,6 +149,9 @@ def tensor_bb(r: float, ell: IntArray, cosmology: Cosmology = PLANCK_2018) -> Fl
 
     Returns:
         D_ell, shape (n_ell,), uK^2.
+
+    Raises:
+        InputError: If CAMB cannot do it.
     """
     if r == 0:
         return np.zeros(len(ell))
@@ -161,7 +164,12 @@ def tensor_bb(r: float, ell: IntArray, cosmology: Cosmology = PLANCK_2018) -> Fl
         room = 100 if ell[-1] < 1024 else int(ell[-1])
         params.max_l_tensor = max(600, int(ell[-1]) + room)
         params.max_eta_k_tensor = 4 * params.max_l_tensor
-        return camb.get_results(params).get_tensor_cls(ell[-1], CMB_unit="muK")[ell, 2]
+        with np.errstate(over="ignore", invalid="ignore"):
+            dl_bb = camb.get_results(params).get_tensor_cls(ell[-1], CMB_unit="muK")[ell, 2]
+    if not np.isfinite(dl_bb).all():
+        named = f"--r {r:g}" if cosmology == PLANCK_2018 else cosmology.source
+        raise InputError(f"{named}: CAMB has no finite BB for r = {r:g} and {cosmology.own}")
+    return dl_bb
 
 
 def linear_template(dl_per_r: FloatArray) -> SignalTemplate:

@@ -86,7 +86,7 @@ def check_powers(powers: Mapping[str, FloatArray | None], lowest: float = 0.0) -
             raise InputError(f"{flags}: D_ell is {power.max():.1e} uK^2, beyond all physics")
         if not (power >= lowest).all():
             raise InputError(
-                f"{flags}: D_ell is {power.min():.1e} uK^2 somewhere, too small to take its logarithm"
+                f"{flags}: D_ell is {power.min():.1e} uK^2 somewhere, too small for its logarithm"
             )
 
 
