@@ -87,11 +87,9 @@ def describe_difference(own: Any, other: Any) -> tuple[str, str]:
     if isinstance(own, dict) and isinstance(other, dict):
         keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
         pairs = {key: describe_difference(own.get(key), other.get(key)) for key in keys}
-        here, there = (
-            f"{words[0]} with " + ", ".join(f"{key} {pairs[key][k]}" for key in keys)
-            for k in (0, 1)
-        )
-        return here.lstrip(), there.lstrip()
+        title = f"{words[0]} with " if words[0] else ""
+        here, there = (title + ", ".join(f"{key} {pairs[key][k]}" for key in keys) for k in (0, 1))
+        return here, there
     if isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
         k = next(k for k in range(len(own)) if own[k] != other[k])
         here, there = describe_difference(own[k], other[k])

@@ -17,6 +17,7 @@ from sky import cosmology
 from sky.cosmology import IntArray
 
 FREQ_RANGE_GHZ = (1, 3000)  # where the emission laws of foregrounds.py hold
+MIN_POWER, MAX_POWER = 1e-100, 1e100  # uK^2; products and squares of these are numbers, too
 BAND_FIELDS = ("freq_ghz", "fwhm_arcmin", "noise_uk_arcmin")  # of a file
 
 
@@ -238,11 +239,15 @@ def noise_bb(bands: Sequence[Band], fwhm_arcmin: float | None, ell: IntArray) ->
     noise = np.array([band.noise_bb(ell) for band in bands])
     if fwhm_arcmin is None:
         return noise
+    for band, row in zip(bands, noise, strict=True):
+        if not ((row > MIN_POWER) & (row < MAX_POWER)).all():
+            depth = f"noise_uk_arcmin {band.noise_uk_arcmin:g} at {band.freq_ghz:g} GHz"
+            raise InputError(f"--instrument: {depth} is beyond all physics")
     with np.errstate(divide="ignore", over="ignore"):
         beams = np.array([beam_power(band.fwhm_arcmin, ell) for band in bands])
         noise = noise * beam_power(fwhm_arcmin, ell) / beams
     for band, row in zip(bands, noise, strict=True):
-        if not (row < 1e100).all():
+        if not (row < MAX_POWER).all():
             raise InputError(
                 f"--bands: the beam of {band.freq_ghz:g} GHz has no power left at ell = {ell[-1]}; "
                 "leave the band out, or lower --nside"

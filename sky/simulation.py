@@ -23,6 +23,7 @@ from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Contaminants, Ilc, Record
 from sky import cleaning, foregrounds, instruments, realisations
 from sky.cosmology import IntArray
+from sky.instruments import MAX_POWER, MIN_POWER
 from sky.observation import (
     DEFAULT_OBSERVATION,
     DEFAULT_SKY,
@@ -36,7 +37,6 @@ from sky.realisations import Generators
 CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
 CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
 NUM_PILOT = 1000  # skies on which the weights of "sky", and their bias, are measured
-MIN_POWER, MAX_POWER = 1e-100, 1e100  # uK^2; products and squares of these are numbers, too
 BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB; all three rounded up from peaks
 CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time
 MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds

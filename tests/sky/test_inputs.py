@@ -72,7 +72,7 @@ def test_a_cosmology_moves_signal_and_lensing_and_is_recorded(generate, tmp_path
     np.testing.assert_allclose(lensing, expected, rtol=0.005)
     ((name, entries),) = usual.sky.differences(mine.sky).items()
     assert name == "cosmology"
-    words = ("with tau 0.0544, As 2.1e-09", "with tau 0.0754, As 2.2e-09")
+    words = ("tau 0.0544, As 2.1e-09", "tau 0.0754, As 2.2e-09")
     assert records.describe_difference(*entries) == words
     # the entry of a record is a file that gives the same sky
     path.write_text(json.dumps(usual.sky.cosmology))
@@ -84,7 +84,7 @@ def test_tables_of_two_cosmologies_are_not_of_the_same_skies(generate, tmp_path)
     path.write_text(json.dumps({"tau": 0.0754}))
     usual = generate(*CLEAN, out="usual")("dl_gt_r0.001")
     mine = generate(*CLEAN, "--cosmology", path, out="mine")("dl_noisy_r0.001")
-    with pytest.raises(InputError, match=r"has cosmology with tau 0.0754, .* with tau 0.0544"):
+    with pytest.raises(InputError, match=r"has cosmology tau 0.0754, .* tau 0.0544"):
         tables.check_same_rows(usual, mine)
 
 
