@@ -5,9 +5,11 @@ primordial (tensor) BB through the beam. The observation adds lensing and foregr
 same beam, and white noise: in one band, or in all bands of --instrument that --clean hilc sums to
 one cleaned spectrum. Rows are drawn in harmonic space, exactly and without maps.
 
-Reads:   nothing; PySM3 presets (--foregrounds d1 s1) read their template maps, --instrument may
-         name a file {"name": "mine", "bands": [{"freq_ghz": 40, "fwhm_arcmin": 70,
-         "noise_uk_arcmin": 30}, ...]}.
+Reads:   nothing, or what describes a sky of your own: --cosmology {"tau": 0.06, "nt": 0},
+         --fiducial (columns ell and D_ell of the primordial BB at r = 1, uK^2), --noise-file
+         (columns ell and N_ell = C_ell of the noise, uK^2), and --instrument {"name": "mine",
+         "bands": [{"freq_ghz": 40, "fwhm_arcmin": 70, "noise_uk_arcmin": 30}, ...]}. PySM3 presets
+         (--foregrounds d1 s1) read their template maps.
 Writes:  for each r, into --out-dir, with a .json beside every array that records how it was made:
            dl_train_r{R}.npy        truth, training rows
            dl_train_noisy_r{R}.npy  observation of the same rows
@@ -23,291 +25,35 @@ Examples:
 """
 
 import argparse
-import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from figures.spectra import budget
 from runtime import atomic, cli, console, provenance, resources
-from runtime.errors import InputError
 from runtime.priors import Prior
 from runtime.records import Record
-from sky import cosmology, foregrounds, instruments, simulation
-from sky.instruments import Band
-from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
+from sky import flags, foregrounds, instruments, simulation
 from sky.outputs import file_label, output_paths, size_on_disk, write_rows
 
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
 
-# --- command line ----------------------------------------------------------------------------
-
-
-def argument(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
-    """A row of `ARGUMENTS`: what `add_argument` takes."""
-    return flag, options
-
-
-ARGUMENTS = {
-    "data": (
-        argument(
-            "--r",
-            type=cli.non_negative_float,
-            nargs="+",
-            help="tensor-to-scalar ratios at 0.05/Mpc, one set of files each; 0 is the null test "
-            "(default: 0.001)",
-        ),
-        argument(
-            "--r-range",
-            type=cli.non_negative_float,
-            nargs=2,
-            metavar=("MIN", "MAX"),
-            help="instead of --r: each row has an r of its own, drawn uniformly from this range",
-        ),
-        argument(
-            "--nside", type=cli.nside, default=16, help="HEALPix NSIDE: ell = 2 ... 2*nside-1"
-        ),
-        argument(
-            "--num-samples",
-            type=cli.positive_int,
-            default=10000,
-            help="rows of the training set",
-        ),
-        argument(
-            "--num-test",
-            type=cli.positive_int,
-            help="rows of the test set (default: --num-samples)",
-        ),
-        argument("--out-dir", default="data", help="folder of the output, made if missing"),
-    ),
-    "sky": (
-        argument(
-            "--a-lens",
-            type=cli.non_negative_float,
-            default=1.0,
-            help="share of the lensing power that delensing left: 1 all, 0 none",
-        ),
-        argument(
-            "--foregrounds",
-            nargs="+",
-            default=["gaussian"],
-            metavar="NAME",
-            help="gaussian (dust and synchrotron power laws, a new realisation for each row), "
-            "gaussian-ensemble (their parameters are new for each row, too), none, or PySM3 "
-            "presets such as d1 s1 (one fixed sky)",
-        ),
-        argument(
-            "--foreground-scale",
-            type=cli.non_negative_float,
-            help="share of the foreground amplitude that a cleaning outside of this script left; "
-            "power has its square (default: 1)",
-        ),
-    ),
-    "one band (default: ECHO's at 45 GHz)": (
-        argument(
-            "--fwhm-arcmin",
-            type=cli.non_negative_float,
-            help="beam width, arcmin; with --clean hilc that to which all bands are brought "
-            f"(default: {SINGLE_BAND.fwhm_arcmin:g})",
-        ),
-        argument(
-            "--freq-ghz",
-            type=cli.positive_float,
-            help=f"observing frequency, GHz (default: {SINGLE_BAND.freq_ghz:g}); with --instrument "
-            "and without cleaning it names the band",
-        ),
-        argument(
-            "--noise-uk-arcmin",
-            type=cli.non_negative_float,
-            help="white noise in polarisation, uK-arcmin; the beam does not act on it "
-            f"(default: {SINGLE_BAND.noise_uk_arcmin:g})",
-        ),
-    ),
-    "an instrument": (
-        argument(
-            "--instrument",
-            metavar="NAME",
-            help=f"{', '.join(instruments.INSTRUMENTS)}, or a .json file with a table of bands",
-        ),
-        argument(
-            "--bands",
-            type=cli.positive_float,
-            nargs="+",
-            metavar="GHZ",
-            help="use only the bands at these frequencies (default: all)",
-        ),
-        argument(
-            "--clean",
-            choices=("none", "hilc"),
-            default="none",
-            help="hilc: the internal linear combination of all bands in harmonic space",
-        ),
-        argument(
-            "--ilc-bins",
-            type=cli.positive_int,
-            nargs="+",
-            metavar="ELL",
-            help="edges of the multipole bins that have weights of their own, from 2 to 2*nside "
-            "(default: 2 5 9 15 22 32 at nside 16, in proportion elsewhere)",
-        ),
-        argument(
-            "--ilc-weights",
-            choices=("sky", "model"),
-            help="from the covariance of each sky's own modes, as for real data, or from that of "
-            "the ensemble, for which the exact posterior is known (default: sky)",
-        ),
-    ),
-}
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.make_parser(__doc__)
-    for title, arguments in ARGUMENTS.items():
-        group = parser.add_argument_group(title)
-        for flag, options in arguments:
-            group.add_argument(flag, **options)
+    flags.add_arguments(parser)
     cli.add_run_arguments(parser, device=False)
     return parser
 
 
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """What the command line asks for, all defaults filled in.
-
-    Attributes:
-        r: Of each set of files: one r, or the two ends of a range.
-        num_train: Rows of the training set.
-        num_test: Rows of the test set.
-        out_dir: Folder of the output.
-        seed: Of every random draw.
-        model: Of the sky.
-        band: The one band; of an instrument, only its frequency counts.
-        instrument: Name or file of an instrument; None for one band.
-        freqs_ghz: The bands of the instrument that a cleaning sums; all when None.
-        cleaning: None for one band.
-    """
-
-    r: tuple[tuple[float, ...], ...]
-    num_train: int
-    num_test: int
-    out_dir: str
-    seed: int
-    model: SkyModel
-    band: Band
-    instrument: str | None
-    freqs_ghz: tuple[float, ...] | None
-    cleaning: Hilc | None
-
-    @property
-    def num_rows(self) -> dict[str, int]:
-        """Rows of each split."""
-        return {"train": self.num_train, "test": self.num_test}
-
-
-def parse_arguments(argv: Sequence[str] | None) -> Configuration:
-    """Configuration, with the rules that hold across arguments."""
+def parse_arguments(argv: Sequence[str] | None) -> flags.Configuration:
+    """What the command line asks for, all defaults filled in; see `flags.read_configuration`."""
     parser = build_parser()
-    args = parser.parse_args(argv)
-    r = read_r(args, parser.error)
-    if len(set(r)) < len(r):
-        parser.error("--r: a value stands there twice")
-    model = read_model(args, parser.error)
-    check_instrument(args, parser.error)
-    names = [field.name for field in dataclasses.fields(Band)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    band = dataclasses.replace(SINGLE_BAND, **given)
-    low, high = instruments.FREQ_RANGE_GHZ
-    if not low <= band.freq_ghz <= high:
-        parser.error(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
-    return Configuration(
-        r=r,
-        num_train=args.num_samples,
-        num_test=args.num_test or args.num_samples,
-        out_dir=args.out_dir,
-        seed=args.seed,
-        model=model,
-        band=band,
-        instrument=args.instrument,
-        freqs_ghz=None if args.bands is None else tuple(args.bands),
-        cleaning=read_cleaning(args, band.fwhm_arcmin, parser.error),
-    )
-
-
-def read_r(
-    args: argparse.Namespace, error: Callable[[str], NoReturn]
-) -> tuple[tuple[float, ...], ...]:
-    """The r of each set of files, or its range."""
-    if args.r and args.r_range:
-        error("--r and --r-range: give one of the two")
-    # adding 0.0 makes 0 of -0
-    if not args.r_range:
-        return tuple((r + 0.0,) for r in args.r or [0.001])
-    if args.r_range[0] >= args.r_range[1]:
-        error("--r-range: the first value must be below the second")
-    return (tuple(r + 0.0 for r in args.r_range),)
-
-
-def read_model(args: argparse.Namespace, error: Callable[[str], NoReturn]) -> SkyModel:
-    """The sky."""
-    scale = 1.0 if args.foreground_scale is None else args.foreground_scale
-    try:
-        return SkyModel(args.nside, args.a_lens, tuple(args.foregrounds), scale)
-    except InputError as wrong:
-        error(str(wrong))
-
-
-def check_instrument(args: argparse.Namespace, error: Callable[[str], NoReturn]) -> None:
-    """Rules between the flags of one band, of an instrument and of a cleaning."""
-
-    def refuse(names: Iterable[str], why: str) -> None:
-        for name in names:
-            if getattr(args, name) is not None:
-                error(f"--{name.replace('_', '-')}: {why}")
-
-    if args.clean == "hilc":
-        if args.instrument is None:
-            error("--clean hilc: sums the bands of an --instrument; name one")
-        refuse(["freq_ghz"], "--clean hilc sums bands; choose them with --bands")
-        refuse(["foreground_scale"], "stands for a cleaning, which --clean hilc does; give one")
-    else:
-        refuse(["bands", "ilc_bins", "ilc_weights"], "is for --clean hilc")
-    if args.instrument is not None:
-        refuse(["noise_uk_arcmin"], "an --instrument has its own; give one of the two")
-        if args.clean == "none":
-            refuse(["fwhm_arcmin"], "an --instrument has its own; give one of the two")
-            if args.freq_ghz is None:
-                error("--instrument: name one band with --freq-ghz, or use --clean hilc")
-
-
-def read_cleaning(
-    args: argparse.Namespace, fwhm_arcmin: float, error: Callable[[str], NoReturn]
-) -> Hilc | None:
-    """The cleaning; None for one band."""
-    if args.clean == "none":
-        return None
-    hilc = Hilc(fwhm_arcmin, args.ilc_bins and tuple(args.ilc_bins), args.ilc_weights or "sky")
-    try:
-        hilc.edges(args.nside)
-    except InputError as wrong:
-        error(str(wrong))
-    return hilc
-
-
-def choose_bands(config: Configuration) -> Observation:
-    """Bands, their instrument and their cleaning; InputError where an instrument lacks a band."""
-    if config.instrument is None:
-        return Observation((config.band,))
-    if config.cleaning is not None:
-        return Observation.with_instrument(config.instrument, config.cleaning, config.freqs_ghz)
-    bands = instruments.load_instrument(config.instrument).bands
-    return Observation(instruments.pick_bands(bands, [config.band.freq_ghz], "--freq-ghz"))
-
-
-# --- outputs ---------------------------------------------------------------------------------
+    return flags.read_configuration(parser.parse_args(argv), parser.error)
 
 
 def budget_path(out_dir: str, r: Sequence[float]) -> str:
@@ -325,7 +71,7 @@ def write_budget(path: str, simulator: simulation.Simulator, record: Record) -> 
     """
     ell, parts = simulator.ell, record.contaminants
     beam = instruments.beam_power(simulator.observation.fwhm_arcmin, ell)
-    tensors = {value: cosmology.tensor_bb(value, ell) * beam for value in BUDGET_R}
+    tensors = {value: simulator.model.primordial_bb(value) * beam for value in BUDGET_R}
     foreground = (parts.dl_gaussian_foreground, parts.dl_fixed_foreground)
     left: dict[str, Any] = {
         "lensing": parts.dl_lensing,
@@ -352,10 +98,10 @@ def format_r(prior: Prior) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the script with a list of arguments; those of the process when None."""
     config = parse_arguments(argv)
-    model, observation = config.model, choose_bands(config)
+    model, observation = config.model, config.observation
     foregrounds.check_names(model.foregrounds)
     paths = {r: output_paths(config.out_dir, r) for r in config.r}
-    figures = {r: budget_path(config.out_dir, r) for r in config.r if config.instrument}
+    figures = {r: budget_path(config.out_dir, r) for r in config.r if config.has_budget}
     arrays = [path for splits in paths.values() for n in splits.values() for path in n.values()]
     disk_bytes = sum(
         size_on_disk(splits, config.num_rows, model.nside) for splits in paths.values()
@@ -367,9 +113,7 @@ def main(argv: list[str] | None = None) -> None:
 
     simulator = simulation.make_simulator(model, observation)
     ell = simulator.ell
-    priors = {r: simulation.make_prior(r, ell, observation.fwhm_arcmin) for r in config.r}
-    for prior in priors.values():
-        simulation.check_finite(prior, simulator.contaminants)
+    priors = {r: simulation.make_prior(r, simulator) for r in config.r}
     made_by = provenance.collect(argv)
     described = {}
     for r, prior in priors.items():
@@ -387,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         write_budget(path, simulator, described[r])
     console.print_result(
         f"wrote {config.num_train} training and {config.num_test} test pairs at ell = 2-{ell[-1]} "
-        f"for r = {', '.join(map(format_r, priors.values()))} into {config.out_dir}/"
+        f"for r = {', '.join(map(format_r, priors.values()))} into {config.out_dir.rstrip('/')}/"
     )
 
 

@@ -101,6 +101,13 @@ def file_argument(suffix: str) -> Callable[[str], str]:
     return parse
 
 
+def folder_argument(text: str) -> str:
+    """Type of the name of a folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; . is the folder you are in")
+    return text
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, device: bool = True) -> Any:
     """Add --seed, and --device where there is a network to place."""
     group = parser.add_argument_group("run")

@@ -12,6 +12,9 @@ from typing import Any, Self
 from runtime.jsonfiles import Json, to_json
 from runtime.priors import FloatArray, Prior, field_names, read_array
 
+# What CAMB did where records of earlier versions name no nt; sky.cosmology.CONSISTENCY_TILT
+TILT_BEFORE_0_3 = "-r/8 (2 - ns - r/8)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Sky:
@@ -23,6 +26,9 @@ class Sky:
         a_lens: Share of the lensing power that is left.
         foregrounds: Names, as on the command line.
         foreground_scale: Share of the foreground amplitude that is left.
+        cosmology: CAMB's parameters by name, nt a number or a rule.
+        dl_fiducial: Primordial D_ell of r = 1 without beam, from ell = 2 on, uK^2, of a user's own;
+            None as well for CAMB's.
     """
 
     instrument: Json | None = None
@@ -30,11 +36,19 @@ class Sky:
     a_lens: float | None = None
     foregrounds: list[str] | None = None
     foreground_scale: float | None = None
+    cosmology: Json | None = None
+    dl_fiducial: list[float] | None = None
+
+    OPTIONAL = ("cleaning", "dl_fiducial")  # None is an entry of its own
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Sky from the keys of a sidecar or checkpoint."""
-        return cls(**{name: content.get(name) for name in field_names(cls)})
+        entries = {name: content.get(name) for name in field_names(cls)}
+        if isinstance(entries["cosmology"], dict):
+            entries["cosmology"] = {**entries["cosmology"]}
+            entries["cosmology"].setdefault("nt", TILT_BEFORE_0_3)
+        return cls(**entries)
 
     @property
     def known(self) -> bool:
@@ -44,8 +58,8 @@ class Sky:
     def differences(self, other: "Sky") -> dict[str, tuple[Any, Any]]:
         """How another sky differs: {field: (entry here, entry there)}.
 
-        Nothing differs where a sky is unknown. No cleaning is an entry of its own; any other entry
-        that one of the two lacks counts as unknown.
+        Nothing differs where a sky is unknown. No cleaning is an entry of its own, and so is no
+        template of one's own; any other entry that one of the two lacks counts as unknown.
         """
         if not self.known or not other.known:
             return {}
@@ -56,7 +70,7 @@ class Sky:
         return {
             name: pair
             for name, pair in pairs.items()
-            if pair[0] != pair[1] and (name == "cleaning" or None not in pair)
+            if pair[0] != pair[1] and (name in self.OPTIONAL or None not in pair)
         }
 
 
@@ -68,19 +82,27 @@ def describe_difference(own: Any, other: Any) -> tuple[str, str]:
         other: Another.
     """
     words = _title(own), _title(other)
-    if words[0] != words[1] or not (isinstance(own, dict) and isinstance(other, dict)):
+    if words[0] != words[1]:
         return words
-    keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
-    here, there = (
-        f"{words[0]} with " + ", ".join(f"{key} {_title(entry.get(key))}" for key in keys)
-        for entry in (own, other)
-    )
-    return here, there
+    if isinstance(own, dict) and isinstance(other, dict):
+        keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+        pairs = {key: describe_difference(own.get(key), other.get(key)) for key in keys}
+        title = f"{words[0]} with " if words[0] else ""
+        here, there = (title + ", ".join(f"{key} {pairs[key][k]}" for key in keys) for k in (0, 1))
+        return here, there
+    if isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
+        k = next(k for k in range(len(own)) if own[k] != other[k])
+        here, there = describe_difference(own[k], other[k])
+        return f"{words[0]}, {here} at place {k + 1}", f"{words[1]}, {there} there"
+    return repr(own), repr(other)
 
 
 def _title(entry: Any) -> str:
     if isinstance(entry, dict):
-        return entry.get("name") or entry.get("method") or f"{_title(entry.get('freq_ghz'))} GHz"
+        freq = f"{_title(entry['freq_ghz'])} GHz" if "freq_ghz" in entry else ""
+        return entry.get("name") or entry.get("method") or freq
+    if isinstance(entry, list) and len(entry) > 1 and all(isinstance(v, float) for v in entry):
+        return f"of {len(entry)} numbers from {entry[0]:g} to {entry[-1]:g}"
     if isinstance(entry, list):
         return " ".join(map(_title, entry))
     if isinstance(entry, (int, float)):

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from runtime import atomic, console, jsonfiles, records
-from runtime.errors import InputError
+from runtime.errors import DivergedError, InputError
 from runtime.jsonfiles import Json
 from runtime.priors import Prior
 from runtime.records import Contaminants, Record
@@ -89,8 +89,10 @@ class ArrayWriter:
         return self
 
     def append(self, rows: np.ndarray) -> None:
-        """Add rows, shape (m, ..., n_ell)."""
+        """Add rows, shape (m, ..., n_ell); DivergedError unless they are finite."""
         rows = np.ascontiguousarray(rows, "<f8")
+        if not np.isfinite(rows).all():
+            raise DivergedError(f"{self.path}: a row is NaN or infinite; nothing was written")
         self._file.write(rows.data)
         self._hash.update(rows.data)
         self._rows += len(rows)

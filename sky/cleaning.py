@@ -88,10 +88,19 @@ def ilc_weights(covariance: FloatArray) -> FloatArray:
 
     Returns:
         Shape (..., n_bands).
+
+    Raises:
+        InputError: If it is singular to rounding.
     """
     scale = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
     correlation = covariance / (scale[..., :, None] * scale[..., None, :])
-    solved = np.linalg.solve(correlation, 1 / scale[..., None])[..., 0] / scale
+    try:
+        solved = np.linalg.solve(correlation, 1 / scale[..., None])[..., 0] / scale
+    except np.linalg.LinAlgError:
+        raise InputError(
+            "--clean hilc: the noise is so far below the sky that the covariance of the bands is "
+            "singular; raise noise_uk_arcmin, or give fewer --bands"
+        ) from None
     return solved / solved.sum(-1, keepdims=True)
 
 

@@ -17,6 +17,8 @@ from sky import cosmology
 from sky.cosmology import IntArray
 
 FREQ_RANGE_GHZ = (1, 3000)  # where the emission laws of foregrounds.py hold
+MIN_POWER, MAX_POWER = 1e-100, 1e100  # uK^2; products and squares of these are numbers, too
+BAND_FIELDS = ("freq_ghz", "fwhm_arcmin", "noise_uk_arcmin")  # of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +28,29 @@ class Band:
     Attributes:
         freq_ghz: Centre frequency, GHz.
         fwhm_arcmin: Width of the Gaussian beam, arcmin.
-        noise_uk_arcmin: White noise in polarisation, uK_CMB arcmin.
+        noise_uk_arcmin: White noise in polarisation, uK_CMB arcmin; None where there is nl_bb.
+        nl_bb: Noise of any other spectrum: N_ell (a C_ell) from ell = 2 on, uK_CMB^2.
     """
 
     freq_ghz: float
     fwhm_arcmin: float
-    noise_uk_arcmin: float
+    noise_uk_arcmin: float | None = None
+    nl_bb: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.noise_uk_arcmin is None) == (self.nl_bb is None):
+            raise InputError("a band needs noise_uk_arcmin or nl_bb, and not both")
+
+    def noise_bb(self, ell: IntArray) -> FloatArray:
+        """D_ell of its noise, shape (n_ell,), uK^2; no beam acts on it."""
+        if self.noise_uk_arcmin is not None:
+            return white_noise_bb(self.noise_uk_arcmin, ell)
+        nl_bb = np.asarray(self.nl_bb, float)
+        if nl_bb.shape != ell.shape or not (np.isfinite(nl_bb) & (nl_bb >= 0)).all():
+            raise InputError(
+                f"nl_bb: must be {len(ell)} finite numbers, 0 or above, at ell = 2 ... {ell[-1]}"
+            )
+        return cosmology.cl_to_dl(nl_bb, ell)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +125,13 @@ def load_instrument(source: str) -> Instrument:
         InputError: If there is no such instrument or file, or a field is wrong.
     """
     if source in INSTRUMENTS:
-        return Instrument(source, tuple(Band(*map(float, row)) for row in INSTRUMENTS[source]))
+        return Instrument(
+            source,
+            tuple(
+                Band(float(freq), float(fwhm), float(noise))
+                for freq, fwhm, noise in INSTRUMENTS[source]
+            ),
+        )
     if not source.endswith(".json"):
         known = ", ".join(INSTRUMENTS)
         raise InputError(f"--instrument {source}: is neither {known} nor a .json file")
@@ -117,19 +142,28 @@ def load_instrument(source: str) -> Instrument:
     name = content.get("name", os.path.splitext(os.path.basename(source))[0])
     if not isinstance(name, str):
         raise InputError(f"{source}: name must be a string")
-    rows = content.get("bands")
-    if not isinstance(rows, list) or not rows:
+    entries = content.get("bands")
+    if not isinstance(entries, list) or not entries:
         raise InputError(f"{source}: bands must be a list with one object for each band")
-    bands = [_band(f"{source}: band {k}", row) for k, row in enumerate(rows, 1)]
-    frequencies = [band.freq_ghz for band in bands]
-    for freq in frequencies:
-        if frequencies.count(freq) > 1:
-            raise InputError(f"{source}: {freq:g} GHz stands there twice; merge the two bands")
+    bands = [_band(f"{source}: band {k}", row) for k, row in enumerate(entries, 1)]
+    _check_distinct(source, bands)
     return Instrument(name, tuple(sorted(bands, key=lambda band: band.freq_ghz)))
 
 
+def _check_distinct(source: str, bands: Sequence[Band]) -> None:
+    frequencies = [band.freq_ghz for band in bands]
+    for freq in frequencies:
+        depths = np.array([band.noise_uk_arcmin for band in bands if band.freq_ghz == freq], float)
+        if len(depths) > 1:
+            raise InputError(
+                f"{source}: {freq:g} GHz stands there twice; write one band instead, with the "
+                f"inverse-variance noise_uk_arcmin {(depths**-2.0).sum() ** -0.5:.4g} if the beams "
+                "are the same, or leave out all but the best"
+            )
+
+
 def _band(where: str, row: Any) -> Band:
-    fields = [field.name for field in dataclasses.fields(Band)]
+    fields = BAND_FIELDS
     if not isinstance(row, dict):
         raise InputError(f"{where} must be an object with {', '.join(fields)}")
     for key in fields:
@@ -150,7 +184,8 @@ def _band(where: str, row: Any) -> Band:
         raise InputError(f"{where}: fwhm_arcmin must not be negative")
     if row["noise_uk_arcmin"] <= 0:
         raise InputError(f"{where}: noise_uk_arcmin must be above 0")
-    return Band(**{key: float(value) for key, value in row.items()})
+    freq_ghz, fwhm_arcmin, noise_uk_arcmin = (float(row[key]) for key in fields)
+    return Band(freq_ghz, fwhm_arcmin, noise_uk_arcmin)
 
 
 def pick_bands(bands: Sequence[Band], frequencies: Sequence[float], flag: str) -> tuple[Band, ...]:
@@ -201,14 +236,18 @@ def noise_bb(bands: Sequence[Band], fwhm_arcmin: float | None, ell: IntArray) ->
     Raises:
         InputError: If a band's beam is so wide that the change is beyond the numbers.
     """
-    noise = np.array([white_noise_bb(band.noise_uk_arcmin, ell) for band in bands])
+    noise = np.array([band.noise_bb(ell) for band in bands])
     if fwhm_arcmin is None:
         return noise
+    for band, row in zip(bands, noise, strict=True):
+        if not ((row > MIN_POWER) & (row < MAX_POWER)).all():
+            depth = f"noise_uk_arcmin {band.noise_uk_arcmin:g} at {band.freq_ghz:g} GHz"
+            raise InputError(f"--instrument: {depth} is beyond all physics")
     with np.errstate(divide="ignore", over="ignore"):
         beams = np.array([beam_power(band.fwhm_arcmin, ell) for band in bands])
         noise = noise * beam_power(fwhm_arcmin, ell) / beams
     for band, row in zip(bands, noise, strict=True):
-        if not (row < 1e100).all():
+        if not (row < MAX_POWER).all():
             raise InputError(
                 f"--bands: the beam of {band.freq_ghz:g} GHz has no power left at ell = {ell[-1]}; "
                 "leave the band out, or lower --nside"

@@ -8,9 +8,13 @@ import numpy as np
 
 from runtime import records
 from runtime.errors import InputError
-from runtime.jsonfiles import Json
+from runtime.jsonfiles import Json, to_json
+from runtime.priors import FloatArray, SignalTemplate
 from sky import cleaning, cosmology, foregrounds, instruments
+from sky.cosmology import MAX_NSIDE, MAX_TEMPLATE_R, PLANCK_2018, Cosmology, IntArray
 from sky.instruments import Band
+
+MIN_WIDTH = 1e-6  # of a range of r over its upper end: far above rounding
 
 # ECHO at 45 GHz
 SINGLE_BAND = Band(freq_ghz=45.0, fwhm_arcmin=24.8, noise_uk_arcmin=11.9)
@@ -27,14 +31,31 @@ class SkyModel:
             ("d1", "s1").
         foreground_scale: Share of the foreground amplitude that a cleaning outside of this
             project left; power has its square.
+        cosmology: Of lensing, and of the primordial BB unless there is dl_fiducial.
+        dl_fiducial: Primordial BB of a user's own, proportional to r: D_ell of r = 1 at ell = 2 ...
+            2 nside - 1, without beam, uK^2.
     """
 
     nside: int = 16
     a_lens: float = 1.0
     foregrounds: tuple[str, ...] = ("gaussian",)
     foreground_scale: float = 1.0
+    cosmology: Cosmology = PLANCK_2018
+    dl_fiducial: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.nside > MAX_NSIDE:
+            raise InputError(
+                f"--nside {self.nside}: above ell = {2 * MAX_NSIDE - 1} CAMB's tensor BB is off by "
+                f"tens of percent; use --nside {MAX_NSIDE} or less"
+            )
+        if self.dl_fiducial is not None:
+            dl = np.asarray(self.dl_fiducial, float)
+            if dl.shape != self.ell.shape or not (np.isfinite(dl) & (dl > 0)).all():
+                raise InputError(
+                    f"dl_fiducial: must be {len(self.ell)} finite numbers above 0, at ell = 2 ... "
+                    f"{self.ell[-1]}"
+                )
         if isinstance(self.foregrounds, str) or not self.foregrounds:
             raise InputError('--foregrounds: must be a tuple of names, such as ("none",)')
         if len(set(self.foregrounds)) < len(self.foregrounds):
@@ -42,6 +63,37 @@ class SkyModel:
         alone = [name for name in foregrounds.STANDALONE if name in self.foregrounds]
         if alone and len(self.foregrounds) > 1:
             raise InputError(f"--foregrounds: {alone[0]} goes with no other name")
+
+    @property
+    def ell(self) -> IntArray:
+        """Multipoles, shape (n_ell,)."""
+        return cosmology.multipoles(self.nside)
+
+    def primordial_bb(self, r: float) -> FloatArray:
+        """D_ell of the signal, without beam, shape (n_ell,), uK^2."""
+        if self.dl_fiducial is not None:
+            return r * np.array(self.dl_fiducial)
+        return cosmology.tensor_bb(r, self.ell, self.cosmology)
+
+    def check_r_range(self, r_min: float, r_max: float) -> None:
+        """Raise InputError where there is no `signal_template` between the two."""
+        if r_max - r_min < MIN_WIDTH * r_max:
+            raise InputError(
+                f"--r-range: {r_min:g} and {r_max:g} are too close to tell r apart; give one --r"
+            )
+        proportional = self.dl_fiducial is not None or self.cosmology.nt is not None
+        if r_max > MAX_TEMPLATE_R and not proportional:
+            raise InputError(
+                f"--r-range: the template of several r holds up to r = {MAX_TEMPLATE_R:g}, not to "
+                f"{r_max:g}; lower it, or give nt a number in --cosmology"
+            )
+
+    def signal_template(self, r_min: float, r_max: float) -> SignalTemplate:
+        """`primordial_bb` for r_min <= r <= r_max; see `check_r_range`."""
+        self.check_r_range(r_min, r_max)
+        if self.dl_fiducial is not None:
+            return cosmology.linear_template(np.array(self.dl_fiducial))
+        return cosmology.signal_template(r_min, r_max, self.ell, self.cosmology)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +149,17 @@ class Observation:
         cls,
         freq_ghz: float = SINGLE_BAND.freq_ghz,
         fwhm_arcmin: float = SINGLE_BAND.fwhm_arcmin,
-        noise_uk_arcmin: float = SINGLE_BAND.noise_uk_arcmin,
+        noise_uk_arcmin: float | None = None,
+        nl_bb: Sequence[float] | None = None,
     ) -> Self:
-        """Observation in one band; see `instruments.Band` for the units."""
-        return cls((Band(freq_ghz, fwhm_arcmin, noise_uk_arcmin),))
+        """Observation in one band; see `instruments.Band` for the units.
+
+        The noise is that of `SINGLE_BAND` where none is given.
+        """
+        if nl_bb is not None:
+            return cls((Band(freq_ghz, fwhm_arcmin, noise_uk_arcmin, tuple(map(float, nl_bb))),))
+        depth = SINGLE_BAND.noise_uk_arcmin if noise_uk_arcmin is None else noise_uk_arcmin
+        return cls((Band(freq_ghz, fwhm_arcmin, depth),))
 
     @classmethod
     def with_instrument(
@@ -130,7 +189,7 @@ class Observation:
     @property
     def instrument_entry(self) -> Json:
         """What a record says of the instrument."""
-        bands = [dataclasses.asdict(band) for band in self.bands]
+        bands = [to_json(band) for band in self.bands]
         return bands[0] if self.cleaning is None else {"name": self.instrument, "bands": bands}
 
 
@@ -155,6 +214,8 @@ def describe_sky(model: SkyModel, observation: Observation) -> records.Sky:
         a_lens=model.a_lens,
         foregrounds=list(model.foregrounds),
         foreground_scale=model.foreground_scale,
+        cosmology=model.cosmology.to_json(),
+        dl_fiducial=None if model.dl_fiducial is None else list(model.dl_fiducial),
     )
 
 
@@ -165,7 +226,7 @@ def make_band_sky(model: SkyModel, observation: Observation) -> cleaning.Multifr
         InputError: If a beam has no power left, or PySM3 cannot do what the foregrounds say.
     """
     fwhm_arcmin = observation.fwhm_arcmin
-    ell = cosmology.multipoles(model.nside)
+    ell = model.ell
     beam = instruments.beam_power(fwhm_arcmin, ell)
     freqs_ghz = [band.freq_ghz for band in observation.bands]
     transfer = model.foreground_scale * np.sqrt(beam)
@@ -176,5 +237,5 @@ def make_band_sky(model: SkyModel, observation: Observation) -> cleaning.Multifr
         foregrounds=foregrounds.ForegroundModel.make(
             model.foregrounds, freqs_ghz, model.nside, transfer
         ),
-        dl_lensing=model.a_lens * cosmology.lensing_bb(ell) * beam,
+        dl_lensing=model.a_lens * cosmology.lensing_bb(ell, model.cosmology) * beam,
     )

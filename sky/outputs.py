@@ -40,8 +40,17 @@ Paths = dict[str, dict[str, str]]  # {split: {name of an output: file}}
 
 
 def file_label(r: Sequence[float]) -> str:
-    """r, one value or the two ends of a range, without exponent."""
-    return "-".join(np.format_float_positional(value, trim="-") for value in r)
+    """r, one value or the two ends of a range; 0.00001, and 1e-300 where that would be long.
+
+    No two r have the same label: both forms are the shortest that name the number.
+    """
+
+    def one(value: float) -> str:
+        if value == 0 or 1e-6 <= value < 1e6:
+            return np.format_float_positional(value, trim="-")
+        return np.format_float_scientific(value, trim="-")
+
+    return "-".join(map(one, r))
 
 
 def output_paths(out_dir: str, r: Sequence[float]) -> Paths:

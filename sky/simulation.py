@@ -13,7 +13,7 @@ data_generation.py streams the same rows to disk.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from runtime import console
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Contaminants, Ilc, Record
-from sky import cleaning, cosmology, foregrounds, instruments, realisations
+from sky import cleaning, foregrounds, instruments, realisations
 from sky.cosmology import IntArray
+from sky.instruments import MAX_POWER, MIN_POWER
 from sky.observation import (
     DEFAULT_OBSERVATION,
     DEFAULT_SKY,
@@ -50,23 +51,6 @@ def _given(power: FloatArray | None) -> FloatArray:
 # --- r ---------------------------------------------------------------------------------------
 
 
-def make_prior(r: Sequence[float], ell: IntArray, fwhm_arcmin: float) -> Prior:
-    """Prior of r and of the primordial power through the beam.
-
-    Args:
-        r: One tensor-to-scalar ratio at 0.05/Mpc, or the two ends of its range.
-        ell: Multipoles, shape (n_ell,).
-        fwhm_arcmin: Width of the beam.
-    """
-    beam = instruments.beam_power(fwhm_arcmin, ell)
-    if len(r) == 1:
-        return Prior(r=r[0], dl_signal=cosmology.tensor_bb(r[0], ell) * beam)
-    low, high = r
-    template = cosmology.signal_template(low, high, ell)
-    template = dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
-    return Prior(parameters=(Parameter("r", low, high),), signal_template=template)
-
-
 def make_generators(prior: Prior, seed: int, split: str) -> Generators:
     """Random streams of the rows of a prior; see `realisations.make_generators`."""
     r = prior.r_range or (prior.r,)
@@ -85,15 +69,24 @@ def _draw_r(prior: Prior, n: int, generators: Generators) -> FloatArray | None:
     return None if prior.r_range is None else generators["r"].uniform(*prior.r_range, n)
 
 
-def check_finite(prior: Prior, contaminants: Contaminants) -> None:
-    """Raise InputError if a power overflowed."""
-    template = prior.signal_template
-    powers = {"dl_signal": prior.dl_signal if template is None else template.dl_per_r}
-    powers |= {f.name: getattr(contaminants, f.name) for f in dataclasses.fields(contaminants)}
-    for name, power in powers.items():
-        if power is not None and not np.isfinite(power).all():
+# --- powers ----------------------------------------------------------------------------------
+
+
+def check_powers(powers: Mapping[str, FloatArray | None], lowest: float = 0.0) -> None:
+    """Raise InputError where a power is beyond `MAX_POWER`, or not finite, or below lowest.
+
+    Args:
+        powers: D_ell in uK^2 by the flags that move it; None where there is none.
+        lowest: `MIN_POWER` where a logarithm is going to be taken, of the signal.
+    """
+    for flags, power in powers.items():
+        if power is None:
+            continue
+        if not (power <= MAX_POWER).all():  # NaN is not, either
+            raise InputError(f"{flags}: D_ell is {power.max():.1e} uK^2, beyond all physics")
+        if not (power >= lowest).all():
             raise InputError(
-                f"--r or --r-range: {name} is not finite; an argument is beyond all physics"
+                f"{flags}: D_ell is {power.min():.1e} uK^2 somewhere, too small for its logarithm"
             )
 
 
@@ -194,6 +187,7 @@ class Simulator:
         return Rows(x, y, r)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `check_powers` says it
 def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
     """Simulator of one band, or of bands that are cleaned.
 
@@ -208,8 +202,40 @@ def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
         cleaning.check_bands(sky, edges, weights_from)
         known = cleaning.ilc_weights(cleaning.model_covariance(sky, edges))
         weights = cleaning.per_ell(known, edges)
-    contaminants = cleaning.residual_powers(sky, weights, same_weights=weights_from == "model")
-    return Simulator(model, observation, sky, weights, contaminants)
+    parts = cleaning.residual_powers(sky, weights, same_weights=weights_from == "model")
+    check_powers(
+        {
+            "--a-lens, --cosmology": parts.dl_lensing,
+            "--noise-uk-arcmin, --noise-file or --instrument": parts.dl_noise,
+            "--foreground-scale": parts.dl_gaussian_foreground,
+            "--foreground-scale, --foregrounds": parts.dl_fixed_foreground,
+        }
+    )
+    return Simulator(model, observation, sky, weights, parts)
+
+
+def make_prior(r: Sequence[float], simulator: Simulator) -> Prior:
+    """Prior of r and of the primordial power through the beam.
+
+    Args:
+        r: One tensor-to-scalar ratio, or the two ends of its range.
+        simulator: Of the sky and its observation.
+
+    Raises:
+        InputError: If the signal cannot be had at this r, or no logarithm of it can.
+    """
+    model = simulator.model
+    beam = instruments.beam_power(simulator.observation.fwhm_arcmin, simulator.ell)
+    flags = "--r, --fwhm-arcmin or --fiducial"
+    if len(r) == 1:
+        dl_signal = model.primordial_bb(r[0]) * beam
+        check_powers({flags: dl_signal}, MIN_POWER if r[0] else 0.0)
+        return Prior(r=r[0], dl_signal=dl_signal)
+    low, high = r
+    template = model.signal_template(low, high)
+    template = dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
+    check_powers({flags.replace("--r,", "--r-range,"): template(np.array([high]))}, MIN_POWER)
+    return Prior(parameters=(Parameter("r", low, high),), signal_template=template)
 
 
 def draw_chunks(
@@ -299,7 +325,7 @@ def describe(simulator: Simulator, prior: Prior, seed: int) -> Record:
         sky=describe_sky(simulator.model, simulator.observation),
         contaminants=simulator.contaminants,
         ilc=measure_ilc(simulator, prior, seed),
-        extra={"cosmology": cosmology.COSMOLOGY, **simulator.sky.foregrounds.to_json()},
+        extra=simulator.sky.foregrounds.to_json(),
     )
 
 
@@ -355,8 +381,7 @@ def simulate(
         raise InputError(f"split: must be one of {', '.join(realisations.SPLITS)}, not {split}")
     foregrounds.check_names(model.foregrounds)
     simulator = make_simulator(model, observation)
-    prior = make_prior(ends, simulator.ell, observation.fwhm_arcmin)
-    check_finite(prior, simulator.contaminants)
+    prior = make_prior(ends, simulator)
     record = describe(simulator, prior, seed).replace(split=split)
     generators = make_generators(prior, seed, split)
     chunks = list(draw_chunks(simulator, prior, num_samples, generators))

@@ -73,7 +73,7 @@ def test_sidecar_describes_the_rows(generate):
         data = load(name.format("0.001"))
         record, parts = data.record, data.record.contaminants
         assert (record.quantity, record.split, record.unit) == (quantity, split, "uK^2")
-        assert record.extra["cosmology"]["As"] == 2.1e-9 and record.seed == 0
+        assert record.sky.cosmology["As"] == 2.1e-9 and record.seed == 0
         assert record.sky.a_lens == 0.5
         assert record.sky.instrument == {
             "fwhm_arcmin": 24.8,
@@ -182,6 +182,10 @@ def test_replaces_its_own_files_and_says_so(generate, capsys):
 BAD_INPUT = {
     "two kinds of r": (["--r", "0.1", "--r-range", "0", "1"], "--r-range"),
     "reversed range": (["--r-range", "0.1", "0"], "--r-range"),
+    "range beyond the template": (["--r-range", "0", "5"], "holds up to r = 1, not to 5"),
+    "narrow range": (["--r-range", "0.01", "0.010000000001"], "too close to tell r apart"),
+    "no folder": (["--out-dir", ""], "--out-dir: the name is empty"),
+    "beyond CAMB": (["--nside", "2048"], "use --nside 1024 or less"),
     "negative range": (["--r-range", "-0.1", "0"], "--r-range"),
     "no test rows": (["--num-test", "0"], "--num-test"),
     "negative r": (["--r", "-0.1"], "--r"),
@@ -226,7 +230,7 @@ BAD_INPUT = {
 def test_bad_input_is_one_line(arguments, named, tmp_path, capsys):
     folder = tmp_path / "data"
     with pytest.raises(SystemExit) as stop:
-        data_generation.main([*arguments, "--out-dir", str(folder)])
+        data_generation.main(["--out-dir", str(folder), *arguments])
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert stop.value.code == 2 and len(errors) == 1 and named in errors[0]
     assert not folder.exists()
@@ -249,13 +253,44 @@ def test_too_few_bands_or_modes_is_one_line(words, told, tmp_path, capsys):
     assert not any(folder.iterdir())
 
 
-def test_r_beyond_physics_is_one_line(tmp_path, capsys):
+BEYOND_NUMBERS = {
+    "r": ("--r 1e5", "--r 100000: CAMB has no finite BB"),
+    "r, all but infinite": ("--r 1e300", "--r 1e+300: CAMB has no finite BB"),
+    "r, large": ("--r 24", "--fiducial: D_ell is"),
+    "r, small": ("--r 1e-300", "too small for its logarithm"),
+    "r, smallest": ("--r 5e-324", "too small for its logarithm"),
+    "a range, small": ("--r-range 0 1e-300", "too small for its logarithm"),
+    "beam": ("--fwhm-arcmin 9000", "too small for its logarithm"),
+    "lensing": ("--a-lens 1e300", "--a-lens, --cosmology: D_ell is"),
+    "noise": ("--noise-uk-arcmin 1e200", "--noise-file or --instrument: D_ell is"),
+    "foreground": ("--foregrounds gaussian --foreground-scale 1e200", "--foreground-scale: D_ell"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), BEYOND_NUMBERS.values(), ids=BEYOND_NUMBERS.keys())
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_powers_beyond_numbers_are_one_line(words, told, tmp_path, capsys):
+    """Nothing that is NaN, infinite, or zero where a logarithm follows, is ever drawn."""
     folder = tmp_path / "data"
-    words = ["--r", "1e5", "--nside", "8", "--foregrounds", "none", "--out-dir", str(folder)]
+    common = f"--nside 8 --num-samples 50 --foregrounds none --out-dir {folder}"
     with pytest.raises(SystemExit) as stop:
-        data_generation.main(words)
-    assert stop.value.code == 2 and "dl_signal is not finite" in capsys.readouterr().err
+        data_generation.main(f"{common} {words}".split())
+    assert stop.value.code == 2 and told in capsys.readouterr().err
     assert not any(folder.iterdir())
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "words", ["--r 1e-90", "--r 3", "--r-range 0 1", "--r-range 0 1e-80", "--a-lens 1e90"]
+)
+def test_powers_within_numbers_are_drawn(words, tmp_path):
+    """The bounds themselves leave room: all rows are finite and above 0."""
+    folder = tmp_path / "data"
+    common = f"--nside 8 --num-samples 200 --foregrounds none --out-dir {folder}"
+    data_generation.main(f"{common} {words}".split())
+    for path in folder.glob("dl_*.npy"):
+        values = np.load(path)
+        assert np.isfinite(np.log(values)).all() and (values > 0).all()
 
 
 def test_output_that_cannot_be_written(tmp_path, capsys):

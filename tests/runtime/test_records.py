@@ -53,6 +53,33 @@ def test_words():
     assert words == ("hilc with weights_from sky", "hilc with weights_from model")
 
 
+def test_words_for_numbers():
+    """Parameters by name; of two lists the first entry that differs, however little."""
+    assert records.describe_difference({"tau": 0.05, "ns": 1.0}, {"tau": 0.06, "ns": 1.0}) == (
+        "tau 0.05",
+        "tau 0.06",
+    )
+    words = records.describe_difference([1.0, 2.0, 3.0], [1.0, 2.5, 3.0])
+    assert words == (
+        "of 3 numbers from 1 to 3, 2 at place 2",
+        "of 3 numbers from 1 to 3, 2.5 there",
+    )
+    assert records.describe_difference(1.0, 1.0 + 1e-12) == ("1.0", "1.000000000001")
+    assert records.describe_difference(None, [1.0, 2.0]) == ("none", "of 2 numbers from 1 to 2")
+    own, other = {**SINGLE, "nl_bb": [1.0, 2.0]}, {**SINGLE, "nl_bb": [1.0, 3.0]}
+    assert records.describe_difference(own, other) == (
+        "45 GHz with nl_bb of 2 numbers from 1 to 2",
+        "45 GHz with nl_bb of 2 numbers from 1 to 3",
+    )
+
+
+def test_a_template_that_one_lacks_is_cambs():
+    own = {**SKY, "dl_fiducial": [1.0, 2.0]}
+    assert differences(SKY, own) == {"dl_fiducial": (None, [1.0, 2.0])}
+    assert differences(own, SKY) == {"dl_fiducial": ([1.0, 2.0], None)}
+    assert differences(own, dict(own)) == {}
+
+
 def test_a_record_crosses_json_unchanged():
     content = {
         "quantity": "posterior BB",
@@ -67,7 +94,7 @@ def test_a_record_crosses_json_unchanged():
         "model_checkpoint": "m.pth",
         "prior": {"r": 0.001, "dl_signal": [1.0, 2.0], "mean_dl": [1.0, 2.0], "sky": SKY},
         "observation": {"file": "y.npy", "sha256": "0"},
-        "cosmology": {"H0": 67.36},
+        "cosmology": {"H0": 67.36, "nt": 0.0},
     }
     record = Record.from_json(content)
     assert record.to_json() == content

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from runtime import tables
-from runtime.errors import InputError
+from runtime.errors import DivergedError, InputError
 from runtime.records import Record, Sky
 
 RELAXED = settings(
@@ -183,6 +184,17 @@ def test_a_writer_that_stops_early_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="2 rows written of 3"):  # noqa: SIM117
         with tables.ArrayWriter(str(tmp_path / "dl.npy"), (3, 4), {}) as writer:
             writer.append(np.ones((2, 4)))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_writer_lets_only_finite_rows_out(wrong, tmp_path):
+    """Whatever made the row: neither the array nor its sidecar appears."""
+    path = str(tmp_path / "dl.npy")
+    with pytest.raises(DivergedError, match=re.escape(path)):  # noqa: SIM117
+        with tables.ArrayWriter(path, (3, 4), {}) as writer:
+            writer.append(np.ones((2, 4)))
+            writer.append(np.array([[1.0, 1.0, wrong, 1.0]]))
     assert os.listdir(tmp_path) == []
 
 

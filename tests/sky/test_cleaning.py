@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from runtime.errors import InputError
 from sky import cleaning, foregrounds, instruments, realisations
 
 TEMPLATES = pathlib.Path(__file__).parents[3] / "shared" / "pysm-data"
@@ -223,3 +224,9 @@ def test_the_measured_bias_agrees_with_the_analytic_estimate(names):
             for row in (measured.dl_ilc_bias, expected, measured.dl_ilc_bias_error)
         )
         assert abs(bias - wanted) < 0.05 * abs(wanted) + 3 * error
+
+
+def test_a_singular_covariance_is_one_line():
+    """Bands without noise under fewer foregrounds: no weights are the best ones."""
+    with pytest.raises(InputError, match="--clean hilc: the noise is so far below the sky"):
+        cleaning.ilc_weights(np.ones((2, 3, 3)))

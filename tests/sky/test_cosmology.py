@@ -21,7 +21,7 @@ def test_multipoles():
     assert cosmology.multipoles(16)[-1] == 31 and len(cosmology.multipoles(16)) == 2 * 16 - 2
 
 
-# D_ell^BB in uK^2 of CAMB 2.0.5, COSMOLOGY, lmax=4000, lens_potential_accuracy=4: set_params,
+# D_ell^BB in uK^2 of CAMB 2.0.5, PLANCK_2018, lmax=4000, lens_potential_accuracy=4: set_params,
 # get_results, get_lensed_scalar_cls(CMB_unit="muK")[ell, 2]. The run takes seconds, so it is kept.
 CONVERGED_LENSING = {
     2: 1.834128e-06,
@@ -43,7 +43,11 @@ def test_tensor_and_lensing_add_up_to_cambs_total(ell, lensing):
     import camb
 
     params = camb.set_params(
-        lmax=2500, lens_potential_accuracy=2, r=0.01, WantTensors=True, **cosmology.COSMOLOGY
+        lmax=2500,
+        lens_potential_accuracy=2,
+        r=0.01,
+        WantTensors=True,
+        **cosmology.PLANCK_2018.parameters,
     )
     total = camb.get_results(params).get_total_cls(31, CMB_unit="muK")[ell, 2]
     np.testing.assert_allclose(lensing + cosmology.tensor_bb(0.01, ell), total, rtol=1e-4)

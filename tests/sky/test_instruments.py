@@ -55,6 +55,14 @@ def test_a_beam_without_power_left_is_refused():
         instruments.noise_bb([instruments.Band(40.0, 9000.0, 10.0)], 24.8, ELL)
 
 
+@pytest.mark.parametrize("depth", [1e200, 1e-300])
+def test_noise_beyond_numbers_is_refused(depth):
+    """Its square is no number, or 0, and weights divide by it."""
+    bands = [instruments.Band(40.0, 30.0, 10.0), instruments.Band(90.0, 30.0, depth)]
+    with np.errstate(over="ignore"), pytest.raises(InputError, match="at 90 GHz is beyond all"):
+        instruments.noise_bb(bands, 24.8, ELL)
+
+
 BAND = {"freq_ghz": 40, "fwhm_arcmin": 70, "noise_uk_arcmin": 37}
 
 
@@ -81,7 +89,10 @@ WRONG = {
     "negative beam": ({"bands": [{**BAND, "fwhm_arcmin": -1}]}, "fwhm_arcmin must not be negative"),
     "no noise": ({"bands": [{**BAND, "noise_uk_arcmin": 0}]}, "noise_uk_arcmin must be above 0"),
     "in Hz": ({"bands": [{**BAND, "freq_ghz": 40e9}]}, "freq_ghz must lie from 1 to 3000"),
-    "twice": ({"bands": [BAND, {**BAND, "noise_uk_arcmin": 3}]}, "40 GHz stands there twice"),
+    "twice": (
+        {"bands": [{**BAND, "noise_uk_arcmin": 4}, {**BAND, "noise_uk_arcmin": 3}]},
+        "40 GHz stands there twice; write one band instead.* noise_uk_arcmin 2.4 if the beams",
+    ),
 }
 
 

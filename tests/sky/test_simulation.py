@@ -67,7 +67,7 @@ def test_control_simulate_knows_seed_split_and_noise():
 def make_simulator(words):
     """The simulator of a command line."""
     config = data_generation.parse_arguments(["--nside", "8", *words.split()])
-    return simulation.make_simulator(config.model, data_generation.choose_bands(config))
+    return simulation.make_simulator(config.model, config.observation)
 
 
 @pytest.mark.parametrize("r", [(0.001,), (0.0, 0.01)], ids=["one r", "a range"])

@@ -20,7 +20,7 @@ def case(tmp_path_factory):
     """A case as make forecast leaves it, from a network that has learnt next to nothing."""
     folder = tmp_path_factory.mktemp("forecast") / "litebird_gaussian_0.16"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cosmology, "lensing_bb", lambda ell: 2.7e-7 * ell * (ell + 1.0))  # in no time
+        patch.setattr(cosmology, "lensing_bb", lambda ell, *_: 2.7e-7 * ell * (ell + 1.0))
         common = f"{SKY} --a-lens 0.16 --num-samples 300 --num-test 12 --out-dir {folder}"
         data_generation.main(f"{common} --r 0 0.001".split())
         data_generation.main(f"{common} --r-range 0 0.01".split())

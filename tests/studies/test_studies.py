@@ -35,7 +35,7 @@ def run_here(step, threads=None):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(cosmology, "lensing_bb", lambda ell: 2.7e-7 * ell * (ell + 1.0))
+    monkeypatch.setattr(cosmology, "lensing_bb", lambda ell, *_: 2.7e-7 * ell * (ell + 1.0))
     monkeypatch.setattr(runs, "start", run_here)
     monkeypatch.setattr(runs, "POLL_SECONDS", 0)
     # figures are what takes the time, and tested where they are made

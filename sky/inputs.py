@@ -1,0 +1,122 @@
+"""Files of a user's own that shape a simulation: cosmology, noise spectrum, primordial template."""
+
+import warnings
+
+import numpy as np
+
+from runtime import console, jsonfiles
+from runtime.errors import InputError
+from runtime.priors import FloatArray
+from sky import cosmology
+from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018, Cosmology
+
+
+def read_cosmology(path: str) -> Cosmology:
+    """Cosmology from a JSON object; what it does not name stays at Planck 2018.
+
+    Args:
+        path: A file such as {"tau": 0.06, "nt": 0.0}; the entry "cosmology" of a record, too.
+
+    Raises:
+        InputError: If it cannot be read, or has a key or value that CAMB is not given here.
+    """
+    content = jsonfiles.read_json(path)
+    if content.get("nt") == CONSISTENCY_TILT:
+        del content["nt"]
+    for key, value in content.items():
+        if key not in PARAMETERS:
+            known = ", ".join(PARAMETERS)
+            raise InputError(f"{path}: unknown parameter {key!r}; there are {known}")
+        if not jsonfiles.is_number(value):
+            raise InputError(f"{path}: {key} must be a number, not {value!r}")
+    return Cosmology(**{key: float(value) for key, value in content.items()}, source=path)
+
+
+def read_noise(path: str, nside: int) -> tuple[float, ...]:
+    """N_ell of an instrument's noise at ell = 2 ... 2 nside - 1, uK^2; says how it understood it.
+
+    Args:
+        path: See `read_columns`; the second column is N_ell, a C_ell and no D_ell.
+        nside: HEALPix NSIDE.
+    """
+    nl_bb = read_columns(path, nside, "N_ell")
+    depths = [np.degrees(np.sqrt(value)) * 60 for value in (nl_bb[0], nl_bb[-1])]
+    console.info(
+        f"{path}: N_ell in uK^2, {depths[0]:.3g} uK-arcmin at ell = 2 and {depths[1]:.3g} at "
+        f"ell = {2 * nside - 1}"
+    )
+    return tuple(nl_bb.tolist())
+
+
+def read_fiducial(path: str, nside: int) -> tuple[float, ...]:
+    """Primordial BB of r = 1 at ell = 2 ... 2 nside - 1, uK^2; says how it understood it.
+
+    Args:
+        path: See `read_columns`; the second column is D_ell = ell (ell + 1) C_ell / 2 pi.
+        nside: HEALPix NSIDE.
+    """
+    dl_bb = read_columns(path, nside, "D_ell")
+    if not dl_bb.all():
+        ell = 2 + int(np.argmin(dl_bb))
+        raise InputError(f"{path}: D_ell of r = 1 must be above 0, and is 0 at ell = {ell}")
+    ours = cosmology.tensor_bb(1.0, cosmology.multipoles(nside), PLANCK_2018)
+    ratios = dl_bb[0] / ours[0], dl_bb[-1] / ours[-1]
+    console.info(
+        f"{path}: primordial D_ell in uK^2 at r = 1, {ratios[0]:.3g} times that of Planck 2018 at "
+        f"ell = 2 and {ratios[1]:.3g} times at ell = {2 * nside - 1}"
+    )
+    return tuple(dl_bb.tolist())
+
+
+def read_columns(path: str, nside: int, name: str) -> FloatArray:
+    """Second of two columns at ell = 2 ... 2 nside - 1; the first is ell.
+
+    Args:
+        path: A text file, # for comments, or a .npy array of shape (n, 2).
+        nside: HEALPix NSIDE.
+        name: Of the second column.
+
+    Returns:
+        Shape (2 nside - 2,), finite and >= 0.
+
+    Raises:
+        InputError: If the file cannot be read, has other columns, or lacks a multipole.
+    """
+    columns = _read_table(path)
+    if columns.ndim != 2 or columns.shape[1] != 2 or not np.isrealobj(columns):
+        raise InputError(
+            f"{path}: has shape {columns.shape}; needed are two columns, ell and {name}, as "
+            f"numpy.column_stack([ell, values]) makes them"
+        )
+    ell, values = columns.astype(float).T
+    wanted = cosmology.multipoles(nside)
+    if (ell != np.round(ell)).any() or len(np.unique(ell)) < len(ell):
+        raise InputError(f"{path}: its first column must be ell, whole numbers, each once")
+    missing = np.setdiff1d(wanted, ell)
+    if len(missing):
+        raise InputError(
+            f"{path}: has no ell = {missing[0]}; needed are ell = 2 ... {wanted[-1]} for nside "
+            f"{nside}"
+        )
+    order = np.argsort(ell)
+    values = values[order][np.searchsorted(ell[order], wanted)]
+    wrong = wanted[~(np.isfinite(values) & (values >= 0))]
+    if len(wrong):
+        raise InputError(
+            f"{path}: {name} at ell = {wrong[0]} must be a finite number, 0 or above, not "
+            f"{values[wrong[0] - 2]:g}"
+        )
+    return values
+
+
+def _read_table(path: str) -> np.ndarray:
+    try:
+        if path.endswith(".npy"):
+            return np.load(path, allow_pickle=False)
+        with warnings.catch_warnings(), open(path, encoding="utf-8-sig") as file:
+            warnings.simplefilter("ignore")  # of an empty file, whose shape says it
+            return np.loadtxt(file, ndmin=2)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, EOFError) as error:  # UnicodeDecodeError is one
+        raise InputError(f"{path}: is no table of two columns of numbers ({error})") from None
