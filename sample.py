@@ -51,7 +51,9 @@ from runtime import (
     atomic,
     cli,
     console,
+    conventions,
     devices,
+    formats,
     journal,
     processes,
     provenance,
@@ -74,10 +76,13 @@ NOT_WITH_LOG_LIKELIHOOD = (
     *("batch_size", "precision", "seed", "resume"),
 )
 
-NPY = cli.file_argument(".npy")
+NPY, SPECTRA = cli.file_argument(".npy"), formats.file_argument
 FILES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--data-file-noisy", {"type": NPY, "help": "observations; without, generate"}),
-    ("--data-file-gt", {"type": NPY, "help": "their truth, row for row"}),
+    (
+        "--data-file-noisy",
+        {"type": SPECTRA, "help": "observations; without, generate"},
+    ),
+    ("--data-file-gt", {"type": SPECTRA, "help": "their truth, row for row"}),
     ("--param-file-gt", {"type": NPY, "help": "its r, for --log-likelihood"}),
     (
         "--model-checkpoint",
@@ -126,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("files")
     for flag, options in FILES:
         group.add_argument(flag, **options)
+    conventions.add_arguments(parser)
     cli.add_sde_arguments(parser, sde_utils.SDES, "that of the checkpoint")
     for title, arguments in (("reverse process", solver_flags.FLAGS), ("figures", FIGURES)):
         group = parser.add_argument_group(title)
@@ -282,13 +288,10 @@ def write_log_likelihood(
     from checks.likelihood import exact_law, likelihood_report
     from diffusion import likelihood_job
 
-    observed = None
-    if trained.conditional:
-        observed, _ = observations.load(args.data_file_noisy, args.data_file_gt, trained)
-    elif args.data_file_noisy:
+    if args.data_file_noisy and not trained.conditional:
         raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
-    rows = likelihood_job.load_truth(args.data_file_gt, args.param_file_gt, trained)
-    rows = dataclasses.replace(rows, y=None if observed is None else observed.values)
+    given = observations.load(observations.Files.from_arguments(args), trained)
+    observed, rows = given.observed, likelihood_job.gather(given, trained)
     record = Record(sampled=sampled_from(args, trained, observed), extra=provenance.collect(argv))
     device = devices.get_device(args.device)
     names = "log_likelihood.npy", "log_likelihood_metrics.json"
@@ -365,7 +368,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.log_likelihood:
         write_log_likelihood(args, trained, argv)
         return
-    observed, truth = observations.load(args.data_file_noisy, args.data_file_gt, trained)
+    given = observations.load(observations.Files.from_arguments(args), trained)
+    observed = given.observed
     config = Configuration.from_arguments(args, trained, observed)
     sampler, blocks = config.sampler(trained, observed), config.blocks
     if config.shown >= blocks.num_samples:
@@ -395,7 +399,7 @@ def main(argv: list[str] | None = None) -> None:
             arrays.publish(
                 {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs}
             )
-            inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
+            inputs = Inputs(observed, given.truth, trained.data, trained.normalize_dl())
             write_report(report, config, inputs, paths)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws

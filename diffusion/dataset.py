@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from diffusion.normalizers import JointNormalizer, Normalizer
-from runtime import processes, tables
+from runtime import belonging, processes, tables
 from runtime.errors import InputError
 from runtime.priors import FloatArray
 from runtime.tables import Table
@@ -90,8 +90,6 @@ class TrainingTables:
             )
         if cond_file:
             cond = tables.load_spectra(cond_file)
-            tables.check_quantity("--data-file", data, "primordial BB")
-            tables.check_quantity("--cond-file", cond, "observed BB")
         if param_file:
             param = tables.load_r(param_file)
         loaded = cls(data, cond, param)
@@ -99,13 +97,10 @@ class TrainingTables:
         return loaded
 
     def _check(self) -> None:
-        for table in filter(None, (self.cond, self.param)):
-            tables.check_same_rows(self.data, table)
+        named = {f"--{name}-file": table for name, table in self.present().items()}
+        belonging.check(named)
         for table in filter(None, (self.data, self.cond)):
-            if tables.minimum(table.values) <= 0:
-                raise InputError(
-                    f"{table.path}: holds zeros, which have no logarithm; train on D_ell > 0"
-                )
+            tables.check_positive(table, "train on D_ell > 0: leave such rows or multipoles out")
 
     def present(self) -> dict[str, Table]:
         """The tables that there are, by their name here."""

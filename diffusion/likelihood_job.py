@@ -10,6 +10,7 @@ import torch
 import sde_utils
 from diffusion import likelihood
 from diffusion.dynamics import Dynamics
+from diffusion.observations import Given
 from diffusion.trained import Trained
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
@@ -87,32 +88,27 @@ def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
     return result.numpy()
 
 
-def load_truth(path: str, param_path: str | None, trained: Trained) -> Rows:
-    """Spectra whose likelihood is asked for, and their r where the model has one.
+def gather(given: Given, trained: Trained) -> Rows:
+    """Spectra whose likelihood is asked for, with their r and observations where the model has any.
 
     Args:
-        path: File of D_ell.
-        param_path: File of their r, or None.
+        given: Tables that fit the model, the truth among them.
         trained: The model.
 
     Raises:
-        InputError: If a file does not fit the model.
+        InputError: If one is missing, one too many, or has no logarithm.
     """
-    truth, n_ell = tables.load_spectra(path), trained.architecture.n_ell
-    if truth.values.shape[1] != n_ell:
-        raise InputError(f"{path}: has {truth.values.shape[1]} multipoles, the model {n_ell}")
-    if tables.minimum(truth.values) <= 0:
-        raise InputError(f"{path}: holds zeros, which have no logarithm")
-    if not trained.joint:
-        if param_path:
-            raise InputError(f"{param_path}: the checkpoint has no r; leave --param-file-gt out")
-        return Rows(truth.values)
-    if not param_path:
+    assert given.truth is not None, "sample.py asks for --data-file-gt"
+    tables.check_positive(
+        given.truth, "log p is known of spectra above 0 alone; leave such rows out"
+    )
+    parameters = given.parameters
+    if parameters is not None and not trained.joint:
+        raise InputError(f"{parameters.path}: the checkpoint has no r; leave --param-file-gt out")
+    if parameters is None and trained.joint:
         raise InputError("--log-likelihood: the checkpoint holds r too; add --param-file-gt")
-    r = tables.load_r(param_path).values
-    if len(r) != len(truth.values):
-        raise InputError(f"{param_path}: has {len(r)} rows, {path} {len(truth.values)}")
-    return Rows(truth.values, r)
+    r, y = (None if t is None else t.values for t in (parameters, given.observed))
+    return Rows(given.truth.values, r, y)
 
 
 def announce(trained: Trained, n: int, folder: str) -> None:
