@@ -63,7 +63,7 @@ def pick(path: str, names: Sequence[Name]) -> tuple[int | None, int]:
     spectra = [k for k, name in enumerate(names) if B_MODES.fullmatch(name.bare)]
     if not spectra:
         spectra = [k for k, name in enumerate(names) if NO_MODE.fullmatch(name.bare)]
-    if not spectra and len(names) <= 2:  # one spectrum of any name that is not another's
+    if not spectra and len(names) == 1 + len(ell):  # one, of any name that is not another's
         free = (k for k in range(len(names)) if k not in ell)
         spectra = [k for k in free if not OTHER_MODES.fullmatch(names[k].bare)]
     if len(ell) > 1 or len(spectra) != 1:
@@ -84,6 +84,6 @@ def check_multipoles(path: str, values: np.ndarray) -> np.ndarray:
         first = ", ".join(f"{value:g}" for value in values[:4])
         raise InputError(
             f"{path}: its column of ell ({first}, ...) does not hold multipoles that follow each "
-            "other; give one value for each multipole, or bands as one column without ell"
+            "other; give one value for each multipole, for this model observes no bands"
         )
     return ell

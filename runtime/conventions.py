@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from runtime import formats
-from runtime.columns import QUANTITIES, UNITS
+from runtime.columns import QUANTITIES, UNITS, check_multipoles
 from runtime.errors import InputError
 from runtime.formats import Content
 
@@ -140,13 +140,14 @@ def _multipoles(path: str, content: Content, flags: Conventions) -> tuple[np.nda
     """Multipoles of the columns, and whether file or flag says so."""
     n = content.values.shape[1]
     if content.ell is not None:
-        first = int(content.ell[0])
+        ell = check_multipoles(path, content.ell)
+        first = int(ell[0])
         if flags.ell_min not in (None, first):
             raise InputError(
                 f"--ell-min {flags.ell_min}: {path} has a column of ell that starts at {first}; "
                 "leave the flag out"
             )
-        return content.ell, True
+        return ell, True
     first_ell = content.first_ell if flags.ell_min is None else flags.ell_min
     start = FIRST_ELL if first_ell is None else first_ell
     return np.arange(start, start + n), first_ell is not None

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from runtime.columns import Name, check_multipoles, parse_unit, pick
+from runtime.columns import Name, parse_unit, pick
 from runtime.errors import InputError
 
 MAX_BYTES = 2**26  # of a file that is no .npy, unpacked: a spectrum is far smaller
@@ -34,7 +34,8 @@ class Content:
     Attributes:
         values: Numbers as they stand, shape (n, n_columns), a spectrum a row; perhaps on disk.
         words: Which part of the file they are.
-        ell: Multipoles of the columns, shape (n_columns,), where the file names them.
+        ell: What the file says their multipoles are, shape (n_columns,), unchecked; None where it
+            does not.
         first_ell: The first of them by the custom of the format; None where there is none.
         quantity: A key of columns.QUANTITIES, where the file names it.
         custom: The same by the custom of the format.
@@ -255,7 +256,7 @@ def _read_text(path: str) -> Content:
     return Content(
         table[:, spectrum][None],
         which,
-        ell=None if ell is None else check_multipoles(path, table[:, ell]),
+        ell=None if ell is None else table[:, ell],
         quantity=None if names is None else names[spectrum].quantity,
         unit=None if names is None else names[spectrum].unit,
     )
@@ -288,6 +289,8 @@ def _read_table(path: str, unit: Any, num_bytes: int) -> Content:
     header, columns = unit.header, unit.columns
     if not 0 < header["NAXIS1"] * header["NAXIS2"] + header["PCOUNT"] <= num_bytes:
         raise InputError(f"{path}: is shorter than its header promises; write it again")
+    if header.get("PIXTYPE") == "HEALPIX" or "ORDERING" in header:
+        raise InputError(f"{path}: is a map; healpy.anafast makes a spectrum of one")
     names = [Name(str(name)) for name in columns.names]
     if len({name.text for name in names}) < len(names):
         raise InputError(f"{path}: two of its columns have one name; name the B-mode spectrum BB")
@@ -298,13 +301,12 @@ def _read_table(path: str, unit: Any, num_bytes: int) -> Content:
     found = [np.asarray(unit.data.field(k)) for k in chosen]
     if any(values.ndim != 1 or values.dtype.kind not in "fiu" for values in found):
         raise InputError(
-            f"{path}: column {names[spectrum].text} holds no single number for each multipole; "
-            "a map is no spectrum"
+            f"{path}: column {names[spectrum].text} holds no single number for each multipole"
         )
     return Content(
         np.array(found[-1], float)[None],
         f"its column {names[spectrum].text}",
-        ell=None if ell is None else check_multipoles(path, found[0]),
+        ell=None if ell is None else np.array(found[0], float),
         first_ell=0,
         quantity=names[spectrum].quantity,
         custom="cl",
