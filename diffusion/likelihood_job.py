@@ -96,18 +96,15 @@ def gather(given: Given, trained: Trained) -> Rows:
         trained: The model.
 
     Raises:
-        InputError: If one is missing, one too many, or has no logarithm.
+        InputError: If one is missing, or has no logarithm.
     """
     assert given.truth is not None, "sample.py asks for --data-file-gt"
     tables.check_positive(
         given.truth, "log p is known of spectra above 0 alone; leave such rows out"
     )
-    parameters = given.parameters
-    if parameters is not None and not trained.joint:
-        raise InputError(f"{parameters.path}: the checkpoint has no r; leave --param-file-gt out")
-    if parameters is None and trained.joint:
+    if given.parameters is None and trained.joint:
         raise InputError("--log-likelihood: the checkpoint holds r too; add --param-file-gt")
-    r, y = (None if t is None else t.values for t in (parameters, given.observed))
+    r, y = (None if t is None else t.values for t in (given.parameters, given.observed))
     return Rows(given.truth.values, r, y)
 
 

@@ -84,6 +84,10 @@ def load(files: Files, trained: Trained) -> Given:
         own = tables.has_record(files.truth) and observed is not None
         truth = _load(files.truth, UNSAID if own else files.conventions, Wanted(n_ell))
     if files.parameters is not None:
+        if not trained.joint:
+            raise InputError(
+                f"{files.parameters}: the checkpoint has no r; leave --param-file-gt out"
+            )
         parameters = tables.load_r(files.parameters)
     belonging.check(
         {
