@@ -169,8 +169,9 @@ def _cut(
     if ell[0] > FIRST_ELL or ell[-1] < last:
         missing = np.setdiff1d(np.arange(FIRST_ELL, last + 1), ell)
         raise InputError(
-            f"{path}: holds ell = {_span(ell)}, needed are {FIRST_ELL}-{last}; {len(missing)} are "
-            f"missing, from ell = {missing[0]} on: give them, or use a model without them"
+            f"{path}: holds ell = {_span(ell)}, needed are {FIRST_ELL}-{last}; {len(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing, from ell = {missing[0]} on: add "
+            "them, or train on simulations that lack them too"
         )
     return slice(FIRST_ELL - int(ell[0]), int(last) + 1 - int(ell[0]))
 
