@@ -25,7 +25,17 @@ import numpy as np
 from checks.estimates import known
 from checks.run import Run
 from checks.skies import Skies
-from runtime import atomic, cli, console, provenance, tables
+from runtime import (
+    atomic,
+    belonging,
+    cli,
+    console,
+    conventions,
+    formats,
+    provenance,
+    tables,
+)
+from runtime.conventions import UNSAID, Conventions, Wanted
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Prior
 from runtime.tables import Table
@@ -48,15 +58,16 @@ EXACT_DRAWS = 4000  # of an exact posterior that is drawn
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("files")
-    npy = cli.file_argument(".npy")
+    spectra, npy = formats.file_argument, cli.file_argument(".npy")
     group.add_argument("--runs", nargs="+", required=True, help="output folders of sample.py")
-    group.add_argument("--data-file-noisy", type=npy, required=True, help="their observations")
-    group.add_argument("--data-file-gt", type=npy, required=True, help="the truth, row for row")
+    group.add_argument("--data-file-noisy", type=spectra, required=True, help="their observations")
+    group.add_argument("--data-file-gt", type=spectra, required=True, help="the truth, row for row")
     group.add_argument("--param-file-gt", type=npy, help="the true r, where each row has its own")
     group.add_argument("--out-dir", default="evaluation", help="folder of the outputs")
     group.add_argument(
         "--row", type=cli.non_negative_int, default=0, help="observation shown in figures"
     )
+    conventions.add_arguments(parser)
     return parser
 
 
@@ -70,11 +81,14 @@ class Configuration:
     param_file_gt: str | None
     out_dir: str
     row: int
+    conventions: Conventions
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "Configuration":
         """From parsed arguments."""
-        return cls(**{**vars(args), "runs": tuple(args.runs)})
+        names = ("data_file_noisy", "data_file_gt", "param_file_gt", "out_dir", "row")
+        own = {name: getattr(args, name) for name in names}
+        return cls(runs=tuple(args.runs), conventions=Conventions.from_arguments(args), **own)
 
     def output(self, name: str) -> str:
         """Path of an output."""
@@ -91,14 +105,13 @@ class Inputs:
 
 def load_inputs(config: Configuration) -> Inputs:
     """Read all inputs; InputError where they do not fit."""
-    observed = tables.load_spectra(config.data_file_noisy)
-    truth = tables.load_spectra(config.data_file_gt)
-    tables.check_quantity("--data-file-noisy", observed, "observed BB")
-    tables.check_quantity("--data-file-gt", truth, "primordial BB")
-    tables.check_same_rows(observed, truth)
-    noisy = config.data_file_noisy
-    if truth.values.shape != observed.values.shape or (observed.values <= 0).any():
-        raise InputError(f"{noisy}: does not fit {config.data_file_gt}, or has zeros")
+    noisy, observed, truth, parameter = config.data_file_noisy, *load_tables(config)
+    if truth.values.shape != observed.values.shape:
+        raise InputError(
+            f"{noisy}: has shape {observed.values.shape}, {config.data_file_gt} "
+            f"{truth.values.shape}; they must match row for row"
+        )
+    tables.check_positive(observed, "spectra that are compared with an exact law are above 0")
     if len(observed.values) < MIN_ROWS:
         raise InputError(f"{noisy}: has less than {MIN_ROWS} rows")
     contaminants = observed.record.contaminants.mean_gaussian
@@ -107,18 +120,33 @@ def load_inputs(config: Configuration) -> Inputs:
             f"{noisy}: has multipoles without noise or lensing, where the "
             "observation is the truth; there is nothing to evaluate"
         )
-    r = load_true_r(config, observed)
+    r = true_r(observed, parameter)
     runs = [Run.load(folder, observed) for folder in config.runs]
     if r is None and any(run.r is not None for run in runs):
         raise InputError("--param-file-gt: is needed, for a run holds draws of r")
     return Inputs(Skies.of(observed, truth, r), runs)
 
 
-def load_true_r(config: Configuration, observed: Table) -> FloatArray | None:
+def load_tables(config: Configuration) -> tuple[Table, Table, Table | None]:
+    """Observations, their truth and its r, which belong together."""
+    denoised = os.path.join(config.runs[0], "denoised.npy")
+    wanted = Wanted(tables.read_npy(denoised).shape[1]) if os.path.exists(denoised) else None
+    spectra: list[Table] = []
+    for path in (config.data_file_noisy, config.data_file_gt):
+        # a record on one of the two files says nothing of the unit of the other
+        said = UNSAID if spectra and tables.has_record(path) else config.conventions
+        spectra.append(tables.load_spectra(path, said, wanted))
+    observed, truth = spectra
+    parameter = tables.load_r(config.param_file_gt) if config.param_file_gt else None
+    belonging.check(
+        {"--data-file-noisy": observed, "--data-file-gt": truth, "--param-file-gt": parameter}
+    )
+    return observed, truth, parameter
+
+
+def true_r(observed: Table, parameter: Table | None) -> FloatArray | None:
     """True r of each row, shape (n,); None where it is unknown."""
-    if config.param_file_gt:
-        parameter = tables.load_r(config.param_file_gt)
-        tables.check_same_rows(observed, parameter)
+    if parameter is not None:
         return parameter.values
     r = observed.record.prior.r
     return None if r is None else np.full(len(observed.values), r)

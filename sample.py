@@ -52,6 +52,7 @@ from runtime import (
     atomic,
     cli,
     console,
+    conventions,
     devices,
     journal,
     processes,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     sample_flags.add_files(parser)
+    conventions.add_arguments(parser)
     cli.add_sde_arguments(parser, sde_utils.SDES, "that of the checkpoint")
     sample_flags.add_reverse_process(parser)
     cli.add_run_arguments(parser).add_argument(
@@ -177,15 +179,10 @@ def write_log_likelihood(
     from checks.likelihood import exact_law, likelihood_report
     from diffusion import likelihood_job
 
-    observed = None
-    if trained.conditional:
-        observed, _ = observations.load(
-            args.data_file_noisy, args.data_file_gt, trained, args.allow_outliers
-        )
-    elif args.data_file_noisy:
+    if args.data_file_noisy and not trained.conditional:
         raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
-    rows = likelihood_job.load_truth(args.data_file_gt, args.param_file_gt, trained)
-    rows = dataclasses.replace(rows, y=None if observed is None else observed.values)
+    given = observations.load(observations.Files.from_arguments(args), trained)
+    observed, rows = given.observed, likelihood_job.gather(given, trained)
     record = Record(sampled=sampled_from(args, trained, observed), extra=provenance.collect(argv))
     device = devices.get_device(args.device)
     names = "log_likelihood.npy", "log_likelihood_metrics.json"
@@ -275,9 +272,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.log_likelihood:
         write_log_likelihood(args, trained, argv)
         return
-    observed, truth = observations.load(
-        args.data_file_noisy, args.data_file_gt, trained, args.allow_outliers
-    )
+    given = observations.load(observations.Files.from_arguments(args), trained)
+    observed = given.observed
     config = Configuration.from_arguments(args, trained, observed)
     sampler, blocks = config.sampler(trained, observed), config.blocks
     if config.shown >= blocks.num_samples:
@@ -307,7 +303,7 @@ def main(argv: list[str] | None = None) -> None:
             arrays.publish(
                 {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs}
             )
-            inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
+            inputs = Inputs(observed, given.truth, trained.data, trained.normalize_dl())
             write_report(report, config, inputs, paths)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws

@@ -16,7 +16,8 @@ import torch
 from diffusion import parameters
 from diffusion.normalizers import Normalizer, StateNormalizer
 from diffusion.reach import Reach
-from runtime import processes, tables
+from runtime import belonging, formats, processes, tables
+from runtime.conventions import UNSAID, Wanted
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter
 from runtime.records import Record
@@ -103,27 +104,22 @@ class TrainingTables:
                     "learn; train on r > 0"
                 )
         if cond_file:
-            cond = tables.load_spectra(cond_file)
-            if data is not None:
-                tables.check_quantity("--data-file", data, "primordial BB")
-            tables.check_quantity("--cond-file", cond, "observed BB")
-        columns: tuple[Parameter, ...] = ()
+            columns = formats.map_npy(cond_file).shape[-1]
+            aligned = data is not None and columns == data.values.shape[1]
+            cond = tables.load_spectra(cond_file, UNSAID, Wanted(columns, multipoles=aligned))
+        named: tuple[Parameter, ...] = ()
         if param_file:
             param = tables.load_table(param_file, (1, 2))
-            columns = parameters.name_columns(param, declared)
-        loaded = cls(data, cond, param, columns)
+            named = parameters.name_columns(param, declared)
+        loaded = cls(data, cond, param, named)
         loaded._check()
         return loaded
 
     def _check(self) -> None:
-        first, *others = self.present().values()
-        for table in others:
-            tables.check_same_rows(first, table)
-        if self.data is not None and tables.minimum(self.data.values) <= 0:
-            raise InputError(
-                f"{self.data.path}: holds zeros or negative values, which have no logarithm; train "
-                "on D_ell > 0"
-            )
+        belonging.check({f"--{name}-file": table for name, table in self.present().items()})
+        if self.data is not None:
+            advice = "train on D_ell > 0: leave such rows or multipoles out"
+            tables.check_positive(self.data, advice)
 
     @property
     def num_rows(self) -> int:

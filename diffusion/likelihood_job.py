@@ -10,6 +10,7 @@ import torch
 import sde_utils
 from diffusion import likelihood, parameters
 from diffusion.dynamics import Dynamics
+from diffusion.observations import Given
 from diffusion.trained import Trained
 from runtime import atomic, console, resources, tables
 from runtime.errors import DivergedError, InputError
@@ -88,42 +89,30 @@ def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
     return result.numpy()
 
 
-def load_truth(path: str | None, param_path: str | None, trained: Trained) -> Rows:
+def gather(given: Given, trained: Trained) -> Rows:
     """What the likelihood is asked of: spectra, parameters, or both, as the model has them.
 
     Args:
-        path: File of D_ell, or None.
-        param_path: File of parameters, or None.
+        given: Tables that fit the model.
         trained: The model.
 
     Raises:
-        InputError: If a file is missing or does not fit the model.
+        InputError: If one is missing, or has no logarithm.
     """
-    n_ell, dl, theta = trained.architecture.n_ell, None, None
-    for flag, given, wanted in (
-        ("--data-file-gt", path, n_ell > 0),
-        ("--param-file-gt", param_path, trained.joint),
+    for flag, table, wanted in (
+        ("--data-file-gt", given.truth, trained.architecture.n_ell > 0),
+        ("--param-file-gt", given.parameters, trained.joint),
     ):
-        if wanted and not given:
+        if wanted and table is None:
             raise InputError(f"--log-likelihood: needs {flag}, for the checkpoint models it")
-        if given and not wanted:
-            raise InputError(f"{flag} {given}: the checkpoint models none; leave it out")
-    if path:
-        truth = tables.load_spectra(path)
-        if truth.values.shape[1] != n_ell:
-            raise InputError(f"{path}: has {truth.values.shape[1]} multipoles, the model {n_ell}")
-        if tables.minimum(truth.values) <= 0:
-            raise InputError(f"{path}: holds zeros, which have no logarithm")
-        dl = truth.values
-    if param_path:
-        table = tables.load_table(param_path, (1, 2))
-        parameters.check_columns(table, trained.parameters)
-        theta = parameters.as_rows(table.values)
-    n = len(dl if dl is not None else theta if theta is not None else ())
-    dl, theta = (np.empty((n, 0)) if a is None else a for a in (dl, theta))
-    if len(dl) != len(theta):
-        raise InputError(f"{param_path}: has {len(theta)} rows, {path} {len(dl)}")
-    return Rows(dl, theta)
+    if given.truth is not None:
+        advice = "log p is known of spectra above 0 alone; leave such rows out"
+        tables.check_positive(given.truth, advice)
+    known = [table for table in (given.truth, given.parameters) if table is not None]
+    empty = np.empty((len(known[0].values), 0))
+    dl = empty if given.truth is None else given.truth.values
+    theta = empty if given.parameters is None else parameters.as_rows(given.parameters.values)
+    return Rows(dl, theta, None if given.observed is None else given.observed.values)
 
 
 def announce(trained: Trained, n: int, folder: str) -> None:

@@ -7,11 +7,17 @@ from typing import Self
 
 import torch
 
-from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter
 
 # r, shape (n,) -> expected D_ell, shape (n, n_ell), uK^2
 Signal = Callable[[FloatArray], FloatArray]
+
+# what to do where an observation has no logarithm
+POSITIVE = (
+    "this model was trained on spectra that are all above 0, such as auto-spectra with their noise "
+    "left in: give such, or train on observations that take both signs, as cross-spectra and "
+    "spectra without noise bias do"
+)
 
 
 def column_moments(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,22 +171,3 @@ class StateNormalizer:
         theta = low + span * torch.special.ndtr(x[:, n_ell:].double())
         dl = self.spectrum.denormalize(x[:, :n_ell])
         return (dl if self.signal is None else dl * self._signal_of(theta)), theta
-
-
-def check_observations(normalizer: Normalizer, values: FloatArray, name: str) -> None:
-    """InputError where an observation has no logarithm and the model takes one.
-
-    Args:
-        normalizer: Of observations.
-        values: Shape (n, n_columns).
-        name: Of their file or argument.
-    """
-    columns = normalizer.must_be_positive().numpy()
-    wrong = (values <= 0) & columns
-    if wrong.any():
-        row, column = (int(index[0]) for index in wrong.nonzero())
-        raise InputError(
-            f"{name}: row {row}, column {column} holds {values[row, column]:g}; the model takes "
-            "its logarithm, for all of its training observations were above 0 there; train on "
-            "observations that have negative values too"
-        )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Self
 
-from runtime import console, records, tables
+from diffusion import parameters
+from runtime import belonging, console, tables
+from runtime.conventions import UNSAID, Conventions, Wanted
 from runtime.errors import InputError
 from runtime.tables import Table
 
@@ -12,52 +16,117 @@ if TYPE_CHECKING:
     from diffusion.trained import Trained
 
 
-def load(
-    path: str | None, truth_path: str | None, trained: Trained, allow_outliers: bool = False
-) -> tuple[Table | None, Table | None]:
-    """Observations, and their truth; None each where there is no file.
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What flags name.
+
+    Attributes:
+        noisy: Observations, --data-file-noisy.
+        truth: Their truth, row for row, --data-file-gt.
+        parameters: Its parameters, --param-file-gt.
+        conventions: How files without a record are to be understood.
+        allow_outliers: Whether observations far outside of what the model has seen are taken.
+    """
+
+    noisy: str | None = None
+    truth: str | None = None
+    parameters: str | None = None
+    conventions: Conventions = UNSAID
+    allow_outliers: bool = False
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> Self:
+        """From the flags of sample.py."""
+        paths = (args.data_file_noisy, args.data_file_gt, args.param_file_gt)
+        return cls(*paths, Conventions.from_arguments(args), args.allow_outliers)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """Tables that fit a model and belong together; None each where there is no file.
+
+    Attributes:
+        observed: Observations.
+        truth: Their truth, row for row.
+        parameters: Its parameters.
+    """
+
+    observed: Table | None = None
+    truth: Table | None = None
+    parameters: Table | None = None
+
+
+def load(files: Files, trained: Trained) -> Given:
+    """Read what flags name.
 
     What differs from the skies that the model was trained on is noted on stderr.
 
     Args:
-        path: File of D_ell.
-        truth_path: File of their truth, row for row.
+        files: The flags.
         trained: The model.
         allow_outliers: Whether observations that lie far outside of what it has seen are taken.
 
     Raises:
-        InputError: If they do not fit the model or each other.
+        InputError: If a file does not fit its flag, the model or the others.
     """
-    if path is None:
-        return None, None
-    from diffusion import reach
-    from diffusion.normalizers import check_observations
+    n_ell, observed, truth, theta = trained.architecture.n_ell, None, None, None
+    if files.conventions.flags and not (files.noisy or files.truth):
+        raise InputError(f"{files.conventions.flags}: needs --data-file-noisy, which it is about")
+    if files.noisy is not None:
+        # the recipe starts at an observed spectrum, and so has the columns of one
+        num_columns = trained.architecture.n_cond or n_ell
+        wanted = Wanted(num_columns, multipoles=num_columns == n_ell)
+        observed = _load(files.noisy, files.conventions, wanted)
+    if files.truth is not None:
+        # a record on one of the two files says nothing of the unit of the other
+        own = tables.has_record(files.truth) and observed is not None
+        truth = _load(files.truth, UNSAID if own else files.conventions, Wanted(n_ell))
+    if files.parameters is not None:
+        if not trained.joint:
+            raise InputError(
+                f"{files.parameters}: the checkpoint has no parameters; leave --param-file-gt out"
+            )
+        theta = tables.load_table(files.parameters, (1, 2))
+        parameters.check_columns(theta, trained.parameters)
+    belonging.check(
+        {
+            "--data-file-noisy": observed,
+            "--data-file-gt": truth,
+            "--param-file-gt": theta,
+        }
+    )
+    if observed is not None:
+        _check_observed(trained, observed, files.allow_outliers)
+    return Given(observed, truth, theta)
 
-    n_columns = trained.architecture.n_cond or trained.architecture.n_ell
-    observed = tables.load_spectra(path)
-    if observed.values.shape[1] != n_columns:
-        raise InputError(
-            f"{path}: has {observed.values.shape[1]} columns, the model takes {n_columns}"
-        )
+
+def _check_observed(trained: Trained, observed: Table, allow_outliers: bool) -> None:
+    """InputError where observations are none of the model's kind; notes where they are unusual."""
+    from diffusion import reach
+    from diffusion.normalizers import POSITIVE
+
     normalizer = trained.cond_normalizer or trained.normalizer.spectrum
-    for rows in tables.chunks(observed.values):
-        check_observations(normalizer, rows, path)
-    if trained.reach is not None:
-        sizes = trained.architecture
-        is_spectrum = sizes.n_cond in (0, sizes.n_ell)
-        strange = reach.Observed(
-            path, observed.values, normalizer.normalize, is_spectrum, raised=not trained.conditional
-        )
-        reach.check(trained.reach, strange, allow_outliers)
-    truth = tables.load_spectra(truth_path) if truth_path else None
-    shape = (len(observed.values), trained.architecture.n_ell)
-    if truth is not None and truth.values.shape != shape:
-        raise InputError(
-            f"{truth_path}: has shape {truth.values.shape}, needed is {shape}: a spectrum of the "
-            "model for each observation"
-        )
+    tables.check_positive(observed, POSITIVE, normalizer.must_be_positive().numpy())
     warn_of_mismatch(trained, observed)
-    return observed, truth
+    if trained.reach is None:  # of a checkpoint of an older version
+        return
+    sizes, raised = trained.architecture, not trained.conditional
+    is_spectrum = sizes.n_cond in (0, sizes.n_ell)
+    seen = reach.Observed(observed.path, observed.values, normalizer.normalize, is_spectrum, raised)
+    reach.check(trained.reach, seen, allow_outliers)
+
+
+def _load(path: str, conventions: Conventions, wanted: Wanted) -> Table:
+    """Spectra with the columns of a model."""
+    table = tables.load_spectra(path, conventions, wanted)
+    found = table.values.shape[1]
+    if found != wanted.num_columns:
+        what = "multipoles" if wanted.multipoles else "columns"
+        raise InputError(
+            f"{path}: has {found} {what}, the model {wanted.num_columns}; give data of the NSIDE "
+            "that it was trained on"
+        )
+    return table
 
 
 def warn_of_mismatch(trained: Trained, observed: Table) -> None:
@@ -70,16 +139,33 @@ def warn_of_mismatch(trained: Trained, observed: Table) -> None:
             f"these observations have r = {data.r_or_range}; "
             "to infer r, train with --param-file"
         )
-    if (
-        model.r_range is not None
-        and data.r is not None
-        and not model.r_range[0] <= data.r <= model.r_range[1]
-    ):
-        console.info(f"r = {data.r:g} lies outside of the prior {list(model.r_range)} of the model")
-    for key, entries in trained.known_sky.differences(observed.record.sky).items():
-        trained_on, other = records.describe_difference(*entries)
-        biased = "the result" if model.r_range is None else "r"
+    if model.r_range is not None:
+        low, high = model.r_range
+        if data.r is not None and not low <= data.r <= high:
+            console.info(
+                f"r = {data.r:g} lies outside of the prior {[low, high]} of the model, which "
+                "returns an r inside of it, whatever the sky; train on a wider --r-range"
+            )
+        if data.r_range is not None and not low <= data.r_range[0] <= data.r_range[1] <= high:
+            console.info(
+                f"these observations have r = {list(data.r_range)}, the prior of the model is "
+                f"{[low, high]}: of skies with an r outside of it the model returns one inside; "
+                "train on a wider --r-range"
+            )
+    biased = "the result" if model.r_range is None else "r"
+    for each in belonging.mismatch(trained.data, trained.conditional, observed.record):
         console.info(
-            f"the model was trained on {key} {trained_on}, these observations have {other}; "
-            f"{biased} may be biased: evaluate.py says by how much"
+            f"the model was trained on {each.what} {each.own}, these observations have "
+            f"{each.other}; {biased} may be biased: evaluate.py says by how much"
+        )
+    _warn_of_training_rows(trained, observed)
+
+
+def _warn_of_training_rows(trained: Trained, observed: Table) -> None:
+    """A note where observations are rows that the model was trained on."""
+    data, here = trained.data, observed.record
+    if here.split == "train" and here.seed is not None and here.seed == data.seed:
+        console.info(
+            f"{observed.path}: is of the training set, which the model has seen; what it is worth "
+            "shows on the test set, dl_noisy_*.npy"
         )

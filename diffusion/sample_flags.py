@@ -10,7 +10,7 @@ import sde_utils
 from diffusion import solvers
 from diffusion.blocks import BATCH_ROWS, GPU_BATCH_ROWS
 from diffusion.sampling import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
-from runtime import cli, processes
+from runtime import cli, formats, processes
 
 if TYPE_CHECKING:
     from diffusion.trained import Trained
@@ -24,10 +24,10 @@ NOT_WITH_LOG_LIKELIHOOD = (
     *("batch_size", "precision", "seed", "resume"),
 )
 
-NPY = cli.file_argument(".npy")
+NPY, SPECTRA = cli.file_argument(".npy"), formats.file_argument
 FILES: Flags = (
-    ("--data-file-noisy", {"type": NPY, "help": "observations; without, generate"}),
-    ("--data-file-gt", {"type": NPY, "help": "their truth, row for row"}),
+    ("--data-file-noisy", {"type": SPECTRA, "help": "observations; without, generate"}),
+    ("--data-file-gt", {"type": SPECTRA, "help": "their truth, row for row"}),
     ("--param-file-gt", {"type": NPY, "help": "its r, for --log-likelihood"}),
     (
         "--model-checkpoint",

@@ -16,16 +16,17 @@ import numpy.typing as npt
 import torch
 
 from diffusion.blocks import Blocks, default_batch_size
-from diffusion.normalizers import Normalizer, StateNormalizer, check_observations
+from diffusion.normalizers import POSITIVE, Normalizer, StateNormalizer
 from diffusion.outputs import PosteriorDraws, known_dl
 from diffusion.reach import Reach
 from diffusion.sampling import ReverseProcess, Sampler, SolverSettings
 from model import Architecture, ScoreNet1D
-from runtime import checkpoints
+from runtime import checkpoints, tables
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray, Parameter
 from runtime.records import Record, Sky
+from runtime.tables import Table
 from sde_utils import SDES, VESDE, VPSDE
 
 MAX_LAYER_WIDTH = 65536  # far above use; keeps a hostile checkpoint from asking for terabytes
@@ -224,7 +225,8 @@ class Trained:
         if not np.isfinite(observed).all():
             raise InputError("y holds values that are not finite")
         if self.cond_normalizer is not None:
-            check_observations(self.cond_normalizer, observed, "y")
+            columns = self.cond_normalizer.must_be_positive().numpy()
+            tables.check_positive(Table("y", observed, Record()), POSITIVE, columns)
         return observed
 
     def _draw(

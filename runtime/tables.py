@@ -4,15 +4,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import numpy as np
 
-from runtime import atomic, console, jsonfiles, records
+from runtime import atomic, console, formats, jsonfiles
+from runtime.conventions import UNSAID, Conventions, Wanted, read_spectra
 from runtime.errors import DivergedError, InputError
 from runtime.jsonfiles import Json
 from runtime.priors import Prior
@@ -26,9 +26,9 @@ class Table:
     """Spectra, or r, from disk, with what is known about them.
 
     Attributes:
-        path: The .npy file.
-        values: D_ell, shape (n, n_ell) or (n, num_draws, n_ell), uK^2, finite and >= 0; or r,
-            shape (n,) or (n, num_draws).
+        path: The file.
+        values: D_ell, shape (n, n_ell) or (n, num_draws, n_ell), uK^2, finite, and >= 0 where
+            there is a record; or r, shape (n,) or (n, num_draws).
         record: The sidecar, checked; empty for a bare file.
         sha256: Of the values' bytes, as hexadecimal digits.
     """
@@ -52,6 +52,11 @@ THEORY_KEYS = ("dl_signal", *(field.name for field in dataclasses.fields(Contami
 def sidecar_path(path: str) -> str:
     """The .json file beside a .npy file."""
     return os.path.splitext(path)[0] + ".json"
+
+
+def has_record(path: str) -> bool:
+    """Whether a file is one of this project's: a .npy file with a sidecar."""
+    return path.lower().endswith(".npy") and os.path.exists(sidecar_path(path))
 
 
 def write_sidecar(path: str, shape: tuple[int, ...], digest: str, record: Record) -> None:
@@ -157,7 +162,7 @@ def _scan(path: str, values: np.ndarray) -> _Scanned:
 
 
 def read_npy(path: str, ndim: int = 2) -> np.ndarray:
-    """Read a float array, believing nothing.
+    """Read a float array of this project, believing nothing.
 
     Args:
         path: A .npy file of little-endian float64 or float32 in C order.
@@ -169,42 +174,25 @@ def read_npy(path: str, ndim: int = 2) -> np.ndarray:
     Raises:
         InputError: If the file is missing, damaged, of another type or shape, or not finite.
     """
-    return _read_npy(path, ndim).values
+    values = formats.map_npy(path)
+    _check_axes(path, values, (ndim,))
+    return _scan(path, _in_own_format(path, values)).values
 
 
-def _read_npy(path: str, ndim: int | tuple[int, ...]) -> _Scanned:
-    """An array with its minimum and SHA-256; see `read_npy`."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            reader = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = reader(file, max_header_size=4096)
-            offset = file.tell()
-            file_size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception:  # numpy's header parser raises many types on damaged bytes
-        raise InputError(f"{path}: is not a .npy file, or its header is damaged") from None
-    if dtype.kind == "O":
-        raise InputError(f"{path}: holds Python objects; save it with dtype float64")
-    if dtype.str not in ("<f8", "<f4"):
-        raise InputError(f"{path}: has dtype {dtype.str}; save it with .astype('<f8')")
-    wanted = (ndim,) if isinstance(ndim, int) else ndim
-    axes = " or ".join(map(str, wanted))
-    if fortran and len(shape) > 1 or len(shape) not in wanted or min(shape) < 1:
+def _in_own_format(path: str, values: np.ndarray) -> np.ndarray:
+    """The array; InputError unless this project could have written it."""
+    if not formats.is_plain(values):
+        order = "" if values.flags.c_contiguous else " in Fortran order"
         raise InputError(
-            f"{path}: has shape {shape}{' in Fortran order' if fortran else ''}; "
-            f"needed is a non-empty array with {axes} axes in C order"
+            f"{path}: has dtype {values.dtype.str}{order}; save it with .astype('<f8') in C order"
         )
-    expected = offset + math.prod(shape) * dtype.itemsize
-    if file_size != expected:
-        raise InputError(
-            f"{path}: has {file_size} bytes where its header promises {expected}; write it again"
-        )
-    return _scan(path, np.memmap(path, dtype, "r", offset, shape))
+    return values
+
+
+def _check_axes(path: str, values: np.ndarray, ndim: tuple[int, ...]) -> None:
+    if values.ndim not in ndim:
+        needed = " or ".join(map(str, ndim))
+        raise InputError(f"{path}: has shape {values.shape}; needed are {needed} axes")
 
 
 def seal(content: Json) -> str:
@@ -261,11 +249,12 @@ def _check_sidecar(path: str, content: Json, values: np.ndarray, sha256: str) ->
 
 
 def load_table(path: str, ndim: int | tuple[int, ...]) -> Table:
-    """Read an array of numbers and its sidecar; without one they may be negative.
+    """Read an array and its sidecar.
 
     Args:
-        path: A .npy file; NAME.json is read beside NAME.npy where it is there.
-        ndim: The number of axes that it must have, or several such numbers.
+        path: A .npy file; NAME.json is read beside NAME.npy where it is there. Without one any real
+            dtype, byte order and memory order will do, and values may be negative.
+        ndim: The number of axes that it must have, or several that it may have.
 
     Returns:
         A `Table`.
@@ -273,26 +262,80 @@ def load_table(path: str, ndim: int | tuple[int, ...]) -> Table:
     Raises:
         InputError: If either file is damaged, or the two do not belong together.
     """
-    scanned = _read_npy(path, ndim)
-    values, sha256 = scanned.values, scanned.sha256
-    sidecar = sidecar_path(path)
+    axes = (ndim,) if isinstance(ndim, int) else ndim
+    values, sidecar = formats.map_npy(path), sidecar_path(path)
+    _check_axes(path, values, axes)
     if not os.path.exists(sidecar):
-        return Table(path, values, Record(), sha256)
-    if scanned.minimum < 0:
-        raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
-    record = _check_sidecar(sidecar, jsonfiles.read_json(sidecar), values, sha256)
-    return Table(path, values, record, sha256)
-
-
-def load_spectra(path: str) -> Table:
-    """`load_table` of spectra (n, n_ell); says what is unknown about a bare file."""
-    table = load_table(path, 2)
-    if not table.record.known:
-        console.info(
-            f"{path}: no {os.path.basename(sidecar_path(path))} beside it, so r, unit, beam and "
-            f"noise are unknown; columns are taken as ell = 2 ... {table.ell[-1]}, values as uK^2"
+        scanned = _scan(path, formats.to_floats(path, values))
+        return Table(path, scanned.values, Record(), scanned.sha256)
+    scanned = _scan(path, _in_own_format(path, values))
+    record = _check_sidecar(sidecar, jsonfiles.read_json(sidecar), values, scanned.sha256)
+    table = Table(path, values, record, scanned.sha256)
+    if scanned.minimum < 0 and record.unit in (None, "uK^2"):
+        raise InputError(
+            f"{path}: {_find(table, lambda rows: rows < 0)} below 0, where no auto-spectrum is, "
+            f"and {sidecar} says that this is one; generate the pair again, or take that file away "
+            "if the spectra are others"
         )
     return table
+
+
+def _find(table: Table, is_wrong: Callable[[np.ndarray], np.ndarray]) -> str:
+    """Words for values of spectra that are wrong: the first, and how many there are."""
+    start, count, first = 0, 0, ""
+    for rows in chunks(table.values):
+        wrong = is_wrong(rows)
+        if wrong.any() and not first:
+            row, *_, column = (int(index[0]) for index in wrong.nonzero())
+            first = f"{rows[wrong][0]:g} in row {start + row}, column {column} (ell = {column + 2})"
+        start, count = start + len(rows), count + int(wrong.sum())
+    are = "is" if count == 1 else "are"
+    return f"holds {first}; {count} of its {table.values.size} values {are}"
+
+
+def load_spectra(
+    path: str, conventions: Conventions = UNSAID, wanted: Wanted | None = None
+) -> Table:
+    """Read spectra (n, n_columns), of this project or of others; says how it understood the latter.
+
+    Args:
+        path: `load_table` reads a .npy file with a sidecar, `conventions.read_spectra` any other.
+        conventions: What flags say of a file without a sidecar.
+        wanted: Columns that are needed of such a file; None for all.
+
+    Raises:
+        InputError: As these; if flags would reinterpret what a sidecar says.
+    """
+    if has_record(path):
+        if conventions.flags:
+            raise InputError(
+                f"{conventions.flags}: {path} has a record, {sidecar_path(path)}, which says its "
+                "unit and multipoles; leave the flags out, or take that file away if it is not its "
+                "record"
+            )
+        return load_table(path, 2)
+    values, words = read_spectra(path, conventions, wanted)
+    scanned = _scan(path, values)
+    console.info(f"{path}: has no record, so r, beam and noise are unknown; understood as {words}")
+    return Table(path, values, Record(), scanned.sha256)
+
+
+def check_positive(table: Table, advice: str, columns: np.ndarray | None = None) -> None:
+    """InputError where a value of spectra has no logarithm; names the first one, and a way out.
+
+    Args:
+        table: Spectra, shape (n, n_columns).
+        advice: What the user can do.
+        columns: Those whose logarithm is taken, boolean array (n_columns,); None for all.
+    """
+    taken = np.ones(table.values.shape[1], bool) if columns is None else columns
+
+    def has_no_logarithm(rows: np.ndarray) -> np.ndarray:
+        return (rows <= 0) & taken
+
+    if any(has_no_logarithm(rows).any() for rows in chunks(table.values)):
+        found = _find(table, has_no_logarithm)
+        raise InputError(f"{table.path}: {found} not above 0, where a logarithm is taken; {advice}")
 
 
 def load_r(path: str) -> Table:
@@ -312,37 +355,3 @@ def load_r(path: str) -> Table:
     if not (low < table.values.min() and table.values.max() < high):
         raise InputError(f"{path}: holds r outside of {low:g} to {high:g}; generate it again")
     return table
-
-
-def check_quantity(flag: str, table: Table, quantity: str) -> None:
-    """InputError where a sidecar says that a file given to a flag holds something else."""
-    held = table.record.quantity or quantity
-    if held != quantity:
-        raise InputError(f"{flag} {table.path}: holds {held}, needed is {quantity}")
-
-
-def check_same_rows(a: Table, b: Table) -> None:
-    """InputError unless two tables of a simulation belong together, row for row."""
-    if len(a.values) != len(b.values):
-        raise InputError(
-            f"{b.path}: has {len(b.values)} rows, {a.path} {len(a.values)}; they must match "
-            "row for row"
-        )
-
-    def identity(record: Record) -> dict[str, object]:
-        r_range = record.prior.r_range and list(record.prior.r_range)
-        own = {"nside": record.nside, "split": record.split, "r": record.prior.r}
-        return {**own, "r_range": r_range, "seed": record.seed}
-
-    here, there = identity(a.record), identity(b.record)
-    for key in here if a.record.known and b.record.known else ():
-        if here[key] != there[key]:
-            raise InputError(
-                f"{b.path}: has {key} = {there[key]}, {a.path} {here[key]}; "
-                "they are not of the same skies"
-            )
-    for key, entries in a.record.sky.differences(b.record.sky).items():
-        own, other = records.describe_difference(*entries)
-        raise InputError(
-            f"{b.path}: has {key} {other}, {a.path} {own}; they are not of the same skies"
-        )

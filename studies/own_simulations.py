@@ -154,11 +154,7 @@ def steps(out_dir: str, sizes: Sizes) -> list[Step]:
     """All runs, in order."""
     files = {name: f"{out_dir}/{name}.npy" for name in ("y_train", "theta_train", "y_test")}
     model, run, observed = f"{out_dir}/posterior.pth", f"{out_dir}/posterior", files["y_test"]
-    named = [
-        word
-        for each in PARAMETERS
-        for word in ("--param", each.name, str(each.low), str(each.high))
-    ]
+    named = [word for each in PARAMETERS for word in ("--param", *str(each).split())]
     return [
         runs.train(
             *("--cond-file", files["y_train"], "--param-file", files["theta_train"], *named),

@@ -348,12 +348,20 @@ def test_without_a_sidecar_only_the_truth_is_used():
 
 
 def test_bad_usage(capsys):
-    x, y, _, words = prepare(PRIOR)
+    x, y, r_true, words = prepare(PRIOR)
     draws, r = exact_draws(PRIOR, y)
     write_run("good", PRIOR, y, draws, r)
     write_run("foreign", PRIOR, y[::-1].copy(), draws, r)
     bare = {**PRIOR, "seed": 1, "dl_contaminant": [0.0] * N_ELL}
-    write("clean.npy", y, {**bare, "quantity": "observed BB"})
+    clean = []
+    for flag, values, quantity in (
+        ("--data-file-noisy", y, "observed BB"),
+        ("--data-file-gt", x, "primordial BB"),
+        ("--param-file-gt", r_true, "r"),
+    ):
+        name = f"clean {quantity}.npy"
+        write(name, values, {**bare, "quantity": quantity})
+        clean += [flag, name]
     write_run("few", PRIOR, y, draws[:, :2], r[:, :2])
     write_run("blind", FIXED, y, draws, r)
     write_run("stuck", PRIOR, y, draws, 0 * r + 0.003)
@@ -364,7 +372,7 @@ def test_bad_usage(capsys):
         "was not sampled from": ["--runs", "foreign", *words],
         "gone": ["--runs", "gone", *words],
         "--row": ["--runs", "good", *words, "--row", "600"],
-        "nothing to evaluate": ["--runs", "good", *words, "--data-file-noisy", "clean.npy"],
+        "nothing to evaluate": ["--runs", "good", *words, *clean],
         "lacks its r_range": ["--runs", "blind", *words],
         "all draws are the same": ["--runs", "stuck", *words],
         "has 2 draws": ["--runs", "few", *words],

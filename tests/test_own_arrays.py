@@ -92,7 +92,7 @@ def test_one_parameter_in_one_axis():
         "name columns of --param-file": ["--cond-file", "y.npy", *PARAMETERS],
         "short for": [*OWN, "--r-range", "0", "1"],
         "match row for row": [*OWN, "--data-file", "x_test.npy"],
-        "holds zeros or negative": ["--data-file", "y.npy"],
+        "not above 0": ["--data-file", "y.npy"],
         "name another --out": [*OWN, "--init-from", "model.pth"],
         "other.pth: cannot be read": [*OWN, "--init-from", "other.pth"],
     }.items(),
@@ -108,7 +108,7 @@ def test_observations_that_do_not_fit_are_refused(capsys):
     np.save("y_test.npy", y[:, :4])
     assert "4 columns, the model" in fails(sample.main, DRAW, capsys)
     np.save("y_test.npy", y * [-1, 1, 1, 1, 1])
-    assert "row 0, column 0 holds" in fails(sample.main, DRAW, capsys)
+    assert "in row 0, column 0" in fails(sample.main, DRAW, capsys)
     np.save("y_test.npy", y * 1e6)
     assert "--allow-outliers" in fails(sample.main, DRAW, capsys)
     sample.main([*DRAW, "--allow-outliers"])

@@ -92,9 +92,11 @@ def test_no_two_batches_share_their_random_numbers():
 
 def test_the_null_test_can_be_sampled(capsys):
     train.main([*TINY, "--epochs", "1"])
-    tables.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), Record(prior=Prior(r=0.0)))
+    null = Record(prior=Prior(r=0.0))
+    tables.write_array("data/dl_gt_r0.npy", np.zeros((300, 6)), null)
+    tables.write_array("data/dl_noisy_r0.npy", draw(300, 2)[1], null)
     argv = [*DENOISE, "--num-steps", "3"]
-    argv[3] = "data/dl_gt_r0.npy"
+    argv[1], argv[3] = "data/dl_noisy_r0.npy", "data/dl_gt_r0.npy"
     sample.main(argv)
     assert "does not vary" in capsys.readouterr().out
 

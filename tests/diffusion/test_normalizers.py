@@ -7,7 +7,6 @@ import torch
 from diffusion import normalizers
 from diffusion.normalizers import Normalizer, StateNormalizer
 from runtime import priors
-from runtime.errors import InputError
 from runtime.priors import Parameter
 
 SIGNAL = priors.SignalTemplate(np.array([0.002, 0.008]), np.array([[1.0] * 4, [1.1] * 4]))
@@ -76,13 +75,6 @@ def test_columns_of_both_signs_keep_sign_and_order():
     assert normalizer.must_be_positive().tolist() == [True, False]
     again = Normalizer(**normalizer.state_dict())
     assert torch.equal(again.normalize(y), z)
-
-
-def test_what_has_no_logarithm_is_named():
-    normalizer = Normalizer(torch.zeros(2), torch.ones(2), torch.tensor([0.0, 1.0]))
-    normalizers.check_observations(normalizer, np.array([[1.0, -1.0]]), "y.npy")
-    with pytest.raises(InputError, match="y.npy: row 1, column 0 holds -2"):
-        normalizers.check_observations(normalizer, np.array([[1.0, 1.0], [-2.0, 1.0]]), "y.npy")
 
 
 def test_moments_of_chunks_are_those_of_the_whole():

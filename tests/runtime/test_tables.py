@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from runtime import tables
+from runtime.conventions import Conventions, Wanted
 from runtime.errors import DivergedError, InputError
-from runtime.records import Record, Sky
+from runtime.records import Record
 
 RELAXED = settings(
     max_examples=150,
@@ -64,18 +65,6 @@ def test_the_residual_is_the_contaminant_or_the_sum_of_its_parts():
         assert (None if residual is None else residual.tolist()) == expected
 
 
-def test_rows_of_two_skies_are_not_the_same(tmp_path):
-    """A truth of one folder and an observation of another may share their seed."""
-    loaded = []
-    for name, foregrounds in (("a", ["none"]), ("b", ["d1", "s1"]), ("c", ["none"])):
-        path = str(tmp_path / f"{name}.npy")
-        tables.write_array(path, np.ones((2, 3)), Record(seed=0, sky=Sky(foregrounds=foregrounds)))
-        loaded.append(tables.load_spectra(path))
-    with pytest.raises(InputError, match="b.npy: has foregrounds d1 s1, .*a.npy none; they"):
-        tables.check_same_rows(*loaded[:2])
-    tables.check_same_rows(loaded[0], loaded[2])
-
-
 def test_a_bare_file_loads_with_a_note(spectra_file, capsys):
     path, values = spectra_file
     os.unlink(tables.sidecar_path(path))
@@ -88,13 +77,13 @@ BAD_ARRAYS = {
     "truncated": npy_bytes(GOOD)[:-8],
     "trailing": npy_bytes(GOOD) + b"x",
     "object dtype": npy_bytes(np.array([[{}]], dtype=object), allow_pickle=True),
-    "integers": npy_bytes(np.ones((4, 6), int)),
-    "big-endian": npy_bytes(np.ones((4, 6), ">f8")),
     "complex": npy_bytes(np.ones((4, 6), complex)),
-    "one axis": npy_bytes(np.ones(6)),
+    "booleans": npy_bytes(np.ones((4, 6), bool)),
+    "text dtype": npy_bytes(np.full((4, 6), "a")),
+    "structured": npy_bytes(np.ones(4, [("a", "<f8")])),
+    "no axis": npy_bytes(np.ones(())),
     "three axes": npy_bytes(np.ones((2, 2, 6))),
     "empty array": npy_bytes(np.ones((0, 6))),
-    "Fortran order": npy_bytes(np.asfortranarray(GOOD)),
     "NaN": npy_bytes(np.full((4, 6), np.nan)),
     "infinity": npy_bytes(np.full((4, 6), np.inf)),
     "empty file": b"",
@@ -111,6 +100,82 @@ def test_bad_arrays_are_refused_in_one_line(tmp_path, content):
     with pytest.raises(InputError) as caught:
         tables.load_spectra(str(path))
     assert "bad.npy" in str(caught.value) and "\n" not in str(caught.value)
+
+
+OF_OTHERS = {
+    "integers": np.arange(24).reshape(4, 6),
+    "bytes": np.arange(24, dtype="u1").reshape(4, 6),
+    "big-endian": np.arange(24, dtype=">f8").reshape(4, 6),
+    "big-endian float32": np.arange(24, dtype=">f4").reshape(4, 6),
+    "float16": np.arange(24, dtype="<f2").reshape(4, 6),
+    "long double": np.arange(24, dtype=np.longdouble).reshape(4, 6),
+    "Fortran order": np.asfortranarray(np.arange(24.0).reshape(4, 6)),
+    "negative": -np.arange(24.0).reshape(4, 6),
+    "one axis": np.arange(6.0),
+}
+
+
+@pytest.mark.parametrize("array", OF_OTHERS.values(), ids=OF_OTHERS)
+def test_arrays_of_others_load_as_they_come_but_not_as_our_own(tmp_path, array, capsys):
+    """The same numbers give the same digest, which runs are known by, however they were stored."""
+    path = tmp_path / "own.npy"
+    path.write_bytes(npy_bytes(array))
+    table = tables.load_spectra(str(path))
+    rows = np.atleast_2d(array).astype("<f8")
+    assert np.array_equal(table.values, rows) and table.values.flags.c_contiguous
+    assert capsys.readouterr().err.count("\n") == 1
+    plain = tmp_path / "plain.npy"
+    plain.write_bytes(npy_bytes(rows.copy()))
+    assert table.sha256 == tables.load_spectra(str(plain)).sha256
+    # with a record of ours, digest and all, it must be what we write
+    record = {"num_samples": len(array), "ell": list(range(2, 8)), "sha256": table.sha256}
+    (tmp_path / "own.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"own\.npy"):
+        tables.load_spectra(str(path))
+
+
+def test_a_plain_array_of_others_stays_on_disk(tmp_path):
+    for dtype in ("<f8", "<f4"):
+        path = tmp_path / "own.npy"
+        path.write_bytes(npy_bytes(np.ones((4, 6), dtype)))
+        values = tables.load_spectra(str(path)).values
+        assert isinstance(values, np.memmap) and values._mmap is not None
+    values = tables.load_spectra(str(path), Conventions(ell_min=2), Wanted(6)).values
+    assert isinstance(values, np.memmap)
+
+
+def test_a_value_without_logarithm_is_named_with_its_place(tmp_path):
+    """The first one, in whichever chunk of the file, and how many there are."""
+    values = np.ones((60_000, 6))
+    values[50_000, 3], values[59_999, 0] = -2e-6, 0
+    path = str(tmp_path / "own.npy")
+    np.save(path, values)
+    table = tables.load_spectra(path)
+    with pytest.raises(InputError) as caught:
+        tables.check_positive(table, "do this")
+    for part in (
+        "own.npy",
+        "-2e-06 in row 50000, column 3 (ell = 5)",
+        "2 of its 360000",
+        "do this",
+    ):
+        assert part in str(caught.value)
+    only_first = np.arange(6) == 0
+    with pytest.raises(InputError, match="holds 0 in row 59999, column 0 .*1 of its .* values is"):
+        tables.check_positive(table, "", only_first)
+    tables.check_positive(table, "", np.arange(6) == 1)
+
+
+def test_a_negative_value_of_an_auto_spectrum_is_named_with_its_place(tmp_path):
+    values = np.ones((4, 6))
+    values[2, 1] = -3.0
+    path = str(tmp_path / "dl.npy")
+    for unit in ("uK^2", None):
+        tables.write_array(path, values, Record(unit=unit))
+        with pytest.raises(InputError, match=r"-3 in row 2, column 1 \(ell = 3\); 1 of .*auto"):
+            tables.load_spectra(path)
+    tables.write_array(path, values, Record(quantity="posterior A", unit="1"))
+    assert tables.load_table(path, 2).values.min() == -3
 
 
 def test_missing_files_are_named(tmp_path):
@@ -132,7 +197,7 @@ def test_any_array_loads_whole_or_is_refused(tmp_path, array):
         values = tables.load_spectra(str(path)).values
     except InputError:
         return
-    assert np.array_equal(values, array) and array.dtype.kind == "f"
+    assert np.array_equal(values, np.atleast_2d(array)) and array.dtype.kind in "fi"
 
 
 @RELAXED
