@@ -35,7 +35,7 @@ from diffusion.blocks import Blocks
 from diffusion.sampling import ReverseProcess, SolverSettings
 from diffusion.trained import Trained
 from model import Architecture
-from runtime import atomic, journal, jsonfiles, tables
+from runtime import atomic, journal, jsonfiles, locks, tables
 from runtime.errors import InputError
 from runtime.priors import Prior
 from runtime.records import Record
@@ -496,9 +496,9 @@ def test_a_full_disk_is_told_before_the_work(work, tmp_path, capsys, monkeypatch
 
 
 def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
-    with journal.locked(str(tmp_path)):
+    with locks.hold(str(tmp_path / "metrics.json")):
         line = fails(sample.main, arguments(work, "generate", tmp_path), 2, capsys)
-    assert "another sample.py" in line
+    assert "another process is writing it" in line
 
 
 def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):

@@ -19,7 +19,7 @@ from diffusion import baseline, dataset, trainer
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from diffusion.trained import Trained
-from runtime import atomic, processes, records, signals, tables
+from runtime import drawing, processes, records, signals, tables
 from runtime.errors import InputError
 
 ROOT = os.path.dirname(os.path.abspath(train.__file__))
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     """A working folder with 400 toy pairs of spectra of six multipoles, and their r."""
     monkeypatch.chdir(tmp_path)
     # a figure takes longer than the training; test_pipeline.py draws it
-    monkeypatch.setattr(atomic, "write_figure", lambda path, figure: atomic.write_json(path, {}))
+    monkeypatch.setattr(drawing, "render", lambda path, draw: b"{}")
     rng = np.random.default_rng(0)
     r = rng.uniform(0, 0.01, 400)
     x = 1e-2 * r[:, None] * rng.chisquare(NU, (400, 6)) / NU
@@ -116,7 +116,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatc
     before = os.listdir(".")
     fails(TINY, 130, capsys)
     assert saved == [1, 2, 3, 4] and Trained.load("model.pth").resume["step"] == 4
-    assert set(os.listdir(".")) == {*before, "model.pth", "training_loss.npy"}
+    assert set(os.listdir(".")) == {*before, "model.pth", "model.loss.npy"}
 
 
 def test_resume_starts_anew_where_there_is_nothing_to_go_on_with(capsys):
@@ -130,13 +130,13 @@ def test_resume_leaves_a_finished_training_as_it_is(capsys):
     train.main(TINY)
     with open("model.pth", "rb") as file:
         before = file.read()
-    os.unlink("training_loss.png")  # as if killed between checkpoint and figure
+    os.unlink("model.loss.png")  # as if killed between checkpoint and figure
     capsys.readouterr()
     train.main([*TINY, "--resume"])
     assert "is finished" in capsys.readouterr().err
     with open("model.pth", "rb") as file:
         assert file.read() == before
-    assert os.path.getsize("training_loss.png") > 0
+    assert os.path.getsize("model.loss.png") > 0
     # of before there was --precision
     content = torch.load("model.pth", weights_only=True)
     del content["training"]["settings"]["precision"]
@@ -207,7 +207,7 @@ def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", recorded)
     train.main([*TINY, *JOINT, "--out", "file.pth"])
     assert folders == [os.getcwd()]
-    assert sorted(os.listdir(".")) == sorted([*before, "file.pth"])
+    assert sorted(os.listdir(".")) == sorted([*before, "file.pth", "file.loss.npy", "file.loss.png"])
     assert_same("memory.pth", "file.pth")
 
 
