@@ -208,7 +208,7 @@ def write_log_likelihood(
     law = None if trained.joint else exact_law(observed, trained.data)
     result = likelihood_job.compute(trained, rows, law)
     report = likelihood_report(result.model, result.exact)
-    run_folder.remove(paths[1:])
+    run_folder.remove(paths[1:], paths)
     likelihood_job.write(paths[0], result.model, record)
     atomic.write_json(paths[1], {"num_samples": len(rows), "run": run, **report})
     for name, number in report.items():
@@ -303,7 +303,8 @@ def main(argv: list[str] | None = None) -> None:
     shapes = {each.name: each.shape(blocks, config.n_ell) for each in sampler.outputs}
     whole = (TRAJECTORY,) if config.plot_trajectories else ()
     arrays = journal.PartialArrays(config.out_dir, shapes, whole, processes.rank())
-    job = Job(sampler, arrays, config.identity(observed))
+    given = {"--data-file-gt": None if truth is None else truth.sha256}
+    job = Job(sampler, arrays, config.identity(observed) | given)
     if config.resume and is_finished(config.out_dir, job.identity):
         console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
         return
@@ -323,7 +324,8 @@ def main(argv: list[str] | None = None) -> None:
             sampled, extra = sampled_from(args, trained, observed), provenance.collect(argv)
             known = Record(sampled=sampled, run=report["run"], extra=extra | record)
             arrays.publish(
-                {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs}
+                {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs},
+                paths.values(),
             )
             inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
             lines = write_report(report, config, inputs, paths)

@@ -290,7 +290,7 @@ def make_save(
     def save() -> None:
         if left:
             checkpoints.keep_previous(left[0])
-            run_folder.remove(left[1:])
+            run_folder.remove(left[1:], left)
             left.clear()
         writer.write(training)
 

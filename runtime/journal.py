@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -223,7 +223,7 @@ class PartialArrays:
                 with contextlib.suppress(OSError):  # what failed was raised by flush
                     file.close()
 
-    def publish(self, records_of: Mapping[str, Record]) -> None:
+    def publish(self, records_of: Mapping[str, Record], written: Collection[str] = ()) -> None:
         """Move the outputs, all of whose blocks are finished, into place, with their sidecars.
 
         What earlier runs left in the folder goes. Until the caller has written the mark of the run
@@ -232,6 +232,7 @@ class PartialArrays:
         Args:
             records_of: {file name: record for its sidecar}; ell and a SHA-256 of the rows are
                 added.
+            written: Paths of all that the caller writes, afterwards as well.
         """
         digests = {}
         for name in self.shapes:
@@ -241,7 +242,7 @@ class PartialArrays:
                 atomic.fsync(file.fileno())
         names = *self.shapes, *self.whole
         self._write_state(**self._state() | {"published": True})
-        run_folder.remove(run_folder.outdated("sample.py", self.folder, names))
+        run_folder.remove(run_folder.outdated("sample.py", self.folder, names), written)
         for name in names:
             target = os.path.join(self.folder, name)
             with contextlib.suppress(FileNotFoundError):  # a whole one that is in place already

@@ -8,7 +8,7 @@ last. A reader refuses a folder whose files name different runs, or lack the mar
 import contextlib
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from runtime import atomic, jsonfiles, tables
 from runtime.errors import InputError
@@ -71,11 +71,16 @@ def outdated(script: str, folder: str, names: Iterable[str], label: str = "") ->
     return list(dict.fromkeys(found))
 
 
-def remove(paths: Iterable[str]) -> None:
-    """Remove what is outdated; what is gone already is no error."""
+def remove(paths: Iterable[str], again: Collection[str] = ()) -> None:
+    """Remove what is outdated; what is gone already is no error.
+
+    Args:
+        paths: Files.
+        again: Those that are going to be written again: links among them stay links.
+    """
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            os.unlink(os.path.realpath(path) if path in again else path)
 
 
 def publish(contents: Mapping[str, bytes], outdated: Iterable[str]) -> None:
@@ -90,7 +95,7 @@ def publish(contents: Mapping[str, bytes], outdated: Iterable[str]) -> None:
             file = stack.enter_context(atomic.atomic_write(path, len(content)))
             file.write(content)
             file.flush()
-        remove(outdated)
+        remove(outdated, contents)
 
 
 def check_beside(folder: str, checkpoint_sha256: str) -> None:
