@@ -25,18 +25,29 @@ Examples:
 """
 
 import argparse
+import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from figures.spectra import budget
-from runtime import atomic, cli, console, provenance, resources
+from runtime import (
+    atomic,
+    cli,
+    console,
+    drawing,
+    locks,
+    provenance,
+    resources,
+    run_folder,
+)
 from runtime.priors import Prior
 from runtime.records import Record
 from sky import flags, foregrounds, instruments, simulation
-from sky.outputs import file_label, output_paths, size_on_disk, write_rows
+from sky.outputs import Paths, file_label, output_paths, size_on_disk, write_rows
 
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
@@ -81,7 +92,7 @@ def write_budget(path: str, simulator: simulation.Simulator, record: Record) -> 
     if record.ilc is not None:
         left["ILC bias"] = record.ilc.dl_ilc_bias
         left["ILC bias, expected"] = record.ilc.dl_ilc_bias_expected
-    atomic.write_figure(path, budget(ell, left, tensors))
+    drawing.write_figure(path, lambda: budget(ell, left, tensors))
     columns = [int(np.abs(ell - wanted).argmin()) for wanted in BUDGET_ELL]
     title = f"D_ell in uK^2, r = {format_r(record.prior)}"
     console.print_result(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
@@ -98,15 +109,31 @@ def format_r(prior: Prior) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the script with a list of arguments; those of the process when None."""
     config = parse_arguments(argv)
+    paths = {r: output_paths(config.out_dir, r) for r in config.r}
+    with locks.hold(*(splits["test"]["x"] for splits in paths.values())):
+        simulate(config, paths, argv)
+
+
+def outdated(out_dir: str, r: Sequence[float], paths: Iterable[str]) -> list[str]:
+    """Outputs for r of an earlier run, which a run that writes these paths does not replace."""
+    names = map(os.path.basename, paths)
+    return run_folder.outdated("data_generation.py", out_dir, names, file_label(r))
+
+
+def simulate(
+    config: flags.Configuration, paths: Mapping[tuple[float, ...], Paths], argv: list[str] | None
+) -> None:
+    """Draw all rows and write them: those of each r when all of them are drawn."""
     model, observation = config.model, config.observation
     foregrounds.check_names(model.foregrounds)
-    paths = {r: output_paths(config.out_dir, r) for r in config.r}
     figures = {r: budget_path(config.out_dir, r) for r in config.r if config.has_budget}
-    arrays = [path for splits in paths.values() for n in splits.values() for path in n.values()]
+    arrays = {r: [path for n in paths[r].values() for path in n.values()] for r in config.r}
     disk_bytes = sum(
         size_on_disk(splits, config.num_rows, model.nside) for splits in paths.values()
     )
-    atomic.claim_outputs([*arrays, *figures.values()], disk_bytes)
+    written = [*itertools.chain(*arrays.values()), *figures.values()]
+    going = [path for r in config.r for path in outdated(config.out_dir, r, written)]
+    atomic.claim_outputs(written, disk_bytes, going)
     total = len(config.r) * sum(config.num_rows.values())
     work = f"{total:,} pairs at ell = 2-{2 * model.nside - 1}"
     resources.announce(work, simulation.peak_memory(model, observation), disk_bytes, config.out_dir)
@@ -118,15 +145,19 @@ def main(argv: list[str] | None = None) -> None:
     described = {}
     for r, prior in priors.items():
         record = simulation.describe(simulator, prior, config.seed)
-        described[r] = record.replace(extra={**record.extra, **made_by})
+        run = provenance.run_id(config.identity(r))
+        described[r] = record.replace(run=run, extra={**record.extra, **made_by})
 
     with console.progress(total=total, desc="drawing", unit="pair") as bar:
         for r, prior in priors.items():
-            for split, num_rows in config.num_rows.items():
-                generators = simulation.make_generators(prior, config.seed, split)
-                chunks = simulation.draw_chunks(simulator, prior, num_rows, generators)
-                record = described[r].replace(split=split)
-                write_rows(paths[r][split], chunks, (num_rows, len(ell)), record, bar.update)
+            with contextlib.ExitStack() as stack:
+                for split, num_rows in config.num_rows.items():
+                    generators = simulation.make_generators(prior, config.seed, split)
+                    chunks = simulation.draw_chunks(simulator, prior, num_rows, generators)
+                    record = described[r].replace(split=split)
+                    shape = (num_rows, len(ell))
+                    write_rows(stack, paths[r][split], chunks, shape, record, bar.update)
+                run_folder.remove(outdated(config.out_dir, r, arrays[r]))
     for r, path in figures.items():
         write_budget(path, simulator, described[r])
     console.print_result(

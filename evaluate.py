@@ -17,6 +17,8 @@ Example:
 
 import argparse
 import dataclasses
+import functools
+import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -31,18 +33,20 @@ from runtime import (
     cli,
     console,
     conventions,
+    drawing,
     formats,
+    locks,
     provenance,
+    run_folder,
     tables,
 )
 from runtime.conventions import UNSAID, Conventions, Wanted
 from runtime.errors import InputError
+from runtime.jsonfiles import Json
 from runtime.priors import FloatArray, Prior
 from runtime.tables import Table
 
 if TYPE_CHECKING:  # slow to import
-    from matplotlib.figure import Figure
-
     from checks.calibration import Curves
     from checks.evaluation import Report, RunReport
     from checks.posteriors import ExactPosteriors
@@ -63,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--data-file-noisy", type=spectra, required=True, help="their observations")
     group.add_argument("--data-file-gt", type=spectra, required=True, help="the truth, row for row")
     group.add_argument("--param-file-gt", type=npy, help="the true r, where each row has its own")
-    group.add_argument("--out-dir", default="evaluation", help="folder of the outputs")
+    group.add_argument(
+        "--out-dir", type=cli.folder_argument, default="evaluation", help="folder of the outputs"
+    )
     group.add_argument(
         "--row", type=cli.non_negative_int, default=0, help="observation shown in figures"
     )
@@ -93,6 +99,18 @@ class Configuration:
     def output(self, name: str) -> str:
         """Path of an output."""
         return os.path.join(self.out_dir, name)
+
+    def identity(self, inputs: "Inputs") -> Json:
+        """All that the report depends on, {flag: value}."""
+        skies = inputs.skies
+        known = b"" if skies.r is None else np.ascontiguousarray(skies.r).data
+        return {
+            "--runs": {run.name: run.run for run in inputs.runs},
+            "--data-file-noisy": skies.observed.sha256,
+            "--data-file-gt": hashlib.sha256(np.ascontiguousarray(skies.truth).data).hexdigest(),
+            "--param-file-gt": hashlib.sha256(known).hexdigest(),
+            "--row": self.row,
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,11 +211,12 @@ def measure(inputs: Inputs, posteriors: PosteriorCache) -> "tuple[Report, dict[s
 
 def draw_runs(
     ell: np.ndarray, report: "Report", curves: "dict[str, Curves]"
-) -> "dict[str, Figure]":
-    """{file name: figure} of all runs side by side; none where spectra have no scale (r = 0)."""
+) -> dict[str, drawing.Draw]:
+    """{file name: its figure} of all runs; none where spectra have no scale (r = 0)."""
     from figures import evaluation
 
-    runs, optimum, baselines = [], None, report.baselines
+    runs, optimum = [], None
+    baselines = {name: baseline.value for name, baseline in report.baselines.items()}
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
         if sharp is None:
@@ -207,12 +226,11 @@ def draw_runs(
             optimum = evaluation.Optimum(sharp.r2_limit, sharp.slope_limit)
     if not runs:
         return {}
-    figures = {
-        "sharpness.png": evaluation.sharpness(ell, runs, optimum),
-        "controls.png": evaluation.controls(runs, {k: v.value for k, v in baselines.items()}),
-        "calibration.png": evaluation.calibration(runs),
+    return {
+        "sharpness.png": functools.partial(evaluation.sharpness, ell, runs, optimum),
+        "controls.png": functools.partial(evaluation.controls, runs, baselines),
+        "calibration.png": functools.partial(evaluation.calibration, runs),
     }
-    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def run_result(name: str, sharp: "Sharpness", curves: "Curves") -> "RunResult":
@@ -233,8 +251,8 @@ def run_result(name: str, sharp: "Sharpness", curves: "Curves") -> "RunResult":
 
 def draw_r(
     run: Run, report: "RunReport", skies: Skies, exact: "ExactPosteriors", row: int
-) -> "dict[str, Figure]":
-    """{file name: figure} of a run with draws of r.
+) -> dict[str, drawing.Draw]:
+    """{file name: its figure} of a run with draws of r.
 
     Args:
         run: The run.
@@ -263,9 +281,9 @@ def draw_r(
     r = evaluation.RDraws(known(run.r), known(skies.r), r_range, grid, density)
     spectrum = spectrum_draws(run, skies, row)
     return {
-        "r.png": evaluation.r_overview(r, bins, title),
-        "posterior.png": evaluation.posterior(r, spectrum, row, title),
-        "getdist.png": evaluation.triangle(r, spectrum, row, title),
+        "r.png": functools.partial(evaluation.r_overview, r, bins, title),
+        "posterior.png": functools.partial(evaluation.posterior, r, spectrum, row, title),
+        "getdist.png": functools.partial(evaluation.triangle, r, spectrum, row, title),
     }
 
 
@@ -287,30 +305,38 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     config = Configuration.from_args(parser.parse_args(argv))
     inputs = load_inputs(config)
-    skies, with_r = inputs.skies, [run for run in inputs.runs if run.r is not None]
-    n = len(skies.truth)
+    n = len(inputs.skies.truth)
     if config.row >= n:
         parser.error(f"--row {config.row}: there are {n} rows")
+    with locks.hold(config.output("report.json")):
+        evaluate(config, inputs, argv)
+
+
+def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> None:
+    """Measure, draw, and put all in place of what an earlier run left; then print the table."""
+    skies, with_r = inputs.skies, [run for run in inputs.runs if run.r is not None]
     names = ["report.json", "report.md", *FIGURES, *(R_FIGURES if with_r else ())]
-    atomic.claim_outputs(map(config.output, names))
+    outdated = run_folder.outdated("evaluate.py", config.out_dir, names)
+    atomic.claim_outputs(map(config.output, names), outdated=outdated)
 
     from checks.report import markdown
 
     posteriors = PosteriorCache(skies.observed)
     report, curves = measure(inputs, posteriors)
-    content = report.to_json() | provenance.collect(argv)
-    atomic.write_json(config.output("report.json"), content)
+    made_by = {"run": provenance.run_id(config.identity(inputs)), **provenance.collect(argv)}
     text = markdown(report)
-    atomic.write_bytes(config.output("report.md"), text)
     figures = draw_runs(skies.observed.ell, report, curves)
     for run in with_r[-1:]:
         exact = posteriors.under(run.prior)
         figures |= draw_r(run, report.runs[run.name], skies, exact, config.row)
-    for name, figure in figures.items():
-        atomic.write_figure(config.output(name), figure)
+    contents = {"report.json": atomic.json_bytes(report.to_json() | made_by)}
+    contents |= {"report.md": text.encode(), **drawing.render_all(figures)}
+    run_folder.publish(
+        {config.output(name): content for name, content in contents.items()},
+        run_folder.outdated("evaluate.py", config.out_dir, ()),
+    )
     console.print_result(text)
-    written = ["report.json", "report.md", *figures]
-    console.print_result(f"wrote {', '.join(map(config.output, written))}")
+    console.print_result(f"wrote {', '.join(map(config.output, contents))}")
 
 
 if __name__ == "__main__":

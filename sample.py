@@ -30,7 +30,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ from checks.law import sample_rows
 from checks.output import Inputs, OutputReport
 from diffusion import observations, sample_flags
 from diffusion.blocks import Blocks, default_batch_size
-from diffusion.jobs import IDENTITY, Job, is_finished
+from diffusion.jobs import Job, is_finished
 from diffusion.outputs import TRAJECTORY
 from diffusion.sampling import Sampler, SolverSettings
 from figures import spectra
@@ -54,10 +54,13 @@ from runtime import (
     console,
     conventions,
     devices,
+    drawing,
     journal,
+    locks,
     processes,
     provenance,
     resources,
+    run_folder,
 )
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
@@ -138,20 +141,18 @@ class Configuration:
 
         Threads, and the place and kind of a device, change them by no more than rounding.
         """
-        with open(self.model_checkpoint, "rb") as file:
-            model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        from runtime.checkpoints import file_sha256
+
         flags = {
             "data_file_noisy": None if observed is None else observed.sha256,
-            "model_checkpoint": model_sha256,
+            "model_checkpoint": file_sha256(self.model_checkpoint),
             **dataclasses.asdict(self.blocks),
             **dataclasses.asdict(self.solver),
             "plot_trajectories": self.plot_trajectories,
             "trajectory_index": self.shown,
             "device": self.device.type,
         }
-        made_with = provenance.collect()
-        versions = {"torch": made_with["versions"]["torch"], "commit": made_with["git_commit"]}
-        return {f"--{name.replace('_', '-')}": value for name, value in flags.items()} | versions
+        return {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
 
     def sampler(self, trained: Trained, observed: Table | None) -> Sampler:
         """What draws the rows, on the device."""
@@ -172,6 +173,15 @@ def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | N
     )
 
 
+def likelihood_identity(args: argparse.Namespace) -> Json:
+    """All that log-likelihoods depend on: {flag: SHA-256 of its file}."""
+    from runtime.checkpoints import file_sha256
+
+    names = ("data_file_noisy", "data_file_gt", "param_file_gt", "model_checkpoint")
+    given = {cli.flag(name): getattr(args, name) for name in names}
+    return {"--log-likelihood": True} | {k: v and file_sha256(v) for k, v in given.items()}
+
+
 def write_log_likelihood(
     args: argparse.Namespace, trained: Trained, argv: list[str] | None
 ) -> None:
@@ -183,17 +193,21 @@ def write_log_likelihood(
         raise InputError(f"{args.data_file_noisy}: {args.model_checkpoint} is unconditional")
     given = observations.load(observations.Files.from_arguments(args), trained)
     observed, rows = given.observed, likelihood_job.gather(given, trained)
-    record = Record(sampled=sampled_from(args, trained, observed), extra=provenance.collect(argv))
+    identity = likelihood_identity(args)
+    run = provenance.run_id(identity)
+    made_by = provenance.collect(argv)
+    record = Record(sampled=sampled_from(args, trained, observed), run=run, extra=made_by)
     device = devices.get_device(args.device)
-    names = "log_likelihood.npy", "log_likelihood_metrics.json"
-    paths = [os.path.join(args.out_dir, name) for name in names]
+    paths = [os.path.join(args.out_dir, name) for name in run_folder.LIKELIHOOD]
+    run_folder.check_beside(args.out_dir, identity["--model-checkpoint"])
     atomic.claim_outputs(paths, atomic.npy_bytes((len(rows),)))
     likelihood_job.announce(trained.to(device), len(rows), args.out_dir)
     law = None if trained.joint else exact_law(observed, trained.data)
     result = likelihood_job.compute(trained, rows, law)
-    likelihood_job.write(paths[0], result.model, record)
     report = likelihood_report(result.model, result.exact)
-    atomic.write_json(paths[1], {"num_samples": len(rows), **report})
+    run_folder.remove(paths[1:], paths)
+    likelihood_job.write(paths[0], result.model, record)
+    atomic.write_json(paths[1], {"num_samples": len(rows), "run": run, **report})
     for name, number in report.items():
         console.print_result(f"{name} {number['value']:.4f} +- {number['error']:.4f} nats")
     console.print_result(f"wrote {resources.format_files(paths)}")
@@ -232,28 +246,31 @@ def draw_examples(
 
 def write_report(
     report: Json, config: Configuration, inputs: Inputs, paths: dict[str, str]
-) -> None:
-    """Measure the arrays that are in place; write and print what they are worth, and the figures.
+) -> list[str]:
+    """Measure the arrays that are in place; write what they are worth, and the figures.
 
     Args:
         report: What is known without them, for metrics.json.
         config: Of the run.
         inputs: What the arrays were made from.
         paths: {file name: path}.
+
+    Returns:
+        What they are worth, in lines.
     """
     arrays = {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
     measured = output.measure(arrays, config.shown, inputs)
     atomic.write_json(paths["metrics.json"], report | measured.to_json())
     if config.n_ell:
-        figure = draw_examples(arrays, config, inputs, measured)
-        atomic.write_figure(paths["examples.png"], figure)
+        draw = functools.partial(draw_examples, arrays, config, inputs, measured)
+        drawing.write_figure(paths["examples.png"], draw)
     ell = np.arange(2, 2 + config.n_ell)
     if TRAJECTORY in arrays:
         states = arrays[TRAJECTORY]
-        figure = spectra.trajectory(states[:, 0], states[:, 1 : 1 + config.n_ell], ell)
-        atomic.write_figure(paths["trajectory.png"], figure)
-    for line in output.lines(measured):
-        console.print_result(line)
+        values = states[:, 1 : 1 + config.n_ell]
+        figure = functools.partial(spectra.trajectory, states[:, 0], values, ell)
+        drawing.write_figure(paths["trajectory.png"], figure)
+    return output.lines(measured)
 
 
 @cli.script
@@ -273,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
         write_log_likelihood(args, trained, argv)
         return
     given = observations.load(observations.Files.from_arguments(args), trained)
-    observed = given.observed
+    observed, truth = given.observed, given.truth
     config = Configuration.from_arguments(args, trained, observed)
     sampler, blocks = config.sampler(trained, observed), config.blocks
     if config.shown >= blocks.num_samples:
@@ -282,33 +299,37 @@ def main(argv: list[str] | None = None) -> None:
     shapes = {each.name: each.shape(blocks, config.n_ell) for each in sampler.outputs}
     whole = (TRAJECTORY,) if config.plot_trajectories else ()
     arrays = journal.PartialArrays(config.out_dir, shapes, whole, processes.rank())
-    job = Job(sampler, arrays, config.identity(observed))
+    compared = {"--data-file-gt": None if truth is None else truth.sha256}
+    job = Job(sampler, arrays, config.identity(observed) | compared)
     if config.resume and is_finished(config.out_dir, job.identity):
         console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared
         if processes.rank() == 0:
-            atomic.claim_outputs(paths.values(), arrays.missing_bytes())
-            stack.enter_context(journal.locked(config.out_dir))
+            outdated = run_folder.outdated("sample.py", config.out_dir, paths)
+            stack.enter_context(locks.hold(paths["metrics.json"]))
+            atomic.claim_outputs(paths.values(), arrays.missing_bytes(), outdated)
         began = time.monotonic()
         share = job.run(config.resume)
         seconds = time.monotonic() - began
         if processes.rank() == 0:
             record = job.record()
             report = {"method": config.solver.method, "num_samples": blocks.num_samples, **record}
-            report[IDENTITY] = job.identity
+            report |= {run_folder.IDENTITY: job.identity, "run": provenance.run_id(job.identity)}
             sampled, extra = sampled_from(args, trained, observed), provenance.collect(argv)
-            known = Record(sampled=sampled, extra=extra | record)
+            known = Record(sampled=sampled, run=report["run"], extra=extra | record)
             arrays.publish(
-                {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs}
+                {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs},
+                paths.values(),
             )
-            inputs = Inputs(observed, given.truth, trained.data, trained.normalize_dl())
-            write_report(report, config, inputs, paths)
+            inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
+            lines = write_report(report, config, inputs, paths)
             arrays.remove()
             rows = share * blocks.num_samples * blocks.num_draws
-            written = resources.format_files(paths.values())
-            console.print_result(f"wrote {written}; {rows / seconds:,.0f} rows a second")
+            written = resources.format_files(filter(os.path.exists, paths.values()))
+            lines += [f"wrote {written}; {rows / seconds:,.0f} rows a second"]
+            console.print_result("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ With --data-file alone it learns the prior p(x). With --cond-file, the observati
 rows, it learns the posterior p(x | y); with --param-file as well, the r of the same rows, the
 joint posterior p(x, r | y); with --cond-file and --param-file alone p(r | y). Reads the training
 rows of data_generation.py, or arrays of any other simulator, whose parameters --param names and
-whose observations may have any number of columns. Writes the checkpoint
-(--out) and beside it training_loss.npy (columns: training, validation, best linear denoiser; a
-row per epoch) and training_loss.png. A checkpoint that is replaced stays as NAME.previous.pth.
+whose observations may have any number of columns. Writes the checkpoint (--out NAME.pth) and beside
+it NAME.loss.npy (columns: training, validation, best linear denoiser; a row per epoch) and
+NAME.loss.png. A checkpoint that is replaced stays as NAME.previous.pth.
 
 SIGTERM, SIGUSR1 and Ctrl-C save and stop (exit codes 143, 143, 130); --resume goes on from there,
 bit for bit. A job that may be stopped passes --resume always: docs/slurm.sbatch. On several
@@ -25,19 +25,31 @@ import argparse
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import sde_utils
 from diffusion.settings import Configuration, TrainingSettings
 from figures.training import training_loss
-from runtime import atomic, cli, console, devices, processes, provenance, resources
+from runtime import (
+    atomic,
+    cli,
+    console,
+    devices,
+    drawing,
+    locks,
+    processes,
+    provenance,
+    resources,
+    run_folder,
+)
 from runtime.priors import Parameter
 
 if TYPE_CHECKING:
     from diffusion.baseline import LossLevels
     from diffusion.dataset import TrainingTables
     from diffusion.trained import Trained
-    from diffusion.trainer import History
+    from diffusion.trainer import CheckpointWriter, History, Trainer
 
 DATA_FILE = "data/dl_train_r0.001.npy"
 
@@ -250,28 +262,56 @@ def find_checkpoint(options: Options, configuration: Configuration) -> Trained |
 
 
 def write_report(outputs: list[str], history: History, levels: LossLevels) -> None:
-    """Write loss history and figure of a finished training, and print what it came to."""
+    """Write loss history and figure of a finished training, then print what it came to."""
     from diffusion import baseline
 
     _, loss_file, figure_file = outputs
     atomic.write_npy(loss_file, history.table())
-    figure = training_loss(history.to_json(), levels.to_json())
-    atomic.write_figure(figure_file, figure)
+    drawing.write_figure(figure_file, lambda: training_loss(history.to_json(), levels.to_json()))
     console.print_result(baseline.gaussian_verdict(levels)[0])
-    console.print_result(f"wrote {resources.format_files(outputs)}")
+    written = resources.format_files(filter(os.path.exists, outputs))
+    console.print_result(f"wrote {written}")
+
+
+def make_save(
+    writer: CheckpointWriter, training: Trainer, outdated: list[str]
+) -> Callable[[], None]:
+    """Callable that writes what a training has come to.
+
+    Args:
+        writer: Of the checkpoint.
+        training: The training.
+        outdated: Outputs of another training, the checkpoint first, which go with the first call.
+    """
+    from runtime import checkpoints
+
+    left = list(outdated)
+
+    def save() -> None:
+        if left:
+            checkpoints.keep_previous(left[0])
+            run_folder.remove(left[1:], left)
+            left.clear()
+        writer.write(training)
+
+    return save
 
 
 @cli.script
 def main(argv: list[str] | None = None) -> None:
     options = parse_options(argv)
+    with locks.hold(options.out):
+        train(options, argv)
 
+
+def train(options: Options, argv: list[str] | None) -> None:
+    """Train what the options ask for, and write it."""
     from diffusion import baseline, dataset, trainer
     from diffusion.held_out import HeldOutLoss
-    from runtime import checkpoints
 
     devices.set_threads(options.threads)
     device, settings = devices.get_device(options.device), options.training
-    losses = [os.path.join(options.folder, f"training_loss.{kind}") for kind in ("npy", "png")]
+    losses = [f"{options.out.removesuffix('.pth')}.loss.{kind}" for kind in ("npy", "png")]
     outputs = [options.out, *losses]
     tables = options.load_tables()
     configuration = options.configuration(tables)
@@ -302,19 +342,13 @@ def main(argv: list[str] | None = None) -> None:
         training.check_processes()
         seconds = training.seconds_left(held_out.passes_by_level())
         training.announce(seconds, num_bytes, options.folder)
-        if not before and processes.rank() == 0:
-            checkpoints.keep_previous(options.out)
+        made_by = provenance.collect(argv) | {"run": provenance.run_id(configuration.to_json())}
         writer = trainer.CheckpointWriter(
-            options.out,
-            losses[0],
-            configuration,
-            prepared,
-            tables.record,
-            provenance.collect(argv),
+            *(options.out, losses[0], configuration, prepared, tables.record, made_by)
         )
         steps, began = training.num_steps - training.state.step, time.monotonic()
         with console.progress(total=training.num_steps, unit="step") as bar:
-            training.train(lambda: writer.write(training), bar)
+            training.train(make_save(writer, training, [] if before else outputs), bar)
         rate = steps * training.batch_size / (time.monotonic() - began)
         console.info(f"trained on {rate:,.0f} rows per second")
     if processes.rank() == 0:

@@ -283,7 +283,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     group.add_argument("--tools", nargs="+", choices=names, default=names)
     group.add_argument("--seeds", nargs="+", type=cli.non_negative_int, default=[0, 1, 2])
-    group.add_argument("--out-dir", default=OUT_DIR, help="what is done stays here")
+    group.add_argument(
+        "--out-dir", type=cli.folder_argument, default=OUT_DIR, help="what is done stays here"
+    )
     return parser
 
 

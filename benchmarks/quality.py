@@ -33,7 +33,7 @@ from diffusion import solvers
 from diffusion.dynamics import Dynamics, start_posterior
 from diffusion.trained import Trained
 from figures.studies import solver_quality
-from runtime import atomic, cli, console, devices, provenance, tables
+from runtime import atomic, cli, console, devices, drawing, provenance, tables
 from runtime.errors import InputError
 
 ELL = (2, 5, 10)
@@ -186,7 +186,12 @@ def build_parser():
     group.add_argument(
         "--data-file-noisy", type=cli.file_argument(".npy"), help="conditional: observations"
     )
-    group.add_argument("--out-dir", default="results", help="folder of figure and numbers")
+    group.add_argument(
+        "--out-dir",
+        type=cli.folder_argument,
+        default="results",
+        help="folder of figure and numbers",
+    )
     group.add_argument(
         "--num-rows",
         type=cli.positive_int,
@@ -232,7 +237,7 @@ def main(argv=None):
         curves = {k: curve(measure, v, args.evaluations) for k, v in methods().items()}
         print_curves(title, curves)
         results[title] = curves
-    atomic.write_figure(paths[0], solver_quality(results))
+    drawing.write_figure(paths[0], lambda: solver_quality(results))
     atomic.write_json(paths[1], {"curves": results, **provenance.collect(argv)})
     console.print_result(f"wrote {', '.join(paths)}")
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from runtime import tables
+from runtime import run_folder, tables
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Prior
 from runtime.records import Sampled
@@ -25,6 +25,7 @@ class Run:
         draws: Posterior draws, shape (n, m, n_ell), uK^2, or None.
         r: Posterior draws of r, shape (n, m), or None.
         sampled: Method, and the prior and sky that the model was trained on.
+        run: Id of the run that wrote all of them; None of older versions.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Run:
     draws: FloatArray | None
     r: FloatArray | None
     sampled: Sampled
+    run: str | None = None
 
     @property
     def prior(self) -> Prior:
@@ -46,6 +48,7 @@ class Run:
             InputError: If a file is missing or damaged; if it was not made from these
                 observations; if there are fewer than `MIN_DRAWS` draws.
         """
+        run_folder.check_one_run(folder)
         mean, sampled = _load(folder, "denoised.npy", observed)
         has_draws, has_r = (
             os.path.exists(os.path.join(folder, name))
@@ -66,7 +69,8 @@ class Run:
                 f"{MIN_DRAWS}: sample.py --num-draws"
             )
         values = None if draws is None else draws.values
-        return cls(os.path.normpath(folder), mean.values, values, r, sampled)
+        run = mean.record.run
+        return cls(os.path.normpath(folder), mean.values, values, r, sampled, run)
 
 
 def _load(folder: str, name: str, observed: Table) -> tuple[Table, Sampled]:

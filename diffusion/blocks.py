@@ -46,8 +46,8 @@ class Blocks:
 
     @property
     def per_block(self) -> int:
-        """Observations in a block: as many as fit a batch, or one."""
-        return max(1, self.batch_size // self.num_draws)
+        """Observations in a block: as many as there are and fit a batch, or one."""
+        return min(self.num_samples, max(1, self.batch_size // self.num_draws))
 
     @property
     def batches_per_block(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from diffusion import parameters
 from diffusion.normalizers import Normalizer, StateNormalizer
 from diffusion.reach import Reach
-from runtime import belonging, formats, processes, tables
+from runtime import atomic, belonging, formats, processes, tables
 from runtime.conventions import UNSAID, Wanted
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter
@@ -28,6 +28,7 @@ BLOCK_VALUES = 2**17  # of held-out rows that pass the network together: 4369 of
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
 CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
 SCALE_ROWS = 10_000  # from which the scale of a column with both signs is taken
+UNNAMED = "normalised rows"  # the file of rows that do not fit, for messages
 MEMORY_SHARE = 0.25  # of a machine, a job or a GPU, for rows; larger ones stand in a file
 
 
@@ -255,7 +256,8 @@ def gather(
             rows[start : start + len(chunk)] = chunk
             start += len(chunk)
         return rows
-    with tempfile.TemporaryFile(dir=folder) as file:
+    named = atomic.failures_named(os.path.join(folder, UNNAMED))
+    with named, tempfile.TemporaryFile(dir=folder) as file:
         for chunk in chunks:
             file.write(chunk.contiguous().numpy().data)
         file.flush()

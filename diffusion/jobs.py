@@ -8,8 +8,7 @@ from diffusion.sampling import Sampler
 from runtime import console, journal, jsonfiles, processes, resources, signals
 from runtime.errors import DivergedError, InputError, Interrupted
 from runtime.jsonfiles import Json
-
-IDENTITY = "belongs_to"  # key of metrics.json
+from runtime.run_folder import IDENTITY
 
 
 def is_finished(out_dir: str, identity: Json) -> bool:
@@ -19,7 +18,7 @@ def is_finished(out_dir: str, identity: Json) -> bool:
     except InputError:
         return False
     started = os.path.exists(os.path.join(out_dir, journal.STATE))
-    return report.get(IDENTITY) == identity and not started
+    return journal.flags_of(report.get(IDENTITY) or {}) == identity and not started
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

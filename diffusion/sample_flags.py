@@ -37,7 +37,7 @@ FILES: Flags = (
             "help": "checkpoint of train.py",
         },
     ),
-    ("--out-dir", {"default": ".", "help": "folder of the outputs"}),
+    ("--out-dir", {"type": cli.folder_argument, "default": ".", "help": "folder of the outputs"}),
     (
         "--num-samples",
         {"type": cli.positive_int, "help": f"spectra to generate (default: {NUM_SAMPLES})"},

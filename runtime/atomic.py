@@ -5,21 +5,22 @@ whatever interrupts that, a full disk and a power cut included, leaves the old f
 """
 
 import contextlib
+import errno
+import hashlib
 import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from runtime import console, resources
 from runtime.errors import InputError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+MAX_NAME_BYTES = 255  # of a file, on nearly all file systems
 
 
 def npy_header(shape: Sequence[int]) -> bytes:
@@ -35,19 +36,49 @@ def npy_bytes(shape: Sequence[int]) -> int:
     return len(npy_header(shape)) + 8 * int(np.prod(shape, dtype=object))
 
 
+def _what_helps(error: OSError, path: str, num_bytes: int) -> str:
+    """What a user can do about a file that cannot be written."""
+    needed = f"it needs {resources.format_size(num_bytes)}"
+    folder = os.path.dirname(os.path.realpath(path))
+    if error.errno == errno.EDQUOT:
+        return f"{needed}, more than the quota leaves; make room or name another folder"
+    if error.errno == errno.EFBIG:
+        return f"{needed}, more than a file may have here: see ulimit -f, or name another folder"
+    try:
+        free = resources.format_size(shutil.disk_usage(folder).free)
+    except OSError:
+        return f"is there a folder {folder}? Name another output"
+    return f"{needed}, {free} are free in {folder}; make room or name another folder"
+
+
 @contextlib.contextmanager
-def _failures_named(path: str, num_bytes: int) -> Iterator[None]:
+def failures_named(path: str, num_bytes: int = 0) -> Iterator[None]:
     """InputError in place of an OSError: the target, what it needs and what is free."""
     try:
         yield
     except OSError as error:
-        folder = os.path.dirname(os.path.abspath(path))
         raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); it needs "
-            f"{resources.format_size(num_bytes)}, "
-            f"{resources.format_size(shutil.disk_usage(folder).free)} are free in "
-            f"{folder}; make room or name another folder"
+            f"{path}: cannot be written ({error.strerror or error}); "
+            f"{_what_helps(error, path, num_bytes)}"
         ) from None
+
+
+def fsync(descriptor: int) -> None:
+    """Bring a file safely to disk, where its file system knows what that is."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+def hidden_name(name: str, suffix: str) -> str:
+    """Name of a hidden file that belongs to a file; never longer than a name may be."""
+    hidden = f".{name}.{suffix}"
+    if len(os.fsencode(hidden)) > MAX_NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        hidden = f".{digest}.{suffix}"
+    return hidden
 
 
 class _Output(io.FileIO):
@@ -59,7 +90,7 @@ class _Output(io.FileIO):
 
     def write(self, data: Any) -> int:
         needed = max(self.num_bytes, self.tell() + len(data))
-        with _failures_named(self.path, needed):
+        with failures_named(self.path, needed):
             return super().write(data)
 
 
@@ -78,18 +109,19 @@ def atomic_write(path: str, num_bytes: int = 0) -> Iterator[BinaryIO]:
     Raises:
         InputError: If it cannot be written; the old file is still there.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    target = os.path.realpath(path)  # a link stays one
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, hidden_name(name, f"{os.getpid()}.tmp"))
     try:
-        with _failures_named(path, num_bytes):
+        with failures_named(path, num_bytes):
             raw = _Output(temporary, path, num_bytes)
         with io.BufferedWriter(raw) as file:
             yield file
             file.flush()
-            with _failures_named(path, file.tell()):
-                os.fsync(file.fileno())
-        with _failures_named(path, os.path.getsize(temporary)):
-            os.replace(temporary, path)
+            with failures_named(path, file.tell()):
+                fsync(file.fileno())
+        with failures_named(path, os.path.getsize(temporary)):
+            os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -102,9 +134,29 @@ def _fsync_folder(folder: str) -> None:
     """Let a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def move(source: str, path: str) -> None:
+    """Move a file that is whole into place; a link there stays one, to another disk too."""
+    target = os.path.realpath(path)
+    with failures_named(path, os.path.getsize(source)):
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    copy(source, path)
+    os.unlink(source)
+
+
+def copy(source: str, path: str) -> None:
+    """Copy a file; the copy appears whole, or not at all."""
+    with open(source, "rb") as content, atomic_write(path, os.path.getsize(source)) as file:
+        shutil.copyfileobj(content, file)
 
 
 def _is_alive(pid: int) -> bool:
@@ -119,7 +171,7 @@ def _is_alive(pid: int) -> bool:
 
 def remove_leftovers(path: str) -> None:
     """Remove the temporary files that killed processes left of a target and of its sidecar."""
-    folder, name = os.path.split(os.path.abspath(path))
+    folder, name = os.path.split(os.path.realpath(path))
     stem = re.escape(os.path.splitext(name)[0])
     for entry in os.listdir(folder):
         match = re.fullmatch(rf"\.{stem}\.\w+\.(\d+)\.tmp", entry)
@@ -128,45 +180,59 @@ def remove_leftovers(path: str) -> None:
                 os.unlink(os.path.join(folder, entry))
 
 
-def claim_outputs(paths: Iterable[str], num_bytes: int = 0) -> None:
-    """Before long work: make the folders, check that they take files, name what is replaced.
+def _check_folder(folder: str, num_bytes: int) -> None:
+    """Make a folder; InputError where it takes no files or has no room."""
+    probe = os.path.join(folder, f".probe.{os.getpid()}.tmp")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(probe, "wb"):
+            pass
+        os.unlink(probe)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder} ({error.strerror}); name another output folder"
+        ) from None
+    if free < num_bytes:
+        raise InputError(
+            f"{folder}: {resources.format_size(num_bytes)} are needed, "
+            f"{resources.format_size(free)} are free; make room or name another output folder"
+        )
+
+
+def claim_outputs(paths: Iterable[str], num_bytes: int = 0, outdated: Sequence[str] = ()) -> None:
+    """Before long work: make the folders, check that they take files, name what is going to go.
 
     What killed processes left of the same files is removed.
 
     Args:
         paths: Files that the caller is going to write.
         num_bytes: Room that they need together; a replaced file gives none before it is replaced.
+        outdated: Files of an earlier run that the caller is going to remove.
 
     Raises:
         InputError: If a folder cannot be made or written to or has no room, or a target is a
-            folder.
+            folder or has too long a name.
     """
     paths = list(paths)
-    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
-        probe = os.path.join(folder, f".probe.{os.getpid()}.tmp")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with open(probe, "wb"):
-                pass
-            os.unlink(probe)
-        except OSError as error:
+    for path in paths:
+        length = len(os.fsencode(os.path.basename(path)))
+        if length > MAX_NAME_BYTES:
             raise InputError(
-                f"cannot write into {folder} ({error.strerror}); name another output folder"
-            ) from None
+                f"the name of an output, {os.path.basename(path)[:20]}…, would have {length} "
+                f"bytes; {MAX_NAME_BYTES} are possible"
+            )
+    for folder in sorted({os.path.dirname(os.path.realpath(path)) for path in paths}):
+        _check_folder(folder, num_bytes)
     for path in paths:
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder, not a file; name another output")
         remove_leftovers(path)
-    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in paths}):
-        free = shutil.disk_usage(folder).free
-        if free < num_bytes:
-            raise InputError(
-                f"{folder}: {resources.format_size(num_bytes)} are needed, "
-                f"{resources.format_size(free)} are free; make room or name another output folder"
-            )
     replaced = [path for path in paths if os.path.exists(path)]
-    if replaced:
-        console.info(f"replacing {', '.join(replaced)}")
+    notes = [f"replacing {', '.join(replaced)}"] if replaced else []
+    notes += [f"removing what an earlier run left: {', '.join(outdated)}"] if outdated else []
+    if notes:
+        console.info("; ".join(notes))
 
 
 def write_bytes(path: str, content: bytes | memoryview | str) -> None:
@@ -176,9 +242,14 @@ def write_bytes(path: str, content: bytes | memoryview | str) -> None:
         file.write(content)
 
 
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """Text of a JSON object; NaN and infinity are refused, for JSON has no such numbers."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: str, content: dict[str, Any]) -> None:
-    """Write a JSON object; NaN and infinity are refused, for JSON has no such numbers."""
-    write_bytes(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Write a JSON object; see `json_bytes`."""
+    write_bytes(path, json_bytes(content))
 
 
 @contextlib.contextmanager
@@ -193,10 +264,3 @@ def write_npy(path: str, array: np.ndarray) -> None:
     """Write an array without a sidecar, as float64 in C order."""
     with open_npy(path, np.shape(array)) as file:
         file.write(np.ascontiguousarray(array, "<f8").reshape(-1).data)
-
-
-def write_figure(path: str, figure: "Figure") -> None:
-    """Write a matplotlib figure; the format follows the suffix."""
-    file = io.BytesIO()
-    figure.savefig(file, format=os.path.splitext(path)[1][1:], dpi=200)
-    write_bytes(path, file.getbuffer())

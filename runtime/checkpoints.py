@@ -63,10 +63,10 @@ def file_sha256(path: str) -> str:
 
 
 def keep_previous(path: str) -> None:
-    """Move NAME.pth, if there is one, to NAME.previous.pth, and say so."""
+    """Copy NAME.pth, if there is one, to NAME.previous.pth, and say so."""
     if os.path.exists(path):
         previous = f"{os.path.splitext(path)[0]}.previous.pth"
-        os.replace(path, previous)
+        atomic.copy(path, previous)
         console.info(f"kept the checkpoint that was there as {previous}")
 
 

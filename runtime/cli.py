@@ -11,8 +11,15 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runtime import devices, processes, signals
-from runtime.errors import EXIT_DIVERGED, EXIT_INPUT, DivergedError, InputError, Interrupted
+from runtime import console, devices, processes, signals
+from runtime.errors import (
+    EXIT_DIVERGED,
+    EXIT_INPUT,
+    EXIT_OUTPUT,
+    DivergedError,
+    InputError,
+    Interrupted,
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -36,11 +43,16 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> None:
+        console.use_any_encoding()
+        name = os.path.basename(inspect.getfile(main))
         try:
+            processes.check_environment()
             with signals.handle_signals(signals.interrupt):
                 main(argv)
-        except (InputError, OSError) as error:
+        except InputError as error:
             message, code = str(error), EXIT_INPUT
+        except OSError as error:
+            message, code = describe(error), EXIT_INPUT
         except DivergedError as error:
             message, code = str(error), EXIT_DIVERGED
         except Interrupted as stop:
@@ -48,13 +60,26 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             message, code = "interrupted", signals.STOP_SIGNALS[signal.SIGINT]
         else:
-            return
-        name = os.path.basename(inspect.getfile(main))
-        if processes.rank() == 0 or code < 128:  # stopped together, they say so once
-            print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+            failed = console.output_error()
+            if failed is None:
+                return
+            message, code = f"stdout: {describe(failed)}; all files are written", EXIT_OUTPUT
+        finally:
+            console.output_error()  # what --help printed is written now, or never
+        if code < 128 or processes.rank() == 0:  # stopped together, they say so once
+            console.write(sys.stderr, f"{name}: error: {' '.join(message.split())}\n")
         raise SystemExit(code)
 
     return wrapper
+
+
+def describe(error: OSError) -> str:
+    """An error of the system for people: the file, where there is one, and what is wrong with it.
+
+    Of a file that was to be moved into place it names the place.
+    """
+    path, reason = error.filename2 or error.filename, error.strerror or str(error)
+    return reason if path is None else f"{path}: {reason}"
 
 
 def _number(
@@ -96,13 +121,15 @@ def file_argument(suffix: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not text.endswith(suffix):
             raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        if os.path.basename(text) == suffix:
+            raise argparse.ArgumentTypeError(f"{text!r} has no name before {suffix}")
         return text
 
     return parse
 
 
 def folder_argument(text: str) -> str:
-    """Type of the name of a folder."""
+    """Type of the name of a folder; an empty one is mostly a variable that was not set."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty; . is the folder you are in")
     return text

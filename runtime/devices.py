@@ -1,6 +1,8 @@
 """Devices, threads and precision of PyTorch."""
 
 import os
+import re
+import textwrap
 from typing import TYPE_CHECKING
 
 from runtime import processes
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("float32", "tf32", "bf16")
+MAX_REASON = 100  # characters of what PyTorch says
 
 
 def set_threads(threads: int | None) -> None:
@@ -40,10 +43,15 @@ def get_device(name: str) -> "torch.device":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and processes.world_size() > 1:
         name = f"cuda:{processes.local_rank()}"
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d{1,3})?", name):
+        name = textwrap.shorten(name, MAX_REASON) or "''"
+        raise InputError(f"--device {name}: is none of auto, cpu, cuda, cuda:N and mps")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: PyTorch sees no GPU here; try --device cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = textwrap.shorten(str(error).partition("\n")[0], MAX_REASON)
         raise InputError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
     return device

@@ -1,5 +1,6 @@
 """Errors that end a script with one line and an exit code; every other module may import these."""
 
+EXIT_OUTPUT = 1  # all is done, but its results could not be printed
 EXIT_INPUT = 2  # usage or input, as argparse has it
 EXIT_DIVERGED = 3  # a loss or a sample stopped being finite
 

@@ -7,7 +7,6 @@ them in a journal of its own. What the run depends on, its identity, stands in .
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -15,18 +14,19 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from runtime import atomic, console, jsonfiles, resources, tables
+from runtime import atomic, console, jsonfiles, provenance, resources, run_folder, tables
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.records import Record
+from runtime.run_folder import STATE
 
 FLUSH_SECONDS = 5  # of work that a SIGKILL or a power cut may cost
-STATE = ".sample.partial.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _allocate(file: BinaryIO, num_bytes: int) -> None:
@@ -34,7 +34,7 @@ def _allocate(file: BinaryIO, num_bytes: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), 0, num_bytes)
     except (AttributeError, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if getattr(error, "errno", None) in NO_ROOM:
             raise
         file.truncate(num_bytes)
 
@@ -47,27 +47,9 @@ def _write_at(file: BinaryIO, data: Any, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-@contextlib.contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Hold a folder for the block.
-
-    Raises:
-        InputError: If another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"{folder}: another sample.py is writing there; name another --out-dir"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+def flags_of(identity: Json) -> Json:
+    """An identity without the versions of programs, which those of older versions of this name."""
+    return {name: value for name, value in identity.items() if name not in ("torch", "commit")}
 
 
 class PartialArrays:
@@ -133,21 +115,27 @@ class PartialArrays:
                 console.info(
                     f"starting anew: {len(self.done())} finished blocks of a stopped run go"
                 )
+            mark = os.path.join(self.folder, run_folder.MARKS["sample.py"])
+            if state.get("published") and not os.path.exists(mark):  # of two runs, neither whole
+                run_folder.remove(run_folder.outdated("sample.py", self.folder, ()))
             self.remove()
             self._create(identity)
             return
-        before = state.get("identity", {})
-        for key in identity.keys() | before.keys():
+        before = flags_of(state.get("identity", {}))
+        for key in before.keys() | identity.keys():
             if before.get(key) != identity.get(key):
                 own, other = (json.dumps(v.get(key)) for v in (identity, before))
                 raise InputError(
                     f"--resume: what was stopped in {self.folder} had {key} {other}, not {own}; "
                     "give the same, or leave out --resume to start anew"
                 )
+        torch = provenance.versions().get("torch")
+        if state.get("torch", torch) != torch:
+            console.info(f"--resume: the blocks that are there are of torch {state['torch']}")
         for name in self.shapes:
             target, path = os.path.join(self.folder, name), self.path(name)
             if state.get("published") and not os.path.exists(path) and os.path.exists(target):
-                os.replace(target, path)  # stopped when this one was in place already
+                atomic.move(os.path.realpath(target), path)  # stopped when it was in place already
             if not os.path.exists(path) or os.path.getsize(path) != self.size(name):
                 raise InputError(
                     f"--resume: {path} is missing or damaged; leave out --resume to start anew"
@@ -159,12 +147,14 @@ class PartialArrays:
                 with open(self.path(name), "wb") as file:
                     _allocate(file, self.size(name))
                     _write_at(file, header, 0)
-                    os.fsync(file.fileno())
-            self._write_state(identity=identity, files=[*self.shapes, *self.whole])
+                    atomic.fsync(file.fileno())
+            files, torch = [*self.shapes, *self.whole], provenance.versions().get("torch")
+            self._write_state(identity=identity, files=files, torch=torch)
         except OSError as error:
             self.remove()
             if error.errno != errno.ENOSPC:
-                raise
+                with atomic.failures_named(os.path.join(self.folder, name), self.size(name)):
+                    raise
             needed, free = self.missing_bytes(), shutil.disk_usage(self.folder).free
             raise InputError(
                 f"{self.folder}: the disk is full: {resources.format_size(needed)} are needed, "
@@ -198,7 +188,8 @@ class PartialArrays:
         """Put rows, shape (m, ...), at row `first` of an output."""
         shape = self.shapes[name]
         offset = len(self.headers[name]) + 8 * first * math.prod(shape[1:])
-        _write_at(self._files[name], np.ascontiguousarray(rows, "<f8"), offset)
+        with atomic.failures_named(os.path.join(self.folder, name), self.size(name)):
+            _write_at(self._files[name], np.ascontiguousarray(rows, "<f8"), offset)
 
     def write_whole(self, name: str, array: np.ndarray) -> None:
         """Write an output of the second kind."""
@@ -213,11 +204,14 @@ class PartialArrays:
     def flush(self) -> None:
         """Bring what is finished safely to disk: first the rows, then the journal."""
         if self._pending:
-            for file in self._files.values():
-                os.fsync(file.fileno())
-            self._journal.write("".join(f"{line}\n" for line in self._pending).encode())
-            self._journal.flush()
-            os.fsync(self._journal.fileno())
+            lines = "".join(f"{line}\n" for line in self._pending).encode()
+            for name, file in self._files.items():
+                with atomic.failures_named(os.path.join(self.folder, name), self.size(name)):
+                    atomic.fsync(file.fileno())
+            with atomic.failures_named(self._journal_path, len(lines)):
+                self._journal.write(lines)
+                self._journal.flush()
+                atomic.fsync(self._journal.fileno())
             self._pending = []
         self._flushed = time.monotonic()
 
@@ -226,26 +220,33 @@ class PartialArrays:
             self.flush()
         finally:
             for file in (*self._files.values(), self._journal):
-                file.close()
+                with contextlib.suppress(OSError):  # what failed was raised by flush
+                    file.close()
 
-    def publish(self, records_of: Mapping[str, Record]) -> None:
+    def publish(self, records_of: Mapping[str, Record], written: Collection[str] = ()) -> None:
         """Move the outputs, all of whose blocks are finished, into place, with their sidecars.
+
+        What earlier runs left in the folder goes. Until the caller has written the mark of the run
+        and called `remove`, readers refuse the folder.
 
         Args:
             records_of: {file name: record for its sidecar}; ell and a SHA-256 of the rows are
                 added.
+            written: Paths of all that the caller writes, afterwards as well.
         """
         digests = {}
         for name in self.shapes:
             with open(self.path(name), "rb") as file:
                 file.seek(len(self.headers[name]))
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
+                atomic.fsync(file.fileno())
+        names = *self.shapes, *self.whole
         self._write_state(**self._state() | {"published": True})
-        for name in (*self.shapes, *self.whole):
+        run_folder.remove(run_folder.outdated("sample.py", self.folder, names), written)
+        for name in names:
             target = os.path.join(self.folder, name)
             with contextlib.suppress(FileNotFoundError):  # a whole one that is in place already
-                os.replace(self.path(name), target)
+                atomic.move(self.path(name), target)
             if name in digests:  # at once, for an array and another's sidecar do not load
                 tables.write_sidecar(target, self.shapes[name], digests[name], records_of[name])
 

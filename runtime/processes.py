@@ -7,32 +7,64 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from runtime.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
 # a process that has done its share waits for the slowest; one that is gone is noticed at once
 GROUP_TIMEOUT = datetime.timedelta(days=30)
+TORCHRUN = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MAX_REASON = 200  # characters of what PyTorch says
+MEND = "start with torchrun, or unset it"
 PEER_LOST = "another process stopped; its own message says why"
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, default)
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"the variable {name} is {text!r}, not a number; {MEND}") from None
 
 
 def rank() -> int:
     """Number of this process among all; 0 is the one that speaks and writes what all share."""
-    return int(os.environ.get("RANK", 0))
+    return _variable("RANK", 0)
 
 
 def world_size() -> int:
     """Number of processes; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _variable("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """Number of this process on its machine: its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _variable("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """Number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return _variable("LOCAL_WORLD_SIZE", 1)
+
+
+def check_environment() -> None:
+    """InputError where the variables that torchrun sets are there in part, or contradict."""
+    for name, number, total in (
+        ("RANK", rank(), world_size()),
+        ("LOCAL_RANK", local_rank(), local_world_size()),
+    ):
+        if not 0 <= number < total:
+            raise InputError(f"the variable {name} is {number} of {total} processes; {MEND}")
+    if world_size() > 1:
+        missing = [name for name in TORCHRUN if name not in os.environ]
+        if missing:
+            raise InputError(
+                f"the variable WORLD_SIZE is {world_size()}, but {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not set; {MEND}"
+            )
+        if not 0 < (port := _variable("MASTER_PORT", 0)) < 2**16:
+            raise InputError(f"the variable MASTER_PORT is {port}; {MEND}")
 
 
 @contextlib.contextmanager
@@ -48,7 +80,11 @@ def process_group(device: "torch.device") -> Iterator[None]:
     import torch.distributed as dist
 
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=GROUP_TIMEOUT)
+    try:
+        dist.init_process_group(backend, timeout=GROUP_TIMEOUT)
+    except (dist.DistError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:MAX_REASON]
+        raise ConnectionError(f"cannot join the other processes ({reason}); {MEND}") from None
     try:
         yield
     finally:

@@ -1,7 +1,10 @@
-"""Provenance: which command, package versions and commit a file was made with."""
+"""Provenance: which run, command, package versions and commit a file was made with."""
 
 import contextlib
+import hashlib
+import json
 import os
+import pathlib
 import subprocess
 import sys
 from importlib import metadata as importlib_metadata
@@ -9,6 +12,58 @@ from importlib import metadata as importlib_metadata
 from runtime.jsonfiles import Json
 
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GIT_SECONDS = 5  # that git may take
+
+
+def run_id(identity: Json) -> str:
+    """Id of a run: 16 hexadecimal digits that follow from all that its results depend on.
+
+    Args:
+        identity: JSON; the order of keys does not matter.
+    """
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """{package: version} of those packages that results can depend on."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib_metadata.PackageNotFoundError):
+            found[name] = importlib_metadata.version(name)
+    return found
+
+
+def _git(*words: str) -> list[str]:
+    """Lines that git prints in the folder of this project."""
+    # a hook of another repository names that one in its environment
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=GIT_SECONDS,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def git_commit() -> str | None:
+    """Commit of this project, "+dirty" added where files differ from it; None where unknown.
+
+    Unpacked inside another repository, the project has no commit: that one's says nothing of it.
+    """
+    try:
+        top, commit = _git("rev-parse", "--show-toplevel", "HEAD")
+        if not os.path.samefile(top, ROOT):
+            return None
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return commit + ("+dirty" if changed else "")
 
 
 def collect(argv: list[str] | None = None) -> Json:
@@ -18,18 +73,5 @@ def collect(argv: list[str] | None = None) -> Json:
         argv: The script's arguments; those of this process when None.
     """
     words = [os.path.basename(sys.argv[0]), *(sys.argv[1:] if argv is None else argv)]
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib_metadata.PackageNotFoundError):
-            versions[name] = importlib_metadata.version(name)
-    commit = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=os.path.dirname(os.path.abspath(__file__)),
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
-    return {"command": " ".join(map(str, words)), "versions": versions, "git_commit": commit}
+    command = " ".join(map(str, words))
+    return {"command": command, "versions": versions(), "git_commit": git_commit()}

@@ -237,6 +237,7 @@ class Record:
         contaminants: Of the observations.
         ilc: Weights and bias of a cleaning.
         sampled: Where draws come from; None for simulated rows.
+        run: Id of the run that wrote it, which all its outputs share; see `provenance.run_id`.
         extra: What only people read: cosmology, provenance, sizes and the like.
     """
 
@@ -250,9 +251,10 @@ class Record:
     contaminants: Contaminants = Contaminants()
     ilc: Ilc | None = None
     sampled: Sampled | None = None
+    run: str | None = None
     extra: Json = dataclasses.field(default_factory=dict)
 
-    PLAIN = ("quantity", "unit", "split", "nside", "seed")
+    PLAIN = ("quantity", "unit", "split", "nside", "seed", "run")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

@@ -121,7 +121,8 @@ def release(values: np.ndarray) -> None:
     """Give back the memory of what was read of a mapped array, or of a part of it."""
     mapped = getattr(values, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+        with contextlib.suppress(OSError):  # an advice, no more
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def chunks(values: np.ndarray) -> Iterator[np.ndarray]:

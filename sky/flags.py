@@ -2,11 +2,12 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from runtime import cli
 from runtime.errors import InputError
+from runtime.jsonfiles import Json, to_json
 from sky import inputs, instruments
 from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018
 from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
@@ -185,6 +186,11 @@ class Configuration:
     def num_rows(self) -> dict[str, int]:
         """Rows of each split."""
         return {"train": self.num_train, "test": self.num_test}
+
+    def identity(self, r: Sequence[float]) -> Json:
+        """All that the rows of one of `self.r` depend on."""
+        content: Json = to_json(self) | {"r": list(r)}
+        return {k: v for k, v in content.items() if k not in ("out_dir", "has_budget")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -76,6 +76,7 @@ def size_on_disk(paths: Paths, num_rows: Mapping[str, int], nside: int) -> int:
 
 
 def write_rows(
+    stack: contextlib.ExitStack,
     paths: Mapping[str, str],
     chunks: Iterable[Rows],
     shape: tuple[int, int],
@@ -85,20 +86,20 @@ def write_rows(
     """Stream rows to disk.
 
     Args:
+        stack: Puts the files in place when it is closed.
         paths: {"x": file of the truth, "y": of its observation, "r": of r, where each has its own}.
         chunks: Rows, many at a time.
         shape: (n, n_ell).
         record: For all sidecars.
         on_rows: Called with the number of rows after each chunk.
     """
-    with contextlib.ExitStack() as stack:
-        writers = {}
-        for name, path in paths.items():
-            output = OUTPUTS[name]
-            described = record.replace(quantity=output.quantity, unit=output.unit)
-            writer = tables.ArrayWriter(path, shape[:1] if name == "r" else shape, described)
-            writers[name] = stack.enter_context(writer)
-        for rows in chunks:
-            for name, array_writer in writers.items():
-                array_writer.append(getattr(rows, name))
-            on_rows(len(rows.x))
+    writers = {}
+    for name, path in paths.items():
+        output = OUTPUTS[name]
+        described = record.replace(quantity=output.quantity, unit=output.unit)
+        writer = tables.ArrayWriter(path, shape[:1] if name == "r" else shape, described)
+        writers[name] = stack.enter_context(writer)
+    for rows in chunks:
+        for name, array_writer in writers.items():
+            array_writer.append(getattr(rows, name))
+        on_rows(len(rows.x))

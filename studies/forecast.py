@@ -29,7 +29,7 @@ from typing import Self
 
 from checks import report
 from figures.studies import forecast as draw_forecast
-from runtime import atomic, cli, console, jsonfiles, provenance
+from runtime import atomic, cli, console, drawing, jsonfiles, locks, provenance, run_folder
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.records import Record
@@ -309,18 +309,26 @@ def gather(folders: Sequence[str], out_dir: str, argv: list[str] | None) -> None
     """Read the cases of some folders and write the forecast."""
     cases = [Case.load(folder) for folder in folders]
     paths = [os.path.join(out_dir, f"forecast.{suffix}") for suffix in ("json", "md", "png")]
+    with locks.hold(paths[0]):
+        write(cases, paths, argv)
+
+
+def write(cases: Sequence[Case], paths: Sequence[str], argv: list[str] | None) -> None:
+    """Write the forecast in place of an earlier one: forecast.json, .md and .png; then print it."""
     atomic.claim_outputs(paths)
     content: Json = {
         "cases": [case.to_json() for case in cases],
         "published": {name: dataclasses.asdict(entry) for name, entry in PUBLISHED.items()},
     }
-    figure = draw_forecast(content["cases"], content["published"])
-    text = markdown(cases)
-    atomic.write_json(paths[0], {**content, **provenance.collect(argv)})
-    atomic.write_bytes(paths[1], text)
-    atomic.write_figure(paths[2], figure)
+    text, run = markdown(cases), provenance.run_id(content)
+    made_by = {"run": run, **provenance.collect(argv)}
+    contents = {paths[0]: atomic.json_bytes(content | made_by), paths[1]: text.encode()}
+    contents |= drawing.render_all(
+        {paths[2]: lambda: draw_forecast(content["cases"], content["published"])}
+    )
+    run_folder.publish(contents, paths)
     console.print_result(text)
-    console.print_result(f"wrote {', '.join(paths)}")
+    console.print_result(f"wrote {', '.join(contents)}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -338,7 +338,9 @@ def run(steps: Sequence[Step]) -> None:
 def make_parser(docstring: str, out_dir: str) -> argparse.ArgumentParser:
     """Parser of a study: its docstring is its help."""
     parser = cli.make_parser(docstring)
-    parser.add_argument("--out-dir", default=out_dir, help="folder of all that is written")
+    parser.add_argument(
+        "--out-dir", type=cli.folder_argument, default=out_dir, help="folder of all that is written"
+    )
     parser.add_argument(
         "--shrink",
         type=cli.positive_int,

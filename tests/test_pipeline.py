@@ -72,8 +72,8 @@ def test_train_and_sample_with_every_solver(sde, capsys):
     train.main([*TINY, "--sde-type", sde, "--epochs", "2"])
     trained = Trained.load("model.pth")
     history = np.array(list(trained.training["history"].values())).T
-    assert np.array_equal(np.load("training_loss.npy"), history) and history.shape == (2, 3)
-    assert os.path.getsize("training_loss.png") > 0
+    assert np.array_equal(np.load("model.loss.npy"), history) and history.shape == (2, 3)
+    assert os.path.getsize("model.loss.png") > 0
     for method in solvers.SOLVERS:
         extra = ["--method", method, "--num-steps", "5", "--out-dir", method]
         sample.main([*DENOISE, *extra, "--plot-trajectories", "--trajectory-index", "7"])

@@ -35,7 +35,7 @@ from diffusion.blocks import Blocks
 from diffusion.sampling import ReverseProcess, SolverSettings
 from diffusion.trained import Trained
 from model import Architecture
-from runtime import atomic, journal, jsonfiles, tables
+from runtime import atomic, console, journal, jsonfiles, locks, provenance, tables
 from runtime.errors import InputError
 from runtime.priors import Prior
 from runtime.records import Record
@@ -498,9 +498,9 @@ def test_a_full_disk_is_told_before_the_work(work, tmp_path, capsys, monkeypatch
 
 
 def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
-    with journal.locked(str(tmp_path)):
+    with locks.hold(str(tmp_path / "metrics.json")):
         line = fails(sample.main, arguments(work, "generate", tmp_path), 2, capsys)
-    assert "another sample.py" in line
+    assert "another process is writing it" in line
 
 
 def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):
@@ -563,3 +563,117 @@ def test_resume_takes_a_default_for_the_same_typed_or_not(work, tmp_path, capsys
     assert "is finished" in capsys.readouterr().err
     sample.main([*argv, "--resume", "--ode-solver", "ab2"])
     assert "is finished" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EFBIG])
+def test_a_quota_or_a_limit_of_files_is_one_line_and_what_is_done_is_kept(
+    code, work, tmp_path, capsys, monkeypatch
+):
+    argv, out = arguments(work, "recipe", tmp_path / "out"), tmp_path / "out"
+    write, calls = journal._write_at, []
+
+    def full(file, data, offset):
+        calls.append(offset)
+        if len(calls) == 4:  # the header, two blocks, and the third
+            raise OSError(code, os.strerror(code))
+        write(file, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write_at", full)
+        line = fails(sample.main, argv, 2, capsys)
+    assert f"{out}/denoised.npy: cannot be written ({os.strerror(code)})" in line
+    assert num_blocks(out) == 2
+    sample.main([*argv, "--resume"])
+    assert "(2 are there)" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # at the start
+        patch.setattr(os, "posix_fallocate", lambda *args: full(*args) if code == 0 else fail(code))
+        line = fails(sample.main, arguments(work, "recipe", tmp_path / "new"), 2, capsys)
+    assert "denoised.npy: cannot be written" in line and os.listdir(tmp_path / "new") == []
+
+
+def fail(code):
+    raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize("change", ["commit", "no git", "torch"])
+def test_what_draws_do_not_depend_on_is_no_other_work(
+    change, stopped, work, tmp_path, monkeypatch, capsys
+):
+    """Neither a commit nor a PATH without git; another torch is a note."""
+    if change == "commit":
+        monkeypatch.setattr(provenance, "git_commit", lambda: "f" * 40)
+    if change == "no git":
+        monkeypatch.setenv("PATH", "")
+    if change == "torch":
+        monkeypatch.setattr(provenance, "versions", lambda: {"torch": "9.9"})
+    capsys.readouterr()
+    sample.main([*stopped, "--resume"])
+    err = capsys.readouterr().err
+    assert "(1 are there)" in err and ("are of torch" in err) == (change == "torch")
+    monkeypatch.undo()
+    sample.main([*stopped, "--resume"])
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_goes_on(stopped, tmp_path, capsys):
+    """Its identity names torch and commit."""
+    path = str(tmp_path / "out" / journal.STATE)
+    state = jsonfiles.read_json(path)
+    state["identity"] |= {"torch": "2.0", "commit": "0" * 40}
+    del state["torch"]
+    atomic.write_json(path, state)
+    sample.main([*stopped, "--resume"])
+    assert "(1 are there)" in capsys.readouterr().err
+    path = str(tmp_path / "out" / "metrics.json")
+    report = jsonfiles.read_json(path)
+    report["belongs_to"] |= {"torch": "2.0", "commit": "0" * 40}
+    atomic.write_json(path, report)
+    sample.main([*stopped, "--resume"])
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_another_truth_is_other_work(work, tmp_path, capsys):
+    """metrics.json and the figure depend on it."""
+    words = arguments(work, "recipe", tmp_path)
+    sample.main(words)
+    sample.main([*words, "--resume", "--data-file-gt", f"{work}/dl_test.npy"])
+    assert "is finished" not in capsys.readouterr().err
+    assert "mse" in jsonfiles.read_json(str(tmp_path / "metrics.json"))
+
+
+def test_outputs_that_are_links_stay_links(work, tmp_path):
+    out, store = tmp_path / "out", tmp_path / "store"
+    out.mkdir()
+    store.mkdir()
+    for name in ("generated.npy", "metrics.json"):
+        (out / name).symlink_to(store / name)
+    for seed in ("0", "1"):
+        sample.main([*arguments(work, "generate", out), "--seed", seed])
+        assert all((out / name).is_symlink() for name in os.listdir(store))
+    assert sorted(os.listdir(store)) == ["generated.npy", "metrics.json"]
+    assert tables.load_table(str(out / "generated.npy"), 2).record.run is not None
+
+
+def test_a_finished_run_is_finished_before_it_is_told(work, tmp_path, monkeypatch):
+    """Nothing is left to do, and no state, when the first result is printed."""
+    seen = []
+
+    def look(message):
+        hidden = [name for name in os.listdir(tmp_path) if name.startswith(".")]
+        seen.append([name for name in hidden if "lock" not in name])
+
+    monkeypatch.setattr(console, "print_result", look)
+    sample.main(arguments(work, "joint, ode", tmp_path))
+    assert seen == [[]]
+
+
+def test_a_figure_that_fails_ends_no_run(work, tmp_path, monkeypatch, capsys):
+    def latex(*args):
+        raise RuntimeError("Failed to process string with tex because latex could not be found")
+
+    monkeypatch.setattr("figures.spectra.output_example", latex)
+    sample.main(arguments(work, "recipe", tmp_path))
+    captured = capsys.readouterr()
+    assert "examples.png: could not be drawn" in captured.err
+    assert "examples.png" not in captured.out and "trajectory.png" in captured.out
+    assert not (tmp_path / "examples.png").exists() and (tmp_path / "metrics.json").exists()

@@ -1,6 +1,7 @@
 """train.py loses no work, needs no memory for its rows, and does the same on several processes."""
 
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from diffusion import baseline, dataset, trainer
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from diffusion.trained import Trained
-from runtime import atomic, processes, records, signals, tables
+from runtime import drawing, processes, provenance, records, signals, tables
 from runtime.errors import InputError
 
 ROOT = os.path.dirname(os.path.abspath(train.__file__))
@@ -35,7 +36,7 @@ def folder(tmp_path, monkeypatch):
     """A working folder with 400 toy pairs of spectra of six multipoles, and their r."""
     monkeypatch.chdir(tmp_path)
     # a figure takes longer than the training; test_pipeline.py draws it
-    monkeypatch.setattr(atomic, "write_figure", lambda path, figure: atomic.write_json(path, {}))
+    monkeypatch.setattr(drawing, "render", lambda path, draw: b"{}")
     rng = np.random.default_rng(0)
     r = rng.uniform(0, 0.01, 400)
     x = 1e-2 * r[:, None] * rng.chisquare(NU, (400, 6)) / NU
@@ -116,7 +117,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatc
     before = os.listdir(".")
     fails(TINY, 130, capsys)
     assert saved == [1, 2, 3, 4] and Trained.load("model.pth").resume["step"] == 4
-    assert set(os.listdir(".")) == {*before, "model.pth", "training_loss.npy"}
+    assert set(os.listdir(".")) == {*before, "model.pth", "model.loss.npy"}
 
 
 def test_resume_starts_anew_where_there_is_nothing_to_go_on_with(capsys):
@@ -130,13 +131,13 @@ def test_resume_leaves_a_finished_training_as_it_is(capsys):
     train.main(TINY)
     with open("model.pth", "rb") as file:
         before = file.read()
-    os.unlink("training_loss.png")  # as if killed between checkpoint and figure
+    os.unlink("model.loss.png")  # as if killed between checkpoint and figure
     capsys.readouterr()
     train.main([*TINY, "--resume"])
     assert "is finished" in capsys.readouterr().err
     with open("model.pth", "rb") as file:
         assert file.read() == before
-    assert os.path.getsize("training_loss.png") > 0
+    assert os.path.getsize("model.loss.png") > 0
     # of before there was --precision
     content = torch.load("model.pth", weights_only=True)
     del content["training"]["settings"]["precision"]
@@ -207,7 +208,9 @@ def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", recorded)
     train.main([*TINY, *JOINT, "--out", "file.pth"])
     assert folders == [os.getcwd()]
-    assert sorted(os.listdir(".")) == sorted([*before, "file.pth"])
+    assert sorted(os.listdir(".")) == sorted(
+        [*before, "file.pth", "file.loss.npy", "file.loss.png"]
+    )
     assert_same("memory.pth", "file.pth")
 
 
@@ -373,3 +376,51 @@ def test_the_average_follows_the_weights_after_each_step_and_training_learns():
                 torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
     # a loss of 6000 squared errors has a standard deviation of some sqrt(2 / 6000) = 0.018
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 5 * 0.018 * (2 / 10) ** 0.5
+
+
+def test_two_trainings_in_one_folder_keep_to_their_own_files():
+    train.main([*TINY, "--out", "a.pth"])
+    files = {path: path.read_bytes() for path in pathlib.Path().glob("a.*")}
+    assert {path.name for path in files} == {"a.pth", "a.loss.npy", "a.loss.png"}
+    train.main([*TINY, "--out", "b.pth", "--seed", "1"])
+    assert all(path.read_bytes() == content for path, content in files.items())
+    assert not os.path.exists("a.previous.pth") and os.path.exists("b.loss.npy")
+
+
+def test_a_checkpoint_that_is_a_link_stays_one_and_so_does_its_previous_one():
+    os.mkdir("store")
+    os.symlink("store/real.pth", "a.pth")
+    train.main([*TINY, "--out", "a.pth"])
+    with open("store/real.pth", "rb") as file:
+        first = file.read()
+    os.symlink("store/old.pth", "a.previous.pth")
+    train.main([*TINY, "--out", "a.pth", "--seed", "1"])
+    assert os.path.islink("a.pth") and os.path.islink("a.previous.pth")
+    with open("store/old.pth", "rb") as file:
+        assert file.read() == first
+    assert sorted(os.listdir("store")) == ["old.pth", "real.pth"]
+    assert Trained.load("a.pth").training["settings"]["seed"] == 1
+
+
+def test_a_training_that_comes_to_nothing_takes_nothing(monkeypatch, capsys):
+    """Diverged, or stopped at once, before there is anything to put in place."""
+    train.main(TINY)
+    before = {name: os.stat(name).st_mtime_ns for name in os.listdir(".")}
+    assert "not finite" in fails([*TINY, "--seed", "1", "--lr", "1e30"], 3, capsys)
+    assert {name: os.stat(name).st_mtime_ns for name in os.listdir(".")} == before
+
+
+def test_the_losses_and_the_figure_of_another_training_go(monkeypatch, capsys):
+    train.main(TINY)
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, 9, signal.SIGTERM)
+        fails([*TINY, "--seed", "1"], 143, capsys)
+    assert not os.path.exists("model.loss.png") and len(np.load("model.loss.npy")) == 1
+    assert Trained.load("model.previous.pth").training["settings"]["seed"] == 0
+
+
+def test_resume_does_not_look_at_commits(monkeypatch, capsys):
+    train.main(TINY)
+    monkeypatch.setattr(provenance, "git_commit", lambda: None)
+    train.main([*TINY, "--resume"])
+    assert "is finished" in capsys.readouterr().err

@@ -271,7 +271,13 @@ def test_it_runs_in_one_process(folder, monkeypatch, capsys):
         + ["noisy.npy"],
         "needs --param-file-gt": ["--log-likelihood", "--data-file-gt", "gt.npy"]
         + ["--data-file-noisy", "noisy.npy", "--model-checkpoint", "joint.pth"],
-        "has no parameters": ["--log-likelihood", "--data-file-gt", "gt.npy", "--param-file-gt", "r.npy"],
+        "has no parameters": [
+            "--log-likelihood",
+            "--data-file-gt",
+            "gt.npy",
+            "--param-file-gt",
+            "r.npy",
+        ],
         "--tolerance goes": ["--tolerance", "0.1", "--method", "ode"],
     }.items(),
 )

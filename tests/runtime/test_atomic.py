@@ -178,3 +178,65 @@ def test_sizes(tmp_path, capsys):
     assert f"work; up to 200.0 MB of memory; writes 3.0 GB into {tmp_path} (" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_link_stays_one(tmp_path, write):
+    store = tmp_path / "store"
+    store.mkdir()
+    link, target = tmp_path / "a.npy", store / "b.npy"
+    for _ in range(2):  # to a file that is not there yet, and to one that is
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        write(str(link))
+        assert link.is_symlink() and target.stat().st_size > 0
+    assert not [name for name in (*os.listdir(tmp_path), *os.listdir(store)) if name[0] == "."]
+
+
+def test_a_move_to_another_disk_and_to_a_link(tmp_path, monkeypatch):
+    replace, source = os.replace, tmp_path / "source"
+
+    def other_disk(a, b):
+        if os.path.basename(a) == "source":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(a, b)
+
+    for patched in (replace, other_disk):
+        monkeypatch.setattr(os, "replace", patched)
+        source.write_text("new")
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        atomic.move(str(source), str(tmp_path / "link"))
+        assert (tmp_path / "target").read_text() == "new" and (tmp_path / "link").is_symlink()
+        assert not source.exists()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_file_system_that_knows_no_fsync_takes_files(tmp_path, monkeypatch, write, code):
+    monkeypatch.setattr(os, "fsync", fail(code))
+    write(str(tmp_path / "a.npy"))
+    assert os.path.getsize(tmp_path / "a.npy") > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.EDQUOT, "quota"), (errno.EFBIG, "ulimit -f"), (errno.ENOSPC, "free")]
+)
+def test_what_helps_depends_on_what_is_used_up(tmp_path, code, words):
+    path = str(tmp_path / "a.npy")
+    refusal = pytest.raises(InputError, match=rf"a.npy: cannot be .*it needs 3.0 kB.*{words}")
+    with refusal, atomic.failures_named(path, 3000):
+        raise OSError(code, os.strerror(code))
+
+
+def test_names_of_any_length(tmp_path, capsys):
+    longest = str(tmp_path / ("é" * 125 + ".npy"))  # 254 bytes
+    atomic.claim_outputs([longest])
+    tables.write_array(longest, np.ones((2, 2)), Record())
+    assert tables.load_table(longest, 2).values.shape == (2, 2)
+    with pytest.raises(InputError, match="would have 304 bytes") as caught:
+        atomic.claim_outputs([str(tmp_path / ("a" * 300 + ".npy"))])
+    assert len(str(caught.value)) < 200 and ".tmp" not in str(caught.value)
+    assert len(atomic.hidden_name("a" * 255, "1.tmp").encode()) <= 255
+    assert atomic.hidden_name("a" * 254 + "b", "1.tmp") != atomic.hidden_name("a" * 255, "1.tmp")
+    assert atomic.hidden_name("a.npy", "1.tmp") == ".a.npy.1.tmp"

@@ -13,7 +13,7 @@ import torch
 import train
 from diffusion import trainer
 from diffusion.trained import Trained
-from runtime import atomic, priors, records, signals, tables
+from runtime import drawing, priors, records, signals, tables
 
 ARGV = ["--data-file", "x.npy", "--batch-size", "50", "--epochs", "12", "--hidden-dim", "16"]
 ARGV += ["--embed-dim", "8", "--num-layers", "1", "--device", "cpu", "--resume", "--out"]
@@ -27,7 +27,7 @@ def run(argv, save_seconds):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     trainer.SAVE_SECONDS = save_seconds
-    atomic.write_figure = lambda path, figure: atomic.write_json(path, {})
+    drawing.render = lambda path, draw: b"{}"
     train.main(argv)
 
 

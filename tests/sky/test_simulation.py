@@ -1,5 +1,6 @@
 """The Python interface: the rows of the script, whatever the chunks, and what it refuses."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -93,7 +94,8 @@ def test_chunks_leave_no_trace(r, words, tmp_path):
         generators = simulation.make_generators(prior, 0, "train")
         chunks = simulation.draw_chunks(simulator, prior, 100, generators, chunk_rows)
         counted = []
-        outputs.write_rows(paths, chunks, (100, 14), Record(), counted.append)
+        with contextlib.ExitStack() as stack:
+            outputs.write_rows(stack, paths, chunks, (100, 14), Record(), counted.append)
         assert sum(counted) == 100 and max(counted) <= chunk_rows
         files.append([pathlib.Path(path).read_bytes() for path in paths.values()])
     assert files[0] == files[1] == files[2]

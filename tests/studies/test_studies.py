@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import quality
-from runtime import atomic
+from runtime import drawing
 from sky import cosmology
 from studies import demo, forecast, foreground, mismatch, posterior, runs, solvers
 
@@ -39,7 +39,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(runs, "start", run_here)
     monkeypatch.setattr(runs, "POLL_SECONDS", 0)
     # figures are what takes the time, and tested where they are made
-    monkeypatch.setattr(atomic, "write_figure", lambda path, figure: atomic.write_bytes(path, b""))
+    monkeypatch.setattr(drawing, "render", lambda path, draw: b"")
 
 
 def methods(folder):
