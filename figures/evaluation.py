@@ -1,14 +1,14 @@
 """Figures of evaluate.py: runs side by side, and one run's posterior on the exact answer."""
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from figures import style
+from figures import corner, style
+from figures.corner import Marginal
 from figures.style import FloatArray
 
 if TYPE_CHECKING:  # slow to import
@@ -62,6 +62,7 @@ class Optimum:
     slope: FloatArray
 
 
+@style.own_style()
 def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | None) -> "Figure":
     """R^2 and response of the runs, beside those of the exact posterior mean where it is known."""
     figure, (left, right) = style.make_axes()
@@ -71,7 +72,9 @@ def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | No
         right.plot(ell, optimum.slope, **style.LIMIT, label="exact posterior mean")
     for run in runs:
         for axis, bars in ((left, run.r2), (right, run.slope)):
-            axis.errorbar(ell, bars.values, bars.errors, **lines[run.name], lw=1, label=run.name)
+            axis.errorbar(
+                ell, bars.values, bars.errors, **lines[run.name], lw=1, label=style.plain(run.name)
+            )
     for axis in (left, right):
         style.ell_axis(axis)
         axis.axhline(0, **style.ZERO)
@@ -81,6 +84,7 @@ def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | No
     return figure
 
 
+@style.own_style()
 def calibration(runs: Sequence[RunResult]) -> "Figure | None":
     """Distance of PIT values and ranks from a uniform law; None where no run has any."""
     panels = [
@@ -102,7 +106,7 @@ def calibration(runs: Sequence[RunResult]) -> "Figure | None":
             u = np.sort(values)
             expected = (np.arange(len(u)) + 0.5) / len(u)
             thin = np.linspace(0, len(u) - 1, min(len(u), 500)).astype(int)
-            axis.plot(u[thin], (expected - u)[thin], **lines[name], lw=1.2, label=name)
+            axis.plot(u[thin], (expected - u)[thin], **lines[name], lw=1.2, label=style.plain(name))
         axis.axhline(0, **style.ZERO)
         axis.set(xlabel=f"{title}, $u$", ylabel="fraction below $u$, minus $u$", xlim=(0, 1))
         low, high = axis.get_ylim()
@@ -111,6 +115,7 @@ def calibration(runs: Sequence[RunResult]) -> "Figure | None":
     return figure
 
 
+@style.own_style()
 def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figure":
     """Squared errors with the right and with shuffled observations.
 
@@ -135,7 +140,7 @@ def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figu
     for name, line in (("prior mean", style.THEORY), ("exact posterior mean", style.LIMIT)):
         if name in baselines:
             axis.axvline(baselines[name], **line, label=name)
-    names = [run.name for run in runs]
+    names = [style.plain(run.name) for run in runs]
     axis.set(yticks=heights, yticklabels=names, xlabel="mean squared error in units of $S^2$")
     if max(run.mse.values for run in runs) > 2:
         axis.set_xscale("log")
@@ -197,6 +202,7 @@ class SigmaBin:
     fisher: float | None
 
 
+@style.own_style()
 def r_overview(r: RDraws, bins: Sequence[SigmaBin], title: str = "") -> "Figure":
     """Estimates of r against the truth, and sigma(r) beside its limits."""
     figure, (left, right) = style.make_axes()
@@ -212,7 +218,7 @@ def r_overview(r: RDraws, bins: Sequence[SigmaBin], title: str = "") -> "Figure"
 
 def _with_title(figure: "Figure", title: str) -> "Figure":
     if title:
-        figure.suptitle(title, fontsize=9, wrap=True)
+        figure.suptitle(style.plain(title), fontsize=9, wrap=True)
     return figure
 
 
@@ -261,6 +267,7 @@ def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
         axis.set(xticks=r, xlim=(r[0] - 0.2, r[0] + 0.8))
 
 
+@style.own_style()
 def posterior(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> "Figure":
     """p(r | y) of a few skies, and one sky's spectrum.
 
@@ -306,33 +313,19 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
     axis.legend(fontsize=style.LEGEND)
 
 
+@style.own_style()
 def triangle(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> "Figure":
-    """Joint posterior of r and a few multipoles of one sky, by GetDist; see `posterior`."""
-    import getdist
-    from getdist import plots as getdist_plots
-
-    getdist.chains.print_load_details = False
-    ell = [k for k in (2, 4, 6) if k < 2 + spectrum.draws.shape[1]]
-    columns = [r.draws[row], *(np.log10(spectrum.draws[:, k - 2]) for k in ell)]
-    names = ["r", *(f"d{k}" for k in ell)]
-    samples = getdist.MCSamples(
-        samples=np.stack(columns, 1),
-        names=names,
-        labels=["r", *(rf"\log_{{10}} D_{{{k}}}/\mu\mathrm{{K}}^2" for k in ell)],
-        ranges={"r": r.r_range},
-        label="learned posterior",
-        sampler="uncorrelated",  # no chain: nothing to look for, and few draws will do
-    )
-    markers = {"r": float(r.truth[row])}
-    if (spectrum.truth > 0).all():
-        markers |= {f"d{k}": float(np.log10(spectrum.truth[k - 2])) for k in ell}
-    plotter = getdist_plots.get_subplot_plotter(width_inch=6.5)
-    plotter.triangle_plot(samples, names, filled=True, markers=markers)
-    if r.grid is not None and r.density is not None:
-        axis, density = plotter.subplots[0, 0], r.density[row]
-        axis.plot(r.grid, density / density.max(), **style.EXACT, label="exact")
-        axis.legend(fontsize=style.LEGEND, frameon=False)
-    # GetDist makes no room for a title, but its corner is empty
-    text = textwrap.fill(title, 55)
-    plotter.fig.text(0.98, 0.97, text, ha="right", va="top", fontsize=9)
-    return plotter.fig
+    """Joint posterior of r and a few multipoles of one sky; see `posterior`."""
+    grid, density = (None, None) if r.density is None else (r.grid, r.density[row])
+    truth = float(r.truth[row])
+    marginals = {
+        "r": Marginal(style.R_LABEL, r.draws[row], *r.r_range, truth, grid, density),
+    }
+    for column, ell in enumerate(spectrum.ell):
+        if ell in (2, 4, 6):
+            label = rf"$\log_{{10}} D_{{{ell}}}/\mu\mathrm{{K}}^2$"
+            dl = spectrum.truth[column]
+            known = float(np.log10(dl)) if dl > 0 else None
+            draws = np.log10(spectrum.draws[:, column])
+            marginals[f"d{ell}"] = Marginal(label, draws, truth=known)
+    return corner.corner(marginals, title)

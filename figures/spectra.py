@@ -59,6 +59,7 @@ class Correlations:
     limit: FloatArray | None
 
 
+@style.own_style()
 def budget(
     ell: npt.NDArray, left: Mapping[str, FloatArray], tensors: Mapping[float, FloatArray]
 ) -> "Figure":
@@ -83,6 +84,7 @@ def budget(
     return figure
 
 
+@style.own_style()
 def denoised_example(
     example: Example, denoised: FloatArray, correlations: Correlations | None
 ) -> "Figure":
@@ -106,6 +108,7 @@ def denoised_example(
     return figure
 
 
+@style.own_style()
 def posterior_example(
     example: Example,
     quantiles: FloatArray,
@@ -169,6 +172,7 @@ def r_histogram(axis: "Axes", draws: FloatArray, r_label: str = style.R_LABEL) -
     axis.locator_params(axis="x", nbins=5)
 
 
+@style.own_style()
 def output_example(
     example: Example,
     arrays: Mapping[str, npt.NDArray],
@@ -189,6 +193,7 @@ def output_example(
     return posterior_example(example, arrays["posterior_quantiles.npy"][row], correlations, r)
 
 
+@style.own_style()
 def generated_examples(
     ell: npt.NDArray, generated: FloatArray, dl_signal: FloatArray | None
 ) -> "Figure":
@@ -213,6 +218,7 @@ def generated_examples(
     return figure
 
 
+@style.own_style()
 def trajectory(noise_to_signal: FloatArray, states: FloatArray, ell: npt.NDArray) -> "Figure":
     """How each multipole of one spectrum moves from noise to data.
 

@@ -22,6 +22,7 @@ SOLVERS: tuple[style.Line, ...] = (  # one for each line of a figure of solvers
 )
 
 
+@style.own_style()
 def forecast(
     cases: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]
 ) -> "Figure":
@@ -57,6 +58,7 @@ def forecast(
     return figure
 
 
+@style.own_style()
 def solver_quality(
     results: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
 ) -> "Figure":

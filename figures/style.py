@@ -1,5 +1,12 @@
-"""One palette, one style, and the axes that all figures share."""
+"""One palette, one style, and the axes that all figures share.
 
+Figures look the same everywhere: they are made without pyplot, and drawn and saved in
+`own_style`, so that a user's matplotlibrc, style sheets and backend have no say.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,14 +40,52 @@ R_LABEL = "tensor-to-scalar ratio $r$"
 DL_LABEL = r"$D_\ell^{BB}\;[\mu\mathrm{K}^2]$"
 
 
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Matplotlib's defaults in place of the user's settings; decorates what makes a figure."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@functools.cache
+def _figure_class() -> "type[Figure]":
+    from matplotlib.backend_bases import RendererBase
+    from matplotlib.figure import Figure
+
+    class StyledFigure(Figure):
+        """A figure whose late parts, such as ticks and their labels, have the style as well."""
+
+        def draw(self, renderer: RendererBase) -> None:
+            with own_style():
+                super().draw(renderer)
+
+        def savefig(self, *args: Any, **kwargs: Any) -> None:
+            with own_style():
+                super().savefig(*args, **kwargs)
+
+    return StyledFigure
+
+
+def make_figure(width: float, height: float) -> "Figure":
+    """An empty figure in the project's own style; sizes in inches."""
+    return _figure_class()(figsize=(width, height), layout="constrained")
+
+
 def make_axes(
     columns: int = 2, width: float = 9.0, height: float = 3.8
 ) -> "tuple[Figure, list[Axes]]":
     """A figure of panels in a row; sizes in inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = make_figure(width, height)
     return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+
+
+def plain(name: str) -> str:
+    """A user's own words, such as the name of a folder, as text: no formula, shown in legends."""
+    text = name.encode("utf-8", "replace").decode().replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text  # matplotlib hides such labels
 
 
 def run_styles(names: list[str]) -> dict[str, Line]:

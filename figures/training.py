@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
 
 
+@style.own_style()
 def training_loss(
     history: Mapping[str, Sequence[float]], levels: Mapping[str, Sequence[float]]
 ) -> "Figure":
