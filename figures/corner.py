@@ -18,6 +18,7 @@ from figures.style import FloatArray
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -75,7 +76,6 @@ def corner(marginals: Mapping[str, Marginal], title: str = "") -> "Figure":
     num_draws = len(shown[0].draws)
     width = min(1.3 + 1.75 * size, MAX_WIDTH) if size > 1 else 4.5
     figure = style.make_figure(width, width if size > 1 else 3.4)
-    figure.get_layout_engine().set(wspace=0.03, hspace=0.03)  # type: ignore[union-attr]
     axes = np.atleast_2d(figure.subplots(size, size, squeeze=False))
     samples = _samples(shown) if num_draws >= MIN_DRAWS else None
     for i in range(size):
@@ -88,7 +88,11 @@ def corner(marginals: Mapping[str, Marginal], title: str = "") -> "Figure":
                 _draw_marginal(axis, shown[i], samples, i)
             else:
                 _draw_pair(axis, shown[j], shown[i], samples, (j, i))
-            _label(axis, (shown[j], shown[i]), (i == size - 1, j == 0 and i > 0))
+            axis.set_xlim(shown[j].limits)
+            _label(axis.xaxis, shown[j], i == size - 1)
+            if i > j:
+                axis.set_ylim(shown[i].limits)
+                _label(axis.yaxis, shown[i], j == 0)
     handles = _handles(axes[0, 0], shown, samples is not None)
     if size > 1:  # in the empty corner
         title = textwrap.fill(style.plain(title), 26 * (size - 1))
@@ -155,21 +159,18 @@ def _draw_pair(
         axis.axvline(across.truth, **GUIDE)
     if up.truth is not None:
         axis.axhline(up.truth, **GUIDE)
-    axis.set_ylim(up.limits)
 
 
-def _label(axis: "Axes", pair: tuple[Marginal, Marginal], outer: tuple[bool, bool]) -> None:
-    """Names and numbers at the outer axes only; pair and outer: (across, up)."""
-    axis.set_xlim(pair[0].limits)
-    for one, marginal, shown in zip((axis.xaxis, axis.yaxis), pair, outer, strict=True):
-        name = "x" if one is axis.xaxis else "y"
-        if name == "x" or axis.get_yticks().size:
-            axis.locator_params(axis=name, nbins=3)
-        axis.tick_params(axis=name, labelsize=style.LEGEND)
-        if shown:
-            one.set_label_text(marginal.label)
-        else:
-            one.set_ticklabels([])
+def _label(axis: "Axis", marginal: Marginal, outer: bool) -> None:
+    """Few ticks; their numbers and the name at an outer axis only."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    axis.set_major_locator(MaxNLocator(3))
+    axis.set_tick_params(labelsize=style.LEGEND)
+    if outer:
+        axis.set_label_text(marginal.label)
+    else:
+        axis.set_major_formatter(NullFormatter())
 
 
 def _handles(axis: "Axes", marginals: Sequence[Marginal], smooth: bool) -> "list[Line2D]":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MIN_SKIES = 10  # below, a histogram over skies means nothing
 BAND = (0.16, 0.5, 0.84)
 
 
@@ -68,8 +69,9 @@ def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | No
     figure, (left, right) = style.make_axes()
     lines = style.run_styles([run.name for run in runs])
     if optimum is not None:
-        left.plot(ell, optimum.r2, **style.LIMIT, label="exact posterior mean")
-        right.plot(ell, optimum.slope, **style.LIMIT, label="exact posterior mean")
+        limit = style.along(style.LIMIT, ell)
+        left.plot(ell, optimum.r2, **limit, label="exact posterior mean")
+        right.plot(ell, optimum.slope, **limit, label="exact posterior mean")
     for run in runs:
         for axis, bars in ((left, run.r2), (right, run.slope)):
             axis.errorbar(
@@ -106,7 +108,15 @@ def calibration(runs: Sequence[RunResult]) -> "Figure | None":
             u = np.sort(values)
             expected = (np.arange(len(u)) + 0.5) / len(u)
             thin = np.linspace(0, len(u) - 1, min(len(u), 500)).astype(int)
-            axis.plot(u[thin], (expected - u)[thin], **lines[name], lw=1.2, label=style.plain(name))
+            marker = "." if len(u) < 50 else None
+            axis.plot(
+                u[thin],
+                (expected - u)[thin],
+                **lines[name],
+                lw=1.2,
+                marker=marker,
+                label=style.plain(name),
+            )
         axis.axhline(0, **style.ZERO)
         axis.set(xlabel=f"{title}, $u$", ylabel="fraction below $u$, minus $u$", xlim=(0, 1))
         low, high = axis.get_ylim()
@@ -206,13 +216,14 @@ class SigmaBin:
 def r_overview(r: RDraws, bins: Sequence[SigmaBin], title: str = "") -> "Figure":
     """Estimates of r against the truth, and sigma(r) beside its limits."""
     figure, (left, right) = style.make_axes()
-    if np.ptp(r.truth) > 0:
+    if np.ptp(r.truth) > 0 or len(r.truth) < MIN_SKIES:
         _draw_estimates(left, r)
     else:
         _draw_null(left, r)
     _draw_sigma(right, bins)
     for axis in (left, right):
-        axis.legend(fontsize=style.LEGEND)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=style.LEGEND)
     return _with_title(figure, title)
 
 
@@ -248,6 +259,9 @@ def _draw_null(axis: "Axes", r: RDraws) -> None:
 
 def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
     r = [row.r for row in bins]
+    if not r:
+        style.note(axis, "too few skies for $\\sigma(r)$")
+        return
     marker: style.Line = {"marker": "_", "ms": 14} if len(r) == 1 else {}
     for values, line, label in (
         ([row.fisher for row in bins], style.LIMIT, "Fisher limit"),
@@ -283,9 +297,10 @@ def posterior(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> 
     style.posterior_band(right, ell, np.quantile(spectrum.draws, BAND, axis=0))
     if spectrum.exact is not None:
         low, _, high = np.quantile(spectrum.exact, BAND, axis=0)
-        right.plot(ell, low, **style.EXACT, label="exact, 68 %")
-        right.plot(ell, high, **style.EXACT)
-    right.plot(ell, spectrum.observed, **style.OBSERVATION, label="observation")
+        line = style.along(style.EXACT, ell)
+        right.plot(ell, low, **line, label="exact, 68 %")
+        right.plot(ell, high, **line)
+    style.observation(right, ell, spectrum.observed)
     if (spectrum.truth > 0).all():
         right.plot(ell, spectrum.truth, **style.TRUTH, label="truth")
     style.spectrum_axis(right)
@@ -297,7 +312,7 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
     order = np.argsort(r.draws.mean(1), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
     bars: style.Line = {"bins": "auto", "density": True, "alpha": 0.35, "lw": 0}
-    for k, color in zip([row, *others], style.COLORS, strict=False):
+    for k, color in zip(dict.fromkeys([row, *others]), style.COLORS, strict=False):
         axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
         if r.grid is not None and r.density is not None:
             axis.plot(r.grid, r.density[k], color=color, lw=1.4)
@@ -308,7 +323,7 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
     axis.plot([], [], color=style.DARK, ls=":", label="true $r$")
     axis.set(xlabel=style.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
     shown = r.draws[[row, *others]]
-    room = 0.2 * np.ptp(shown)
+    room = 0.2 * np.ptp(shown) or 0.02 * (r.r_range[1] - r.r_range[0])
     axis.set_xlim(max(r.r_range[0], shown.min() - room), min(r.r_range[1], shown.max() + room))
     axis.legend(fontsize=style.LEGEND)
 

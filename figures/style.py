@@ -124,18 +124,53 @@ def spectrum_axis(axis: "Axes") -> None:
     axis.legend(fontsize=LEGEND, loc="upper center", ncols=2)
 
 
+def parameter_label(name: str) -> str:
+    """Label of an axis of a parameter."""
+    return R_LABEL if name == "r" else plain(name)
+
+
+def note(axis: "Axes", text: str) -> None:
+    """Words in place of what cannot be drawn."""
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axis.transAxes)
+
+
+def along(line: Line, points: npt.NDArray) -> Line:
+    """A line through points; a mark where there is only one, through which no line goes."""
+    return line | {"marker": "_", "ms": 14} if len(points) == 1 else line
+
+
+def observation(axis: "Axes", ell: npt.NDArray, dl: FloatArray) -> None:
+    """Observed D_ell, shape (n_ell,), uK^2; negative ones by their size, hollow."""
+    axis.plot(ell, np.where(dl > 0, dl, np.nan), **OBSERVATION, label="observation")
+    if (dl < 0).any():
+        hollow = OBSERVATION | {"ls": "", "marker": "o", "mfc": "white"}
+        size = np.where(dl < 0, -dl, np.nan)
+        axis.plot(ell, size, **hollow, label="observation, negative: $-D_\\ell$")
+
+
+def _fill(axis: "Axes", ell: npt.NDArray, band: tuple[FloatArray, FloatArray], area: Line) -> None:
+    """The area between two curves; a bar where there is one multipole."""
+    low, high = band
+    if len(ell) == 1:
+        axis.vlines(ell, low, high, **area | {"lw": 8})
+    else:
+        axis.fill_between(ell, low, high, **area | {"lw": 0})
+
+
 def theory_band(axis: "Axes", ell: npt.NDArray, dl_signal: FloatArray) -> None:
     """Theory D_ell with its cosmic variance; shapes (n_ell,), uK^2."""
     from scipy.stats import chi2
 
     nu = 2 * ell + 1
     low, high = (dl_signal * chi2.ppf(q, nu) / nu for q in (0.16, 0.84))
-    axis.fill_between(ell, low, high, color=LIGHT, lw=0, label="cosmic variance, 68 %")
-    axis.plot(ell, dl_signal, **THEORY, label="primordial theory")
+    _fill(axis, ell, (low, high), {"color": LIGHT, "label": "cosmic variance, 68 %"})
+    axis.plot(ell, dl_signal, **along(THEORY, ell), label="primordial theory")
 
 
 def posterior_band(axis: "Axes", ell: npt.NDArray, quantiles: FloatArray) -> None:
     """16 to 84 % band and median on D_ell; quantiles of shape (3, n_ell), uK^2."""
     low, median, high = quantiles
-    axis.fill_between(ell, low, high, color=BLUE, alpha=0.3, lw=0, label="posterior, 68 %")
-    axis.plot(ell, median, **OUTPUT | {"ls": "-", "marker": None}, label="posterior median")
+    _fill(axis, ell, (low, high), {"color": BLUE, "alpha": 0.3, "label": "posterior, 68 %"})
+    line = along(OUTPUT | {"ls": "-", "marker": None}, ell)
+    axis.plot(ell, median, **line, label="posterior median")

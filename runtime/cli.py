@@ -1,6 +1,7 @@
 """Command lines: argument types, help, flags that scripts share, exit codes."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -8,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from runtime import devices, processes, signals
@@ -31,13 +32,18 @@ def make_parser(docstring: str | None) -> argparse.ArgumentParser:
     )
 
 
+# scripts open no window and have their own style: no setting of a user's can fail the import of
+# matplotlib, which healpy needs as well
+PLAIN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+
+
 def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     """Turn the errors a user can mend into one line on stderr and an exit code."""
 
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> None:
         try:
-            with signals.handle_signals(signals.interrupt):
+            with _environment(PLAIN_MATPLOTLIB), signals.handle_signals(signals.interrupt):
                 main(argv)
         except (InputError, OSError) as error:
             message, code = str(error), EXIT_INPUT
@@ -55,6 +61,20 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
         raise SystemExit(code)
 
     return wrapper
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _number(
