@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
 
 MIN_SKIES = 10  # below, a histogram over skies means nothing
+MIN_DRAWS = 20  # likewise, of draws
 BAND = (0.16, 0.5, 0.84)
 
 
@@ -311,9 +312,13 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
     """Histograms of the draws of a sky, and of skies with small, middle and large estimates."""
     order = np.argsort(r.draws.mean(1), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
+    few = r.draws.shape[1] < MIN_DRAWS or np.ptp(r.draws, axis=1).min() == 0
     bars: style.Line = {"bins": "auto", "density": True, "alpha": 0.35, "lw": 0}
     for k, color in zip(dict.fromkeys([row, *others]), style.COLORS, strict=False):
-        axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
+        if few:
+            axis.plot(r.draws[k], 0 * r.draws[k], "|", ms=14, color=color)
+        else:
+            axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
         if r.grid is not None and r.density is not None:
             axis.plot(r.grid, r.density[k], color=color, lw=1.4)
         axis.axvline(r.truth[k], color=color, ls=":", lw=1.2)
@@ -322,6 +327,8 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
         axis.plot([], [], color=style.DARK, lw=1.4, label="exact")
     axis.plot([], [], color=style.DARK, ls=":", label="true $r$")
     axis.set(xlabel=style.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
+    axis.set_ylim(0, 1 if few and r.density is None else None)
+    axis.locator_params(axis="x", nbins=5)
     shown = r.draws[[row, *others]]
     room = 0.2 * np.ptp(shown) or 0.02 * (r.r_range[1] - r.r_range[0])
     axis.set_xlim(max(r.r_range[0], shown.min() - room), min(r.r_range[1], shown.max() + room))
