@@ -2,8 +2,9 @@
 
 Reads the output folders of sample.py (--runs), each made from the same observations, with these
 observations, their truth and, where each row has its own r, that r. Writes into --out-dir
-report.json, report.md (one table, a row per method) and figures: sharpness.png, calibration.png,
-controls.png, and where a run holds draws of r, r.png, posterior.png and getdist.png.
+report.json, report.md (one table, a row per method), report.html (the same with all figures, one
+file to send) and figures: sharpness.png, calibration.png, controls.png, and where a run holds draws
+of r, r.png, posterior.png and getdist.png.
 
 Where the sidecar of the observations gives the law of the contaminants the exact posterior is
 known; elsewhere only what needs no more than the truth is computed. A run of a model that was
@@ -263,15 +264,16 @@ def main(argv: list[str] | None = None) -> None:
     n = len(skies.truth)
     if config.row >= n:
         parser.error(f"--row {config.row}: there are {n} rows")
-    names = ["report.json", "report.md", *FIGURES, *(R_FIGURES if with_r else ())]
+    names = ["report.json", "report.md", "report.html", *FIGURES, *(R_FIGURES if with_r else ())]
     atomic.claim_outputs(map(config.output, names))
 
+    from checks.page import report_page
     from checks.report import markdown
 
     posteriors = PosteriorCache(skies.observed)
     report, curves = measure(inputs, posteriors)
-    content = report.to_json() | provenance.collect(argv)
-    atomic.write_json(config.output("report.json"), content)
+    made_with = provenance.collect(argv)
+    atomic.write_json(config.output("report.json"), report.to_json() | made_with)
     text = markdown(report)
     atomic.write_bytes(config.output("report.md"), text)
     figures = draw_runs(skies.observed.ell, report, curves)
@@ -280,8 +282,10 @@ def main(argv: list[str] | None = None) -> None:
         figures |= draw_r(run, report.runs[run.name], skies, exact, config.row)
     for name, figure in figures.items():
         atomic.write_figure(config.output(name), figure)
+    page = report_page(report, map(config.output, figures), made_with)
+    atomic.write_bytes(config.output("report.html"), page)
     console.print_result(text)
-    written = ["report.json", "report.md", *figures]
+    written = ["report.json", "report.md", "report.html", *figures]
     console.print_result(f"wrote {', '.join(map(config.output, written))}")
 
 
