@@ -10,6 +10,7 @@ from runtime import html
 from runtime.html import Verdict
 from runtime.jsonfiles import Json
 
+MAX_NAMED = 5  # failed checks in one verdict
 CAPTIONS = {  # of the figures of evaluate.py
     "sharpness.png": "How much of the truth the estimate holds (R²), and how it responds to the "
     "observation, by multipole; beside the exact posterior mean where it is known.",
@@ -29,8 +30,7 @@ def verdicts(report: Report) -> list[Verdict]:
     for name, run in report.runs.items():
         found.append(_verdict(name, run))
         if run.sky.mismatch is not None:
-            words = f"was {run.sky.mismatch.title}: r is biased by what the model does not know"
-            found.append(Verdict(name, words))
+            found.append(Verdict(name, f"mismatch: {run.sky.mismatch.title}"))
     return found
 
 
@@ -41,7 +41,9 @@ def _verdict(name: str, run: RunReport) -> Verdict:
     if not run.checks:
         return Verdict(name, f"{echo}no check applies")
     if failed:
-        words = f"{len(failed)} of {len(run.checks)} checks failed: {', '.join(failed)}"
+        more = [f"{len(failed) - MAX_NAMED} more"] if len(failed) > MAX_NAMED else []
+        named = "; ".join(failed[:MAX_NAMED] + more)
+        words = f"{len(failed)} of {len(run.checks)} checks failed: {named}"
     else:
         words = f"all {len(run.checks)} checks pass"
     return Verdict(name, echo + words, passed=not failed and not echo)

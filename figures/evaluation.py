@@ -76,12 +76,17 @@ def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | No
     for run in runs:
         for axis, bars in ((left, run.r2), (right, run.slope)):
             axis.errorbar(
-                ell, bars.values, bars.errors, **lines[run.name], lw=1, label=style.plain(run.name)
+                ell,
+                bars.values,
+                bars.errors,
+                **lines[run.name],
+                lw=1,
+                label=style.run_label(run.name),
             )
     for axis in (left, right):
         style.ell_axis(axis)
         axis.axhline(0, **style.ZERO)
-    left.legend(fontsize=style.LEGEND)
+    style.legend_above(figure)
     left.set(ylabel=r"$R^2$ of the estimate", ylim=(-1.1, 1.05))
     right.set(ylabel=r"response $\mathrm{d}E[x]/\mathrm{d}y$", ylim=(-0.2, 1.05))
     return figure
@@ -116,13 +121,13 @@ def calibration(runs: Sequence[RunResult]) -> "Figure | None":
                 **lines[name],
                 lw=1.2,
                 marker=marker,
-                label=style.plain(name),
+                label=style.run_label(name),
             )
         axis.axhline(0, **style.ZERO)
         axis.set(xlabel=f"{title}, $u$", ylabel="fraction below $u$, minus $u$", xlim=(0, 1))
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, -0.03), max(high, 0.03))
-        axis.legend(fontsize=style.LEGEND)
+    style.legend_above(figure)
     return figure
 
 
@@ -151,11 +156,11 @@ def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figu
     for name, line in (("prior mean", style.THEORY), ("exact posterior mean", style.LIMIT)):
         if name in baselines:
             axis.axvline(baselines[name], **line, label=name)
-    names = [style.plain(run.name) for run in runs]
+    names = [style.run_label(run.name) for run in runs]
     axis.set(yticks=heights, yticklabels=names, xlabel="mean squared error in units of $S^2$")
     if max(run.mse.values for run in runs) > 2:
         axis.set_xscale("log")
-    figure.legend(fontsize=style.LEGEND, loc="outside upper center", ncols=2)
+    style.legend_above(figure, columns=2)
     return figure
 
 

@@ -34,6 +34,7 @@ ZERO: Line = {"color": LIGHT, "lw": 0.8}
 COLORS = (BLUE, VERMILION, PURPLE, GREEN, ORANGE, SKY, GREY)  # of runs side by side
 DASHES = ("-", "--", "-.", ":")
 LEGEND = 8  # font size
+MAX_NAME = 36  # characters of a run's name
 
 ELL_LABEL = r"multipole $\ell$"
 R_LABEL = "tensor-to-scalar ratio $r$"
@@ -88,6 +89,11 @@ def plain(name: str) -> str:
     return f"\u200b{text}" if text.startswith("_") else text  # matplotlib hides such labels
 
 
+def run_label(name: str) -> str:
+    """A folder of a run in a legend; the end of a long one, for that is where runs differ."""
+    return plain(name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}")
+
+
 def run_styles(names: list[str]) -> dict[str, Line]:
     """{run: its colour and dashes}."""
     return {
@@ -133,6 +139,16 @@ def note(axis: "Axes", text: str) -> None:
     """Words in place of what cannot be drawn."""
     axis.set_axis_off()
     axis.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axis.transAxes)
+
+
+def legend_above(figure: "Figure", columns: int = 4) -> None:
+    """One legend for all panels, of so many columns."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    place: Line = {"loc": "outside upper center", "ncols": min(len(handles), columns)}
+    figure.legend(list(handles.values()), list(handles), fontsize=LEGEND, **place)
 
 
 def along(line: Line, points: npt.NDArray) -> Line:

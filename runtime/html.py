@@ -35,7 +35,8 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 th { background: var(--head); font-weight: 600; vertical-align: bottom; }
-td:first-child { min-width: 8rem; }
+td:first-child { min-width: 8rem; } td.number { white-space: nowrap; }
+td.mark { position: sticky; right: 0; background: var(--back); }
 figure { margin: 1.5rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption, footer { color: var(--soft); font-size: .875rem; }
@@ -44,6 +45,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .75re
 code, pre { font: .8125rem/1.5 ui-monospace, monospace; }
 pre { overflow-x: auto; }
 footer code { overflow-wrap: anywhere; }
+@media (max-width: 30rem) { th, td { padding: .35rem .4rem; } }
 @page { margin: 14mm; }
 @media print {
   :root { color-scheme: light; --text: #000; --soft: #444; --back: #fff; --line: #bbb;
@@ -56,6 +58,7 @@ footer code { overflow-wrap: anywhere; }
   img { max-height: 200mm; }
 }
 """
+NUMBERS = re.compile(r"[-+−±–<>=()%.,\de\s]*")  # cells that are not broken into lines
 MARKS = {True: ("pass", "pass"), False: ("fail", "fail"), None: ("note", "note")}
 
 
@@ -92,6 +95,8 @@ def render_markdown(text: str) -> str:
     for cell, inner in zip(tokens, tokens[1:], strict=False):
         if cell.type == "td_open" and inner.content.lower() in ("pass", "fail"):
             cell.attrSet("class", f"mark {inner.content.lower()}")
+        elif cell.type == "td_open" and NUMBERS.fullmatch(inner.content):
+            cell.attrSet("class", "number")
     content = renderer.renderer.render(tokens, renderer.options, {})
     content = content.replace("<table>", '<div class="scroll" tabindex="0"><table>')
     return content.replace("</table>", "</table></div>")

@@ -173,7 +173,7 @@ def test_little_is_drawn_without_a_warning_or_an_empty_panel(name, size):
 def test_names_of_folders_are_words_not_formulas():
     assert style.plain("a$b") == r"a\$b" and style.plain("ve") == "ve"
     figure = Drawn(SIZES["plenty"]).calibration()
-    assert len(figure.axes[0].get_legend().get_texts()) == 3  # "_..." as well
+    assert len(figure.legends[0].get_texts()) == 3  # "_..." as well
     style.plain("\udcff").encode()
 
 
