@@ -13,10 +13,11 @@ With --log-likelihood nothing is drawn: log_likelihood.npy (num_obs,) holds log 
 --data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r), and
 log_likelihood_metrics.json their mean.
 
-What an output is worth stands in metrics.json and in one sentence on stdout. Reads the checkpoint
-of train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
-examples.png, and with --plot-trajectories trajectory.npy (normalised states, first column
-sigma/alpha) and trajectory.png.
+What an output is worth stands in metrics.json and in a few lines on stdout, among them the line
+that a paper needs of each parameter. Reads the checkpoint of train.py and the test set of
+data_generation.py. Writes into --out-dir the arrays, metrics.json, examples.png, and with
+--plot-trajectories trajectory.npy (normalised states, first column sigma/alpha) and trajectory.png;
+with --chains the draws of the parameters of one observation, for GetDist.
 
 Examples:
   python sample.py --data-file-noisy data/dl_noisy_r0.001.npy \\
@@ -33,7 +34,7 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -42,14 +43,16 @@ import sde_utils
 from checks import output
 from checks.law import sample_rows
 from checks.output import Inputs, OutputReport
+from checks.paper import paper_line
 from diffusion import observations, sample_flags
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.jobs import IDENTITY, Job, is_finished
-from diffusion.outputs import TRAJECTORY
+from diffusion.outputs import TRAJECTORY, draws_file
 from diffusion.sampling import Sampler, SolverSettings
-from figures import spectra
+from figures import corner, spectra, style
 from runtime import (
     atomic,
+    chains,
     cli,
     console,
     devices,
@@ -60,6 +63,7 @@ from runtime import (
 )
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
+from runtime.priors import Parameter
 from runtime.records import Record, Sampled
 from runtime.tables import Table
 
@@ -96,6 +100,7 @@ class Configuration:
         plot_trajectories: Whether the states of that row are saved.
         model_checkpoint: File of the model.
         resume: Whether to go on with a stopped run.
+        chains: Root of the chains that are written for the row that is shown, or None.
         n_ell: Multipoles of the model.
     """
 
@@ -107,6 +112,7 @@ class Configuration:
     plot_trajectories: bool
     model_checkpoint: str
     resume: bool
+    chains: str | None
     n_ell: int
 
     @classmethod
@@ -121,7 +127,7 @@ class Configuration:
             (args.num_draws or sample_flags.NUM_DRAWS) if trained.conditional else 1,
             args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
-        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume")
+        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains")
         return cls(
             solver=sample_flags.read(args),
             blocks=blocks,
@@ -206,10 +212,10 @@ def output_paths(config: Configuration, sampler: Sampler) -> dict[str, str]:
     """{file name: path} of all that a run writes beside sidecars."""
     names = [each.name for each in sampler.outputs]
     names += [TRAJECTORY] if config.plot_trajectories else []
-    names += ["metrics.json"]
-    names += ["examples.png"] if config.n_ell else []
+    names += ["metrics.json", "examples.png"]
     names += ["trajectory.png"] if config.plot_trajectories else []
-    return {name: os.path.join(config.out_dir, name) for name in names}
+    paths = {name: os.path.join(config.out_dir, name) for name in names}
+    return paths | ({} if config.chains is None else chains.files(config.chains))
 
 
 def draw_examples(
@@ -218,8 +224,20 @@ def draw_examples(
     inputs: Inputs,
     measured: OutputReport,
 ) -> Figure:
-    """The row that is shown, or several generated spectra."""
-    row = config.shown
+    """The row that is shown, its parameters where there is no spectrum, or generated spectra."""
+    row, parameters = config.shown, inputs.trained_on.prior.parameters
+    if not config.n_ell:
+        return corner.corner(
+            {
+                each.name: corner.Marginal(
+                    style.parameter_label(each.name),
+                    arrays[draws_file(each.name)][row],
+                    each.low,
+                    each.high,
+                )
+                for each in parameters
+            }
+        )
     signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
     if inputs.observed is not None:
         truth = None if inputs.truth is None else inputs.truth.values[row]
@@ -247,9 +265,7 @@ def write_report(
     arrays = {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
     measured = output.measure(arrays, config.shown, inputs)
     atomic.write_json(paths["metrics.json"], report | measured.to_json())
-    if config.n_ell:
-        figure = draw_examples(arrays, config, inputs, measured)
-        atomic.write_figure(paths["examples.png"], figure)
+    atomic.write_figure(paths["examples.png"], draw_examples(arrays, config, inputs, measured))
     ell = np.arange(2, 2 + config.n_ell)
     if TRAJECTORY in arrays:
         states = arrays[TRAJECTORY]
@@ -257,6 +273,23 @@ def write_report(
         atomic.write_figure(paths["trajectory.png"], figure)
     for line in output.lines(measured):
         console.print_result(line)
+    write_parameters(arrays, config, inputs.trained_on.prior.parameters)
+
+
+def write_parameters(
+    arrays: Mapping[str, np.ndarray], config: Configuration, parameters: Sequence[Parameter]
+) -> None:
+    """Print what a paper says of the parameters of the row that is shown; write its chains."""
+    row, num_rows = config.shown, config.blocks.num_samples
+    drawn = [each for each in parameters if draws_file(each.name) in arrays]
+    draws = {each.name: arrays[draws_file(each.name)][row] for each in drawn}
+    for each in drawn:
+        where = f"row {row}: " if num_rows > 1 else ""
+        console.print_result(where + paper_line(each, draws[each.name]))
+    if config.chains is not None:
+        chains.write(config.chains, draws, drawn)
+        if num_rows > 1:
+            console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
 
 
 @cli.script
