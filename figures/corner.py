@@ -53,14 +53,15 @@ class Marginal:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Ends of its axes: the draws and the truth, with some room within the prior."""
+        """Ends of its axes: all that is shown, with some room within the prior."""
         shown = self.draws if self.truth is None else np.append(self.draws, self.truth)
+        if self.grid is not None and self.density is not None:
+            shown = np.append(shown, self.grid[self.density > 0.02 * self.density.max()])
         low, high = float(shown.min()), float(shown.max())
         room = 0.08 * (high - low) or 0.1 * abs(low) or 1.0
-        low, high = low - room, high + room
         return (
-            low if self.low is None else max(low, min(self.low, float(shown.min()))),
-            high if self.high is None else min(high, max(self.high, float(shown.max()))),
+            low - room if self.low is None else max(low - room, min(self.low, low)),
+            high + room if self.high is None else min(high + room, max(self.high, high)),
         )
 
 
@@ -165,7 +166,7 @@ def _label(axis: "Axis", marginal: Marginal, outer: bool) -> None:
     """Few ticks; their numbers and the name at an outer axis only."""
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
-    axis.set_major_locator(MaxNLocator(3))
+    axis.set_major_locator(MaxNLocator(4, prune="both"))  # none at corners: panels stay even
     axis.set_tick_params(labelsize=style.LEGEND)
     if outer:
         axis.set_label_text(marginal.label)
