@@ -251,6 +251,11 @@ def draw_examples(
     return spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
 
 
+def load_arrays(paths: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The arrays among the files of a run, on disk."""
+    return {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
+
+
 def write_report(
     report: Json, config: Configuration, inputs: Inputs, paths: dict[str, str]
 ) -> None:
@@ -262,7 +267,7 @@ def write_report(
         inputs: What the arrays were made from.
         paths: {file name: path}.
     """
-    arrays = {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
+    arrays = load_arrays(paths)
     measured = output.measure(arrays, config.shown, inputs)
     atomic.write_json(paths["metrics.json"], report | measured.to_json())
     atomic.write_figure(paths["examples.png"], draw_examples(arrays, config, inputs, measured))
@@ -322,6 +327,9 @@ def main(argv: list[str] | None = None) -> None:
     job = Job(sampler, arrays, config.identity(observed))
     if config.resume and is_finished(config.out_dir, job.identity):
         console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
+        if config.chains is not None and processes.rank() == 0:
+            atomic.claim_outputs(chains.files(config.chains).values())
+            write_parameters(load_arrays(paths), config, trained.parameters)
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared

@@ -25,7 +25,7 @@ def paper_line(parameter: Parameter, draws: FloatArray) -> str:
     name, low, high = parameter.name, parameter.low, parameter.high
     if len(draws) < MIN_DRAWS:
         more = f"draw at least {MIN_DRAWS} (--num-draws)"
-        return f"{name}: {len(draws)} draws are too few for an interval; {more}"
+        return f"{len(draws)} draws of {name} are too few for an interval; {more}"
     if np.ptp(draws) == 0:
         return f"{name} = {draws[0]:.3g} in all draws"
     left, middle, right = map(float, np.quantile(draws, [0.16, 0.5, 0.84]))

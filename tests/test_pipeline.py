@@ -198,6 +198,11 @@ def test_chains_and_the_line_of_a_paper(pairs, capsys):
     said = capsys.readouterr()
     assert "row 3 of 30; --trajectory-index" in said.err and "there/run.ranges" in said.out
     assert [line for line in said.out.splitlines() if line.startswith("row 3: r ")]
+    again = [*POSTERIOR, *flags, "--trajectory-index", "3", "--resume", "--chains", "later"]
+    sample.main(again)  # of a finished run
+    assert "is finished" in capsys.readouterr().err
+    with open("later.txt") as later, open("there/run.txt") as run:
+        assert later.read() == run.read()
 
 
 def test_chains_need_parameters(pairs, capsys):
