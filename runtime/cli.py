@@ -33,7 +33,7 @@ def make_parser(docstring: str | None) -> argparse.ArgumentParser:
 
 
 # scripts open no window and have their own style: no setting of a user's can fail the import of
-# matplotlib, which healpy needs as well
+# matplotlib, which healpy needs as well. Called from Python, as in a notebook, they leave it alone
 PLAIN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
 
@@ -43,7 +43,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> None:
         try:
-            with _environment(PLAIN_MATPLOTLIB), signals.handle_signals(signals.interrupt):
+            plain = PLAIN_MATPLOTLIB if argv is None else {}
+            with _environment(plain), signals.handle_signals(signals.interrupt):
                 main(argv)
         except (InputError, OSError) as error:
             message, code = str(error), EXIT_INPUT
