@@ -2,8 +2,9 @@
 
 Reads the output folders of sample.py (--runs), each made from the same observations, with these
 observations, their truth and, where each row has its own r, that r. Writes into --out-dir
-report.json, report.md (one table, a row per method) and figures: sharpness.png, calibration.png,
-controls.png, and where a run holds draws of r, r.png, posterior.png and getdist.png.
+report.json, report.md (one table, a row per method), report.html (the same with all figures, one
+file to send) and figures: sharpness.png, calibration.png, controls.png, and where a run holds draws
+of r, r.png, posterior.png and getdist.png.
 
 Where the sidecar of the observations gives the law of the contaminants the exact posterior is
 known; elsewhere only what needs no more than the truth is computed. A run of a model that was
@@ -315,10 +316,11 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> None:
     """Measure, draw, and put all in place of what an earlier run left; then print the table."""
     skies, with_r = inputs.skies, [run for run in inputs.runs if run.r is not None]
-    names = ["report.json", "report.md", *FIGURES, *(R_FIGURES if with_r else ())]
+    names = ["report.json", "report.md", "report.html", *FIGURES, *(R_FIGURES if with_r else ())]
     outdated = run_folder.outdated("evaluate.py", config.out_dir, names)
     atomic.claim_outputs(map(config.output, names), outdated=outdated)
 
+    from checks.page import report_page
     from checks.report import markdown
 
     posteriors = PosteriorCache(skies.observed)
@@ -329,8 +331,10 @@ def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> N
     for run in with_r[-1:]:
         exact = posteriors.under(run.prior)
         figures |= draw_r(run, report.runs[run.name], skies, exact, config.row)
+    drawn = drawing.render_all(figures)
     contents = {"report.json": atomic.json_bytes(report.to_json() | made_by)}
-    contents |= {"report.md": text.encode(), **drawing.render_all(figures)}
+    contents |= {"report.md": text.encode(), **drawn}
+    contents["report.html"] = report_page(report, drawn, made_by).encode()
     run_folder.publish(
         {config.output(name): content for name, content in contents.items()},
         run_folder.outdated("evaluate.py", config.out_dir, ()),

@@ -13,10 +13,11 @@ With --log-likelihood nothing is drawn: log_likelihood.npy (num_obs,) holds log 
 --data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r), and
 log_likelihood_metrics.json their mean.
 
-What an output is worth stands in metrics.json and in one sentence on stdout. Reads the checkpoint
-of train.py and the test set of data_generation.py. Writes into --out-dir the spectra, metrics.json,
-examples.png, and with --plot-trajectories trajectory.npy (normalised states, first column
-sigma/alpha) and trajectory.png.
+What an output is worth stands in metrics.json and in a few lines on stdout, among them the line
+that a paper needs of each parameter. Reads the checkpoint of train.py and the test set of
+data_generation.py. Writes into --out-dir the arrays, metrics.json, examples.png, and with
+--plot-trajectories trajectory.npy (normalised states, first column sigma/alpha) and trajectory.png;
+with --chains the draws of the parameters of one observation, for GetDist.
 
 Examples:
   python sample.py --data-file-noisy data/dl_noisy_r0.001.npy \\
@@ -42,14 +43,16 @@ import sde_utils
 from checks import output
 from checks.law import sample_rows
 from checks.output import Inputs, OutputReport
+from checks.paper import paper_line
 from diffusion import observations, sample_flags
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.jobs import Job, is_finished
-from diffusion.outputs import TRAJECTORY
+from diffusion.outputs import TRAJECTORY, draws_file
 from diffusion.sampling import Sampler, SolverSettings
-from figures import spectra
+from figures import corner, spectra, style
 from runtime import (
     atomic,
+    chains,
     cli,
     console,
     conventions,
@@ -64,6 +67,7 @@ from runtime import (
 )
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
+from runtime.priors import Prior
 from runtime.records import Record, Sampled
 from runtime.tables import Table
 
@@ -101,6 +105,7 @@ class Configuration:
         plot_trajectories: Whether the states of that row are saved.
         model_checkpoint: File of the model.
         resume: Whether to go on with a stopped run.
+        chains: Root of the chains that are written for the row that is shown, or None.
         n_ell: Multipoles of the model.
     """
 
@@ -112,6 +117,7 @@ class Configuration:
     plot_trajectories: bool
     model_checkpoint: str
     resume: bool
+    chains: str | None
     n_ell: int
 
     @classmethod
@@ -126,7 +132,7 @@ class Configuration:
             (args.num_draws or sample_flags.NUM_DRAWS) if trained.conditional else 1,
             args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
-        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume")
+        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains")
         return cls(
             solver=sample_flags.read(args),
             blocks=blocks,
@@ -217,10 +223,10 @@ def output_paths(config: Configuration, sampler: Sampler) -> dict[str, str]:
     """{file name: path} of all that a run writes beside sidecars."""
     names = [each.name for each in sampler.outputs]
     names += [TRAJECTORY] if config.plot_trajectories else []
-    names += ["metrics.json"]
-    names += ["examples.png"] if config.n_ell else []
+    names += ["metrics.json", "examples.png"]
     names += ["trajectory.png"] if config.plot_trajectories else []
-    return {name: os.path.join(config.out_dir, name) for name in names}
+    paths = {name: os.path.join(config.out_dir, name) for name in names}
+    return paths | ({} if config.chains is None else chains.files(config.chains))
 
 
 def draw_examples(
@@ -229,8 +235,20 @@ def draw_examples(
     inputs: Inputs,
     measured: OutputReport,
 ) -> Figure:
-    """The row that is shown, or several generated spectra."""
-    row = config.shown
+    """The row that is shown, its parameters where there is no spectrum, or generated spectra."""
+    row, parameters = config.shown, inputs.trained_on.prior.parameters
+    if not config.n_ell:
+        return corner.corner(
+            {
+                each.name: corner.Marginal(
+                    style.parameter_label(each.name),
+                    arrays[draws_file(each.name)][row],
+                    each.low,
+                    each.high,
+                )
+                for each in parameters
+            }
+        )
     signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
     if inputs.observed is not None:
         truth = None if inputs.truth is None else inputs.truth.values[row]
@@ -242,6 +260,11 @@ def draw_examples(
                 correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
         return spectra.output_example(example, arrays, row, correlations)
     return spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
+
+
+def load_arrays(paths: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The arrays among the files of a run, on disk."""
+    return {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
 
 
 def write_report(
@@ -258,19 +281,34 @@ def write_report(
     Returns:
         What they are worth, in lines.
     """
-    arrays = {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
+    arrays = load_arrays(paths)
     measured = output.measure(arrays, config.shown, inputs)
     atomic.write_json(paths["metrics.json"], report | measured.to_json())
-    if config.n_ell:
-        draw = functools.partial(draw_examples, arrays, config, inputs, measured)
-        drawing.write_figure(paths["examples.png"], draw)
+    draw = functools.partial(draw_examples, arrays, config, inputs, measured)
+    drawing.write_figure(paths["examples.png"], draw)
     ell = np.arange(2, 2 + config.n_ell)
     if TRAJECTORY in arrays:
         states = arrays[TRAJECTORY]
         values = states[:, 1 : 1 + config.n_ell]
         figure = functools.partial(spectra.trajectory, states[:, 0], values, ell)
         drawing.write_figure(paths["trajectory.png"], figure)
-    return output.lines(measured)
+    return output.lines(measured) + write_parameters(arrays, config, inputs.trained_on.prior)
+
+
+def write_parameters(
+    arrays: Mapping[str, np.ndarray], config: Configuration, prior: Prior
+) -> list[str]:
+    """Write the chains of the row that is shown; what a paper says of its parameters, in lines."""
+    row, num_rows = config.shown, config.blocks.num_samples
+    drawn = [each for each in prior.parameters if draws_file(each.name) in arrays]
+    draws = {each.name: arrays[draws_file(each.name)][row] for each in drawn}
+    where = f"row {row}: " if num_rows > 1 else ""
+    lines = [where + paper_line(each, draws[each.name]) for each in drawn]
+    if config.chains is not None:
+        chains.write(config.chains, draws, drawn)
+        if num_rows > 1:
+            console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
+    return lines
 
 
 @cli.script
@@ -303,6 +341,10 @@ def main(argv: list[str] | None = None) -> None:
     job = Job(sampler, arrays, config.identity(observed) | compared)
     if config.resume and is_finished(config.out_dir, job.identity):
         console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
+        if config.chains is not None and processes.rank() == 0:
+            atomic.claim_outputs(chains.files(config.chains).values())
+            lines = write_parameters(load_arrays(paths), config, trained.data.prior)
+            console.print_result("\n".join(lines))
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared

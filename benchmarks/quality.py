@@ -8,8 +8,9 @@ solver's own.
 With --model-checkpoint the trained network is integrated: of an unconditional one the mean KS
 distance from S chi^2_nu / nu and the skewness error are shown, of a conditional one, which needs
 --data-file-noisy, the PIT KS distance of D_ell and the excess of the mean's squared error over the
-exact posterior's. All solvers start from the same noise. Prints a table, and writes NAME.png and
-NAME.json into --out-dir: solvers, solvers_prior or solvers_posterior.
+exact posterior's. All solvers start from the same noise. Prints a table, and writes NAME.png,
+NAME.json and NAME.html (all in one file to send) into --out-dir: solvers, solvers_prior or
+solvers_posterior.
 
 Examples:
   python -m benchmarks.quality
@@ -26,6 +27,7 @@ import torch
 from scipy import special, stats
 
 import sde_utils
+from checks import report
 from checks.calibration import PitDistance
 from checks.law import compare_with_law
 from checks.posteriors import ExactPosteriors
@@ -33,11 +35,12 @@ from diffusion import solvers
 from diffusion.dynamics import Dynamics, start_posterior
 from diffusion.trained import Trained
 from figures.studies import solver_quality
-from runtime import atomic, cli, console, devices, drawing, provenance, tables
+from runtime import atomic, cli, console, devices, drawing, html, provenance, run_folder, tables
 from runtime.errors import InputError
 
 ELL = (2, 5, 10)
 EVALUATIONS = (10, 20, 50, 100, 200, 1000)
+CAPTION = "Quality of each solver against the number of network evaluations; less is better."
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of adaptive solvers, in the place of EVALUATIONS
 NUM_ROWS, NUM_OBSERVATIONS, NUM_DRAWS, BLOCK_ROWS = 20_000, 500, 32, 4096
 
@@ -179,6 +182,20 @@ def print_curves(title, curves):
             console.print_result(f"  {method:<13}" + "".join(f"{cell:<17}" for cell in cells))
 
 
+def markdown(results):
+    """Tables of {title: {method: points}}: a row for each point."""
+    lines = []
+    for title, curves in results.items():
+        keys = list(next(iter(curves.values()))[0])
+        rows = [
+            [method, *(f"{point[key]:.4g}" for key in keys)]
+            for method, points in curves.items()
+            for point in points
+        ]
+        lines += ["", f"**{title}**", "", *report.table(["method", *keys], rows)]
+    return "\n".join(lines) + "\n"
+
+
 def build_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("files")
@@ -230,15 +247,20 @@ def problems(args):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     name, measures = problems(args)
-    paths = [os.path.join(args.out_dir, f"{name}.{suffix}") for suffix in ("png", "json")]
+    paths = [os.path.join(args.out_dir, f"{name}.{suffix}") for suffix in ("png", "json", "html")]
     atomic.claim_outputs(paths)
     results = {}
     for title, measure in measures.items():
         curves = {k: curve(measure, v, args.evaluations) for k, v in methods().items()}
         print_curves(title, curves)
         results[title] = curves
-    drawing.write_figure(paths[0], lambda: solver_quality(results))
-    atomic.write_json(paths[1], {"curves": results, **provenance.collect(argv)})
+    made_by = provenance.collect(argv)
+    atomic.write_json(paths[1], {"curves": results, **made_by})
+    drawn = drawing.render_all({paths[0]: lambda: solver_quality(results)})
+    pictures = [html.Picture(CAPTION, png) for png in drawn.values()]
+    title = "Solvers: quality against network evaluations"
+    page = html.page(title, [], markdown(results), pictures, made_by)
+    run_folder.publish({**drawn, paths[2]: page.encode()}, ())
     console.print_result(f"wrote {', '.join(paths)}")
 
 

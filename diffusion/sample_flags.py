@@ -10,7 +10,7 @@ import sde_utils
 from diffusion import solvers
 from diffusion.blocks import BATCH_ROWS, GPU_BATCH_ROWS
 from diffusion.sampling import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
-from runtime import cli, formats, processes
+from runtime import chains, cli, formats, processes
 
 if TYPE_CHECKING:
     from diffusion.trained import Trained
@@ -21,7 +21,7 @@ NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
 NOT_WITH_LOG_LIKELIHOOD = (
     *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
-    *("batch_size", "precision", "seed", "resume"),
+    *("batch_size", "precision", "seed", "resume", "chains"),
 )
 
 NPY, SPECTRA = cli.file_argument(".npy"), formats.file_argument
@@ -38,6 +38,15 @@ FILES: Flags = (
         },
     ),
     ("--out-dir", {"type": cli.folder_argument, "default": ".", "help": "folder of the outputs"}),
+    (
+        "--chains",
+        {
+            "type": chains.root,
+            "metavar": "ROOT",
+            "help": "write the draws of parameters of one observation (--trajectory-index) as "
+            "chains of GetDist: ROOT.txt, ROOT.paramnames, ROOT.ranges, ROOT.properties.ini",
+        },
+    ),
     (
         "--num-samples",
         {"type": cli.positive_int, "help": f"spectra to generate (default: {NUM_SAMPLES})"},
@@ -204,6 +213,10 @@ def check_model(
             parser.error(
                 f"--t-start {args.t_start:g}: no noise is left there to remove; start later"
             )
+    if args.chains and not trained.parameters:
+        parser.error(
+            f"--chains: {args.model_checkpoint} has no parameters; train with --param-file"
+        )
     if args.data_file_gt and not trained.architecture.n_ell:
         parser.error("--data-file-gt: the checkpoint holds parameters and no spectra")
     if not trained.conditional:

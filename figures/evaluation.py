@@ -1,20 +1,22 @@
 """Figures of evaluate.py: runs side by side, and one run's posterior on the exact answer."""
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from figures import style
+from figures import corner, style
+from figures.corner import Marginal
 from figures.style import FloatArray
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MIN_SKIES = 10  # below, a histogram over skies means nothing
+MIN_DRAWS = 20  # likewise, of draws
 BAND = (0.16, 0.5, 0.84)
 
 
@@ -62,25 +64,35 @@ class Optimum:
     slope: FloatArray
 
 
+@style.own_style()
 def sharpness(ell: npt.NDArray, runs: Sequence[RunResult], optimum: Optimum | None) -> "Figure":
     """R^2 and response of the runs, beside those of the exact posterior mean where it is known."""
     figure, (left, right) = style.make_axes()
     lines = style.run_styles([run.name for run in runs])
     if optimum is not None:
-        left.plot(ell, optimum.r2, **style.LIMIT, label="exact posterior mean")
-        right.plot(ell, optimum.slope, **style.LIMIT, label="exact posterior mean")
+        limit = style.along(style.LIMIT, ell)
+        left.plot(ell, optimum.r2, **limit, label="exact posterior mean")
+        right.plot(ell, optimum.slope, **limit, label="exact posterior mean")
     for run in runs:
         for axis, bars in ((left, run.r2), (right, run.slope)):
-            axis.errorbar(ell, bars.values, bars.errors, **lines[run.name], lw=1, label=run.name)
+            axis.errorbar(
+                ell,
+                bars.values,
+                bars.errors,
+                **lines[run.name],
+                lw=1,
+                label=style.run_label(run.name),
+            )
     for axis in (left, right):
         style.ell_axis(axis)
         axis.axhline(0, **style.ZERO)
-    left.legend(fontsize=style.LEGEND)
+    style.legend_above(figure)
     left.set(ylabel=r"$R^2$ of the estimate", ylim=(-1.1, 1.05))
     right.set(ylabel=r"response $\mathrm{d}E[x]/\mathrm{d}y$", ylim=(-0.2, 1.05))
     return figure
 
 
+@style.own_style()
 def calibration(runs: Sequence[RunResult]) -> "Figure | None":
     """Distance of PIT values and ranks from a uniform law; None where no run has any."""
     panels = [
@@ -102,15 +114,24 @@ def calibration(runs: Sequence[RunResult]) -> "Figure | None":
             u = np.sort(values)
             expected = (np.arange(len(u)) + 0.5) / len(u)
             thin = np.linspace(0, len(u) - 1, min(len(u), 500)).astype(int)
-            axis.plot(u[thin], (expected - u)[thin], **lines[name], lw=1.2, label=name)
+            marker = "." if len(u) < 50 else None
+            axis.plot(
+                u[thin],
+                (expected - u)[thin],
+                **lines[name],
+                lw=1.2,
+                marker=marker,
+                label=style.run_label(name),
+            )
         axis.axhline(0, **style.ZERO)
         axis.set(xlabel=f"{title}, $u$", ylabel="fraction below $u$, minus $u$", xlim=(0, 1))
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, -0.03), max(high, 0.03))
-        axis.legend(fontsize=style.LEGEND)
+    style.legend_above(figure)
     return figure
 
 
+@style.own_style()
 def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figure":
     """Squared errors with the right and with shuffled observations.
 
@@ -135,11 +156,11 @@ def controls(runs: Sequence[RunResult], baselines: Mapping[str, float]) -> "Figu
     for name, line in (("prior mean", style.THEORY), ("exact posterior mean", style.LIMIT)):
         if name in baselines:
             axis.axvline(baselines[name], **line, label=name)
-    names = [run.name for run in runs]
+    names = [style.run_label(run.name) for run in runs]
     axis.set(yticks=heights, yticklabels=names, xlabel="mean squared error in units of $S^2$")
     if max(run.mse.values for run in runs) > 2:
         axis.set_xscale("log")
-    figure.legend(fontsize=style.LEGEND, loc="outside upper center", ncols=2)
+    style.legend_above(figure, columns=2)
     return figure
 
 
@@ -197,22 +218,24 @@ class SigmaBin:
     fisher: float | None
 
 
+@style.own_style()
 def r_overview(r: RDraws, bins: Sequence[SigmaBin], title: str = "") -> "Figure":
     """Estimates of r against the truth, and sigma(r) beside its limits."""
     figure, (left, right) = style.make_axes()
-    if np.ptp(r.truth) > 0:
+    if np.ptp(r.truth) > 0 or len(r.truth) < MIN_SKIES:
         _draw_estimates(left, r)
     else:
         _draw_null(left, r)
     _draw_sigma(right, bins)
     for axis in (left, right):
-        axis.legend(fontsize=style.LEGEND)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=style.LEGEND)
     return _with_title(figure, title)
 
 
 def _with_title(figure: "Figure", title: str) -> "Figure":
     if title:
-        figure.suptitle(title, fontsize=9, wrap=True)
+        figure.suptitle(style.plain(title), fontsize=9, wrap=True)
     return figure
 
 
@@ -242,6 +265,9 @@ def _draw_null(axis: "Axes", r: RDraws) -> None:
 
 def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
     r = [row.r for row in bins]
+    if not r:
+        style.note(axis, "too few skies for $\\sigma(r)$")
+        return
     marker: style.Line = {"marker": "_", "ms": 14} if len(r) == 1 else {}
     for values, line, label in (
         ([row.fisher for row in bins], style.LIMIT, "Fisher limit"),
@@ -261,6 +287,7 @@ def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
         axis.set(xticks=r, xlim=(r[0] - 0.2, r[0] + 0.8))
 
 
+@style.own_style()
 def posterior(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> "Figure":
     """p(r | y) of a few skies, and one sky's spectrum.
 
@@ -276,9 +303,10 @@ def posterior(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> 
     style.posterior_band(right, ell, np.quantile(spectrum.draws, BAND, axis=0))
     if spectrum.exact is not None:
         low, _, high = np.quantile(spectrum.exact, BAND, axis=0)
-        right.plot(ell, low, **style.EXACT, label="exact, 68 %")
-        right.plot(ell, high, **style.EXACT)
-    right.plot(ell, spectrum.observed, **style.OBSERVATION, label="observation")
+        line = style.along(style.EXACT, ell)
+        right.plot(ell, low, **line, label="exact, 68 %")
+        right.plot(ell, high, **line)
+    style.observation(right, ell, spectrum.observed)
     if (spectrum.truth > 0).all():
         right.plot(ell, spectrum.truth, **style.TRUTH, label="truth")
     style.spectrum_axis(right)
@@ -289,9 +317,13 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
     """Histograms of the draws of a sky, and of skies with small, middle and large estimates."""
     order = np.argsort(r.draws.mean(1), kind="stable")
     others = order[[len(order) // 10, len(order) // 2, 9 * len(order) // 10]]
+    few = r.draws.shape[1] < MIN_DRAWS or np.ptp(r.draws, axis=1).min() == 0
     bars: style.Line = {"bins": "auto", "density": True, "alpha": 0.35, "lw": 0}
-    for k, color in zip([row, *others], style.COLORS, strict=False):
-        axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
+    for k, color in zip(dict.fromkeys([row, *others]), style.COLORS, strict=False):
+        if few:
+            axis.plot(r.draws[k], 0 * r.draws[k], "|", ms=14, color=color)
+        else:
+            axis.hist(r.draws[k], color=color, histtype="stepfilled", **bars)
         if r.grid is not None and r.density is not None:
             axis.plot(r.grid, r.density[k], color=color, lw=1.4)
         axis.axvline(r.truth[k], color=color, ls=":", lw=1.2)
@@ -300,39 +332,27 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
         axis.plot([], [], color=style.DARK, lw=1.4, label="exact")
     axis.plot([], [], color=style.DARK, ls=":", label="true $r$")
     axis.set(xlabel=style.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
+    axis.set_ylim(0, 1 if few and r.density is None else None)
+    axis.locator_params(axis="x", nbins=5)
     shown = r.draws[[row, *others]]
-    room = 0.2 * np.ptp(shown)
+    room = 0.2 * np.ptp(shown) or 0.02 * (r.r_range[1] - r.r_range[0])
     axis.set_xlim(max(r.r_range[0], shown.min() - room), min(r.r_range[1], shown.max() + room))
     axis.legend(fontsize=style.LEGEND)
 
 
+@style.own_style()
 def triangle(r: RDraws, spectrum: SpectrumDraws, row: int, title: str = "") -> "Figure":
-    """Joint posterior of r and a few multipoles of one sky, by GetDist; see `posterior`."""
-    import getdist
-    from getdist import plots as getdist_plots
-
-    getdist.chains.print_load_details = False
-    ell = [k for k in (2, 4, 6) if k < 2 + spectrum.draws.shape[1]]
-    columns = [r.draws[row], *(np.log10(spectrum.draws[:, k - 2]) for k in ell)]
-    names = ["r", *(f"d{k}" for k in ell)]
-    samples = getdist.MCSamples(
-        samples=np.stack(columns, 1),
-        names=names,
-        labels=["r", *(rf"\log_{{10}} D_{{{k}}}/\mu\mathrm{{K}}^2" for k in ell)],
-        ranges={"r": r.r_range},
-        label="learned posterior",
-        sampler="uncorrelated",  # no chain: nothing to look for, and few draws will do
-    )
-    markers = {"r": float(r.truth[row])}
-    if (spectrum.truth > 0).all():
-        markers |= {f"d{k}": float(np.log10(spectrum.truth[k - 2])) for k in ell}
-    plotter = getdist_plots.get_subplot_plotter(width_inch=6.5)
-    plotter.triangle_plot(samples, names, filled=True, markers=markers)
-    if r.grid is not None and r.density is not None:
-        axis, density = plotter.subplots[0, 0], r.density[row]
-        axis.plot(r.grid, density / density.max(), **style.EXACT, label="exact")
-        axis.legend(fontsize=style.LEGEND, frameon=False)
-    # GetDist makes no room for a title, but its corner is empty
-    text = textwrap.fill(title, 55)
-    plotter.fig.text(0.98, 0.97, text, ha="right", va="top", fontsize=9)
-    return plotter.fig
+    """Joint posterior of r and a few multipoles of one sky; see `posterior`."""
+    grid, density = (None, None) if r.density is None else (r.grid, r.density[row])
+    truth = float(r.truth[row])
+    marginals = {
+        "r": Marginal(style.R_LABEL, r.draws[row], *r.r_range, truth, grid, density),
+    }
+    for column, ell in enumerate(spectrum.ell):
+        if ell in (2, 4, 6):
+            label = rf"$\log_{{10}} D_{{{ell}}}/\mu\mathrm{{K}}^2$"
+            dl = spectrum.truth[column]
+            known = float(np.log10(dl)) if dl > 0 else None
+            draws = np.log10(spectrum.draws[:, column])
+            marginals[f"d{ell}"] = Marginal(label, draws, truth=known)
+    return corner.corner(marginals, title)

@@ -21,6 +21,7 @@ PARTS: dict[str, style.Line] = {  # of a budget
     "ILC bias": {"color": style.PURPLE, "ls": "", "marker": "v", "ms": 4},
     "ILC bias, expected": {"color": style.PURPLE, "ls": ":", "lw": 1.5},
 }
+MIN_DRAWS = 20  # below, a histogram and a 95 % quantile mean nothing
 TENSORS: tuple[style.Line, ...] = (
     {"color": "#999999", "ls": "-"},
     {"color": style.DARK, "ls": (0, (6, 2))},
@@ -59,6 +60,7 @@ class Correlations:
     limit: FloatArray | None
 
 
+@style.own_style()
 def budget(
     ell: npt.NDArray, left: Mapping[str, FloatArray], tensors: Mapping[float, FloatArray]
 ) -> "Figure":
@@ -72,17 +74,19 @@ def budget(
     """
     figure, (axis,) = style.make_axes(1, 6.5, 4.5)
     for (r, dl), line in zip(tensors.items(), TENSORS, strict=False):
-        axis.plot(ell, dl, **line, label=f"tensor, $r = {r:g}$")
+        axis.plot(ell, dl, **style.along(line, ell), label=f"tensor, $r = {r:g}$")
     for label, dl in left.items():
         if dl.any():
             sign = "" if (dl >= 0).all() else "$-$"
-            axis.plot(ell, np.abs(dl), **PARTS[label], label=f"{sign}{label}")
+            axis.plot(ell, np.abs(dl), **style.along(PARTS[label], ell), label=f"{sign}{label}")
     total = sum(dl for label, dl in left.items() if "ILC" not in label)
-    axis.plot(ell, total, color=style.BLACK, lw=1.8, label="all but tensors, known weights")
+    sum_line = style.along({"color": style.BLACK, "lw": 1.8}, ell)
+    axis.plot(ell, total, **sum_line, label="all but tensors, known weights")
     style.spectrum_axis(axis)
     return figure
 
 
+@style.own_style()
 def denoised_example(
     example: Example, denoised: FloatArray, correlations: Correlations | None
 ) -> "Figure":
@@ -97,7 +101,7 @@ def denoised_example(
     figure, axes = style.make_axes(2 if known else 1, 9.0 if known else 5.0)
     left, ell = axes[0], example.ell
     _draw_theory(left, example)
-    left.plot(ell, example.observed, **style.OBSERVATION, label="observation")
+    style.observation(left, ell, example.observed)
     _draw_truth(left, example)
     left.plot(ell, denoised, **style.OUTPUT, label="output")
     style.spectrum_axis(left)
@@ -106,6 +110,7 @@ def denoised_example(
     return figure
 
 
+@style.own_style()
 def posterior_example(
     example: Example,
     quantiles: FloatArray,
@@ -125,7 +130,7 @@ def posterior_example(
     left, ell = axes[0], example.ell
     _draw_theory(left, example)
     style.posterior_band(left, ell, quantiles)
-    left.plot(ell, example.observed, **style.OBSERVATION, label="observation")
+    style.observation(left, ell, example.observed)
     _draw_truth(left, example)
     style.spectrum_axis(left)
     if r_draws is not None:
@@ -151,7 +156,12 @@ def _draw_correlations(
 ) -> None:
     axis.axhline(0, **style.ZERO)
     if correlations.limit is not None:
-        axis.plot(ell, correlations.limit, **style.LIMIT, label="limit of any method, $W$")
+        axis.plot(
+            ell,
+            correlations.limit,
+            **style.along(style.LIMIT, ell),
+            label="limit of any method, $W$",
+        )
     axis.plot(ell, correlations.observation, **style.OBSERVATION, label="observation")
     axis.plot(ell, correlations.output, **style.OUTPUT, label=label)
     style.ell_axis(axis)
@@ -161,14 +171,20 @@ def _draw_correlations(
 
 def r_histogram(axis: "Axes", draws: FloatArray, r_label: str = style.R_LABEL) -> None:
     """Posterior draws of r, with their median and 95 % upper limit; draws of shape (m,)."""
-    median, limit = np.quantile(draws, [0.5, 0.95])
-    axis.hist(draws, bins="auto", density=True, color=style.BLUE, alpha=0.4, label="draws")
-    axis.axvline(median, color=style.BLUE, label="median")
-    axis.axvline(limit, **style.LIMIT, label="95 % upper limit")
+    if len(draws) < MIN_DRAWS or np.ptp(draws) == 0:
+        label = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
+        axis.plot(draws, 0 * draws, "|", ms=14, color=style.BLUE, label=label)
+        axis.set(yticks=[], ylim=(0, 1))
+    else:
+        median, limit = np.quantile(draws, [0.5, 0.95])
+        axis.hist(draws, bins="auto", density=True, color=style.BLUE, alpha=0.4, label="draws")
+        axis.axvline(median, color=style.BLUE, label="median")
+        axis.axvline(limit, **style.LIMIT, label="95 % upper limit")
     axis.set(xlabel=r_label, ylabel="posterior density")
     axis.locator_params(axis="x", nbins=5)
 
 
+@style.own_style()
 def output_example(
     example: Example,
     arrays: Mapping[str, npt.NDArray],
@@ -189,6 +205,7 @@ def output_example(
     return posterior_example(example, arrays["posterior_quantiles.npy"][row], correlations, r)
 
 
+@style.own_style()
 def generated_examples(
     ell: npt.NDArray, generated: FloatArray, dl_signal: FloatArray | None
 ) -> "Figure":
@@ -205,7 +222,7 @@ def generated_examples(
             style.theory_band(axis, ell, dl_signal)
     left.plot(ell, generated[0], **style.OUTPUT, lw=0.8, label="generated")
     left.plot(ell, generated[1:4].T, **style.OUTPUT, lw=0.8)
-    quantiles = {**style.OUTPUT, "marker": None}
+    quantiles = style.along({**style.OUTPUT, "marker": None}, ell)
     for q, label in ((0.16, "generated: 16, 50, 84 %"), (0.5, None), (0.84, None)):
         right.plot(ell, np.quantile(generated, q, axis=0), **quantiles, label=label)
     style.spectrum_axis(left)
@@ -213,6 +230,7 @@ def generated_examples(
     return figure
 
 
+@style.own_style()
 def trajectory(noise_to_signal: FloatArray, states: FloatArray, ell: npt.NDArray) -> "Figure":
     """How each multipole of one spectrum moves from noise to data.
 
@@ -239,7 +257,8 @@ def trajectory(noise_to_signal: FloatArray, states: FloatArray, ell: npt.NDArray
     axis.set_ylim(1.1 * min(states.min(), -3), 1.1 * max(states.max(), 3))
     axis.invert_xaxis()
     scale = matplotlib.cm.ScalarMappable(norm, colormap)
-    ticks = [ell[0], *(m for m in (5, 10, 20, 50, 100, 200, 500) if m < ell[-1]), ell[-1]]
+    ticks = [m for m in (5, 10, 20, 50, 100, 200, 500) if ell[0] < m < ell[-1]]
+    ticks = sorted({ell[0], *ticks, ell[-1]})
     bar = figure.colorbar(scale, ax=axis, label=style.ELL_LABEL, ticks=ticks, format="%d")
     bar.ax.minorticks_off()
     return figure

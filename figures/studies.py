@@ -22,6 +22,7 @@ SOLVERS: tuple[style.Line, ...] = (  # one for each line of a figure of solvers
 )
 
 
+@style.own_style()
 def forecast(
     cases: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]
 ) -> "Figure":
@@ -53,10 +54,11 @@ def forecast(
     axis.set(yticks=heights, yticklabels=names, xlabel=r"$10^3\,\sigma(r=0)$")
     axis.set_xlim(0, None)
     axis.set_ylim(-0.7, len(cases) - 0.3)
-    figure.legend(fontsize=style.LEGEND, loc="outside upper center", ncols=2)
+    style.legend_above(figure, columns=2)
     return figure
 
 
+@style.own_style()
 def solver_quality(
     results: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
 ) -> "Figure":
@@ -83,10 +85,5 @@ def solver_quality(
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-    figure.legend(
-        *axis.get_legend_handles_labels(),
-        fontsize=style.LEGEND,
-        loc="outside upper center",
-        ncols=4,
-    )
+    style.legend_above(figure)
     return figure

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
 
 
+@style.own_style()
 def training_loss(
     history: Mapping[str, Sequence[float]], levels: Mapping[str, Sequence[float]]
 ) -> "Figure":
@@ -23,8 +24,13 @@ def training_loss(
     figure, (left, right) = style.make_axes()
     epochs = np.arange(1, 1 + len(history["train"]))
     linear = history["linear"][-1]
-    left.plot(epochs, history["train"], color=style.VERMILION, lw=0.5, label="training rows")
-    left.plot(epochs, history["validation"], color=style.BLUE, label="held-out rows (EMA)")
+    rows, held_out = ({"color": color} for color in (style.VERMILION, style.BLUE))
+    left.plot(
+        epochs, history["train"], **style.along(rows | {"lw": 0.5}, epochs), label="training rows"
+    )
+    left.plot(
+        epochs, history["validation"], **style.along(held_out, epochs), label="held-out rows (EMA)"
+    )
     left.axhline(linear, **style.LIMIT, label="best linear denoiser, held-out rows")
     # the first epochs would hide what matters: how far below the linear denoiser it ends
     settled = history["validation"][len(epochs) // 10 :]

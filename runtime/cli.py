@@ -1,6 +1,7 @@
 """Command lines: argument types, help, flags that scripts share, exit codes."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -8,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from runtime import console, devices, processes, signals
@@ -38,6 +39,11 @@ def make_parser(docstring: str | None) -> argparse.ArgumentParser:
     )
 
 
+# scripts open no window and have their own style: no setting of a user's can fail the import of
+# matplotlib, which healpy needs as well. Called from Python, as in a notebook, they leave it alone
+PLAIN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+
+
 def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     """Turn the errors a user can mend into one line on stderr and an exit code."""
 
@@ -47,7 +53,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
         name = os.path.basename(inspect.getfile(main))
         try:
             processes.check_environment()
-            with signals.handle_signals(signals.interrupt):
+            plain = PLAIN_MATPLOTLIB if argv is None else {}
+            with _environment(plain), signals.handle_signals(signals.interrupt):
                 main(argv)
         except InputError as error:
             message, code = str(error), EXIT_INPUT
@@ -80,6 +87,20 @@ def describe(error: OSError) -> str:
     """
     path, reason = error.filename2 or error.filename, error.strerror or str(error)
     return reason if path is None else f"{path}: {reason}"
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _number(

@@ -6,7 +6,7 @@ the exact posterior. Prints each command before it runs it.
 
 Reads:   nothing.
 Writes:  into --out-dir data, prior.pth and posterior.pth, the runs recipe and posterior, and
-         evaluation with report.md and figures.
+         evaluation with report.html: tables and figures in one file.
 
 Takes about six minutes on two cores.
 

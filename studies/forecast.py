@@ -10,8 +10,8 @@ cannot be had. Then the reports of all cases in --out-dir are gathered into one 
 Reads:   PySM3's templates, from the folder that PYSM_LOCAL_DATA names or from the network. With
          --cases nothing runs: of each folder dl_noisy_r0.json, and report.json in evaluation_r0,
          evaluation_r0.001 and evaluation_r0-0.01.
-Writes:  into --out-dir a folder of each case, forecast.json, forecast.md (one table) and
-         forecast.png.
+Writes:  into --out-dir a folder of each case, forecast.json, forecast.md (one table),
+         forecast.png, and both as forecast.html, one file to send.
 
 Takes about twenty minutes on two cores.
 
@@ -29,7 +29,7 @@ from typing import Self
 
 from checks import report
 from figures.studies import forecast as draw_forecast
-from runtime import atomic, cli, console, drawing, jsonfiles, locks, provenance, run_folder
+from runtime import atomic, cli, console, drawing, html, jsonfiles, locks, provenance, run_folder
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.records import Record
@@ -220,6 +220,14 @@ class Case:
         """Share of the lensing that is left, in words."""
         return f"{100 * self.a_lens:g} %"
 
+    @property
+    def verdict(self) -> html.Verdict:
+        """Whether the posterior over the prior passed its checks."""
+        name = f"{self.instrument}, {self.foregrounds}, {self.lensing_left} of the lensing"
+        failed = self.checks_failed
+        words = f"{failed} of {self.checks} checks failed" if failed else "all checks pass"
+        return html.Verdict(name, words, not failed)
+
     def to_json(self) -> Json:
         """As forecast.json has it."""
         content = dataclasses.asdict(self)
@@ -280,6 +288,7 @@ INTRODUCTION = (
     "residuals; in units of 10⁻³. Full sky, ell = 2–31, r uniform on 0–0.01. σ(r = 0) is the",
     "68 % upper limit on skies of r = 0, median over skies; of the Fisher limit, 1 and 1.96 σ.",
 )
+CAPTION = "σ(r = 0) of each case: learned, exact and Fisher limit; in grey published ones."
 HEADER = (
     *("instrument", "foregrounds", "lensing left", "σ(r = 0)", "95 % limit at r = 0"),
     *("σ(r = 0.001)", "bias of r, σ", "checks failed"),
@@ -308,13 +317,14 @@ def markdown(cases: Sequence[Case]) -> str:
 def gather(folders: Sequence[str], out_dir: str, argv: list[str] | None) -> None:
     """Read the cases of some folders and write the forecast."""
     cases = [Case.load(folder) for folder in folders]
-    paths = [os.path.join(out_dir, f"forecast.{suffix}") for suffix in ("json", "md", "png")]
+    kinds = ("json", "md", "png", "html")
+    paths = [os.path.join(out_dir, f"forecast.{kind}") for kind in kinds]
     with locks.hold(paths[0]):
         write(cases, paths, argv)
 
 
 def write(cases: Sequence[Case], paths: Sequence[str], argv: list[str] | None) -> None:
-    """Write the forecast in place of an earlier one: forecast.json, .md and .png; then print it."""
+    """Write the forecast, its table, figure and page, in place of an earlier one; then print it."""
     atomic.claim_outputs(paths)
     content: Json = {
         "cases": [case.to_json() for case in cases],
@@ -323,9 +333,13 @@ def write(cases: Sequence[Case], paths: Sequence[str], argv: list[str] | None) -
     text, run = markdown(cases), provenance.run_id(content)
     made_by = {"run": run, **provenance.collect(argv)}
     contents = {paths[0]: atomic.json_bytes(content | made_by), paths[1]: text.encode()}
-    contents |= drawing.render_all(
+    drawn = drawing.render_all(
         {paths[2]: lambda: draw_forecast(content["cases"], content["published"])}
     )
+    pictures = [html.Picture(CAPTION, png) for png in drawn.values()]
+    verdicts = [case.verdict for case in cases]
+    page = html.page("Forecast of σ(r)", verdicts, text, pictures, made_by)
+    contents |= {**drawn, paths[3]: page.encode()}
     run_folder.publish(contents, paths)
     console.print_result(text)
     console.print_result(f"wrote {', '.join(contents)}")

@@ -3,7 +3,7 @@
 Prints each command before it runs it.
 
 Reads:   of studies.posterior VE.pth, VP.pth, one_r.pth and data/dl_noisy_r0.001.npy in --out-dir.
-Writes:  into solvers in --out-dir a figure and a .json of each.
+Writes:  into solvers in --out-dir a figure, a .json and a .html of each.
 
 Takes tens of minutes on two cores (estimated).
 

@@ -97,6 +97,7 @@ def test_quality_runs(monkeypatch, tmp_path, capsys):
     assert set(curves["VE"]) == {"sde", "pc", *(f"ode {name}" for name in solvers.ODE_SOLVERS)}
     assert all(points[0]["evaluations"] <= 5 for k, points in curves["VE"].items() if k != TOLERANT)
     assert (tmp_path / "solvers.png").stat().st_size > 0
+    assert (tmp_path / "solvers.html").read_text().count("<table>") == len(sde_utils.SDES)
 
 
 def test_the_exact_velocity_of_quality_is_that_of_its_law():

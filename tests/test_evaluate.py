@@ -175,6 +175,8 @@ def test_draws_of_r():
     assert len(sigma) == r_checks.R_BINS and sigma <= failed(report, "leak")
     assert {"PIT KS of r", "width ratio of r - 1"} <= failed(report, "narrow")
     assert "rms deviation of r, sigma" in failed(report, "prior")
+    with open("out/report.html", encoding="utf-8") as file:
+        assert file.read().count("<img ") == len(evaluate.FIGURES + evaluate.R_FIGURES)
     for name in evaluate.FIGURES + evaluate.R_FIGURES:
         assert os.path.getsize(f"out/{name}") > 0
 

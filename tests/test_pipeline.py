@@ -11,6 +11,7 @@ import torch
 import sample
 import sde_utils
 import train
+from checks.paper import MIN_DRAWS
 from diffusion import solvers
 from diffusion.trained import Trained
 from runtime import jsonfiles, priors, records, tables
@@ -183,6 +184,31 @@ def test_joint_posterior_with_every_solver(sde, pairs, capsys):
         assert "95 % upper limit" in out
         report = jsonfiles.read_json(f"{method}/metrics.json")
         assert report["r"]["median"] == pytest.approx(np.median(r[3]))
+
+
+def test_chains_and_the_line_of_a_paper(pairs, capsys):
+    import getdist
+
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    flags = ["--method", "ode", "--num-steps", "3", "--num-draws", str(MIN_DRAWS)]
+    sample.main([*POSTERIOR, *flags, "--trajectory-index", "3", "--chains", "there/run.txt"])
+    chain = getdist.loadMCSamples("there/run", no_cache=True)
+    np.testing.assert_array_equal(chain["r"], tables.load_table("r_draws.npy", 2).values[3])
+    assert (chain.ranges.getLower("r"), chain.ranges.getUpper("r")) == (0, 0.01)
+    said = capsys.readouterr()
+    assert "row 3 of 30; --trajectory-index" in said.err and "there/run.ranges" in said.out
+    assert [line for line in said.out.splitlines() if line.startswith("row 3: r ")]
+    again = [*POSTERIOR, *flags, "--trajectory-index", "3", "--resume", "--chains", "later"]
+    sample.main(again)  # of a finished run
+    assert "is finished" in capsys.readouterr().err
+    with open("later.txt") as later, open("there/run.txt") as run:
+        assert later.read() == run.read()
+
+
+def test_chains_need_parameters(pairs, capsys):
+    train.main([*TINY, *JOINT[:4], "--epochs", "1"])
+    assert "has no parameters" in fails(sample.main, [*POSTERIOR, "--chains", "a"], 2, capsys)
+    assert "is a folder" in fails(sample.main, [*POSTERIOR, "--chains", "data"], 2, capsys)
 
 
 BAD_JOINT = {

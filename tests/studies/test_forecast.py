@@ -58,6 +58,8 @@ def test_the_table_is_what_the_reports_say(case, tmp_path, capsys):
     assert f"{1e3 * row['sigma_r0']['value']:.3f} (" in text and "16 %" in text
     assert "arXiv:2202.02773" in text and "arXiv:2110.12362" not in text
     assert (out / "forecast.png").stat().st_size > 10_000
+    page = (out / "forecast.html").read_text()
+    assert page.index("checks failed</p>") < page.index("<table>") < page.index("<img alt=")
     assert text in capsys.readouterr().out
 
 
