@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from runtime import cli
-from runtime.errors import InputError
 from sky import inputs, instruments
 from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018
 from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
@@ -293,8 +292,5 @@ def read_observation(args: argparse.Namespace) -> Observation:
         hilc.edges(args.nside)
         return Observation.with_instrument(args.instrument, hilc, args.bands)
     freq_ghz = SINGLE_BAND.freq_ghz if args.freq_ghz is None else args.freq_ghz
-    low, high = instruments.FREQ_RANGE_GHZ
-    if not low <= freq_ghz <= high:
-        raise InputError(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
     nl_bb = None if args.noise_file is None else inputs.read_noise(args.noise_file, args.nside)
     return Observation.in_one_band(freq_ghz, fwhm_arcmin, args.noise_uk_arcmin, nl_bb)

@@ -364,6 +364,10 @@ def simulate(
     in_order = len(ends) == 1 or len(ends) == 2 and ends[0] < ends[1]
     if not in_order or not all(0 <= value < np.inf for value in ends):
         raise InputError(f"r: must be a number, 0 or above, or a range of them, not {r}")
+    if num_samples < 1 or seed < 0:
+        raise InputError(
+            f"num_samples, seed: must be above 0 and from 0 up, not {num_samples}, {seed}"
+        )
     if split not in realisations.SPLITS:
         raise InputError(f"split: must be one of {', '.join(realisations.SPLITS)}, not {split}")
     foregrounds.check_names(model.foregrounds)
