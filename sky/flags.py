@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from runtime import cli
 from sky import inputs, instruments
-from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018
+from sky.cosmology import CONSISTENCY_TILT, MAX_NSIDE, MAX_TEMPLATE_R, PARAMETERS, PLANCK_2018
 from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
 
 Error = Callable[[str], NoReturn]
@@ -32,10 +32,14 @@ ARGUMENTS = {
             type=cli.non_negative_float,
             nargs=2,
             metavar=("MIN", "MAX"),
-            help="instead of --r: each row has an r of its own, drawn uniformly from this range",
+            help="instead of --r: each row has an r of its own, drawn uniformly from this range, "
+            f"up to {MAX_TEMPLATE_R:g}, or any with --fiducial or an nt of your own in --cosmology",
         ),
         argument(
-            "--nside", type=cli.nside, default=16, help="HEALPix NSIDE: ell = 2 ... 2*nside-1"
+            "--nside",
+            type=cli.nside,
+            default=16,
+            help=f"HEALPix NSIDE, 2 to {MAX_NSIDE}: ell = 2 ... 2*nside-1",
         ),
         argument(
             "--num-samples",

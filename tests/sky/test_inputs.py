@@ -247,6 +247,18 @@ def test_arrays_of_another_shape_or_type_are_refused(array, tmp_path):
         inputs.read_columns(str(path), 8, "N_ell")
 
 
+@pytest.mark.parametrize(("factor", "doubted"), [(1.0, False), (1e-12, True), (1e6, True)])
+def test_another_unit_is_doubted(factor, doubted, tmp_path, capsys):
+    """uK^2 as they are; K^2 and nK^2 draw a question."""
+    nl = np.full(14, np.radians(10.0 / 60) ** 2)
+    inputs.read_noise(write_columns(tmp_path / "nl.txt", ELL, factor * nl), 8)
+    told = capsys.readouterr().err
+    dl = 2 * cosmology.tensor_bb(1.0, ELL)
+    inputs.read_fiducial(write_columns(tmp_path / "bb.txt", ELL, factor * dl), 8)
+    assert ("is it a C_ell in uK^2?" in told) == doubted
+    assert ("is it a D_ell in uK^2, at r = 1?" in capsys.readouterr().err) == doubted
+
+
 def test_zeros_are_noise_and_no_template(tmp_path):
     path = write_columns(tmp_path / "zero.txt", ELL, 0 * ELL)
     assert set(inputs.read_noise(path, 8)) == {0.0}
