@@ -46,7 +46,7 @@ from runtime import (
 )
 from runtime.priors import Prior
 from runtime.records import Record
-from sky import flags, foregrounds, instruments, simulation
+from sky import flags, foregrounds, instruments, memory, simulation
 from sky.outputs import Paths, file_label, output_paths, size_on_disk, write_rows
 
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
@@ -136,7 +136,7 @@ def simulate(
     atomic.claim_outputs(written, disk_bytes, going)
     total = len(config.r) * sum(config.num_rows.values())
     work = f"{total:,} pairs at ell = 2-{2 * model.nside - 1}"
-    resources.announce(work, simulation.peak_memory(model, observation), disk_bytes, config.out_dir)
+    resources.announce(work, memory.peak_memory(model, observation), disk_bytes, config.out_dir)
 
     simulator = simulation.make_simulator(model, observation)
     ell = simulator.ell

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from runtime import cli
-from runtime.errors import InputError
 from runtime.jsonfiles import Json, to_json
 from sky import inputs, instruments
-from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018
+from sky.cosmology import CONSISTENCY_TILT, MAX_NSIDE, MAX_TEMPLATE_R, PARAMETERS, PLANCK_2018
 from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
 
 Error = Callable[[str], NoReturn]
@@ -34,10 +33,14 @@ ARGUMENTS = {
             type=cli.non_negative_float,
             nargs=2,
             metavar=("MIN", "MAX"),
-            help="instead of --r: each row has an r of its own, drawn uniformly from this range",
+            help="instead of --r: each row has an r of its own, drawn uniformly from this range, "
+            f"up to {MAX_TEMPLATE_R:g}, or any with --fiducial or an nt of your own in --cosmology",
         ),
         argument(
-            "--nside", type=cli.nside, default=16, help="HEALPix NSIDE: ell = 2 ... 2*nside-1"
+            "--nside",
+            type=cli.nside,
+            default=16,
+            help=f"HEALPix NSIDE, 2 to {MAX_NSIDE}: ell = 2 ... 2*nside-1",
         ),
         argument(
             "--num-samples",
@@ -299,8 +302,5 @@ def read_observation(args: argparse.Namespace) -> Observation:
         hilc.edges(args.nside)
         return Observation.with_instrument(args.instrument, hilc, args.bands)
     freq_ghz = SINGLE_BAND.freq_ghz if args.freq_ghz is None else args.freq_ghz
-    low, high = instruments.FREQ_RANGE_GHZ
-    if not low <= freq_ghz <= high:
-        raise InputError(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
     nl_bb = None if args.noise_file is None else inputs.read_noise(args.noise_file, args.nside)
     return Observation.in_one_band(freq_ghz, fwhm_arcmin, args.noise_uk_arcmin, nl_bb)

@@ -10,6 +10,9 @@ from runtime.priors import FloatArray
 from sky import cosmology
 from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018, Cosmology
 
+LIKELY_DEPTH = 0.01, 1e4  # uK-arcmin at the highest ell; else the unit is in doubt
+LIKELY_RATIO = 30.0  # of a template to that of Planck 2018, at one end at least
+
 
 def read_cosmology(path: str) -> Cosmology:
     """Cosmology from a JSON object; what it does not name stays at Planck 2018.
@@ -40,10 +43,11 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
         nside: HEALPix NSIDE.
     """
     nl_bb = read_columns(path, nside, "N_ell")
-    depths = [np.degrees(np.sqrt(value)) * 60 for value in (nl_bb[0], nl_bb[-1])]
+    depths = np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
+    doubt = "" if LIKELY_DEPTH[0] < depths[1] < LIKELY_DEPTH[1] else "; is it a C_ell in uK^2?"
     console.info(
         f"{path}: N_ell in uK^2, {depths[0]:.3g} uK-arcmin at ell = 2 and {depths[1]:.3g} at "
-        f"ell = {2 * nside - 1}"
+        f"ell = {2 * nside - 1}{doubt}"
     )
     return tuple(nl_bb.tolist())
 
@@ -60,10 +64,12 @@ def read_fiducial(path: str, nside: int) -> tuple[float, ...]:
         ell = 2 + int(np.argmin(dl_bb))
         raise InputError(f"{path}: D_ell of r = 1 must be above 0, and is 0 at ell = {ell}")
     ours = cosmology.tensor_bb(1.0, cosmology.multipoles(nside), PLANCK_2018)
-    ratios = dl_bb[0] / ours[0], dl_bb[-1] / ours[-1]
+    ratios = dl_bb[[0, -1]] / ours[[0, -1]]
+    likely = ((ratios > 1 / LIKELY_RATIO) & (ratios < LIKELY_RATIO)).any()
+    doubt = "" if likely else "; is it a D_ell in uK^2, at r = 1?"
     console.info(
         f"{path}: primordial D_ell in uK^2 at r = 1, {ratios[0]:.3g} times that of Planck 2018 at "
-        f"ell = 2 and {ratios[1]:.3g} times at ell = {2 * nside - 1}"
+        f"ell = 2 and {ratios[1]:.3g} times at ell = {2 * nside - 1}{doubt}"
     )
     return tuple(dl_bb.tolist())
 

@@ -40,6 +40,12 @@ class Band:
     def __post_init__(self) -> None:
         if (self.noise_uk_arcmin is None) == (self.nl_bb is None):
             raise InputError("a band needs noise_uk_arcmin or nl_bb, and not both")
+        low, high = FREQ_RANGE_GHZ
+        if not low <= self.freq_ghz <= high:
+            raise InputError(f"--freq-ghz: the emission laws hold from {low} to {high} GHz")
+        for name in ("fwhm_arcmin", "noise_uk_arcmin"):
+            if not 0 <= (getattr(self, name) or 0) < np.inf:
+                raise InputError(f"{name}: must be a number, 0 or above")
 
     def noise_bb(self, ell: IntArray) -> FloatArray:
         """D_ell of its noise, shape (n_ell,), uK^2; no beam acts on it."""

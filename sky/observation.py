@@ -44,6 +44,11 @@ class SkyModel:
     dl_fiducial: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.nside < 2 or self.nside & (self.nside - 1):
+            raise InputError(f"--nside {self.nside}: must be a power of two from 2 up")
+        for name in ("a_lens", "foreground_scale"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise InputError(f"{name}: must be a number, 0 or above")
         if self.nside > MAX_NSIDE:
             raise InputError(
                 f"--nside {self.nside}: above ell = {2 * MAX_NSIDE - 1} CAMB's tensor BB is off by "

@@ -37,9 +37,6 @@ from sky.realisations import Generators
 CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
 CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
 NUM_PILOT = 1000  # skies on which the weights of "sky", and their bias, are measured
-BASE_MEMORY = 5 * 10**8  # of Python, its packages and CAMB; all three rounded up from peaks
-CHUNK_ARRAYS = 12  # arrays as large as a chunk of rows that stand at a time
-MAP_ARRAYS = 60  # arrays as large as a map that PySM3 holds
 LARGE_BIAS = 0.2  # share of the power from which the ILC bias is worth a note
 
 
@@ -259,16 +256,6 @@ def draw_chunks(
         yield simulator.draw_rows(prior, min(chunk_rows, num_rows - start), generators)
 
 
-def peak_memory(model: SkyModel, observation: Observation) -> int:
-    """Bound on the memory of a run in bytes, whatever the number of rows."""
-    values = max(CHUNK_VALUES, 2 * model.nside)
-    if observation.cleaning is not None and observation.cleaning.weights_from == "sky":
-        num_modes = len(observation.bands) * (2 * model.nside) ** 2
-        values = max(CHUNK_MODES, num_modes)
-    maps = 0 if model.foregrounds[0] in foregrounds.STANDALONE else 12 * model.nside**2
-    return BASE_MEMORY + 8 * (CHUNK_ARRAYS * values + MAP_ARRAYS * maps)
-
-
 # --- the record ------------------------------------------------------------------------------
 
 
@@ -377,6 +364,10 @@ def simulate(
     in_order = len(ends) == 1 or len(ends) == 2 and ends[0] < ends[1]
     if not in_order or not all(0 <= value < np.inf for value in ends):
         raise InputError(f"r: must be a number, 0 or above, or a range of them, not {r}")
+    if num_samples < 1 or seed < 0:
+        raise InputError(
+            f"num_samples, seed: must be above 0 and from 0 up, not {num_samples}, {seed}"
+        )
     if split not in realisations.SPLITS:
         raise InputError(f"split: must be one of {', '.join(realisations.SPLITS)}, not {split}")
     foregrounds.check_names(model.foregrounds)

@@ -247,6 +247,18 @@ def test_arrays_of_another_shape_or_type_are_refused(array, tmp_path):
         inputs.read_columns(str(path), 8, "N_ell")
 
 
+@pytest.mark.parametrize(("factor", "doubted"), [(1.0, False), (1e-12, True), (1e6, True)])
+def test_another_unit_is_doubted(factor, doubted, tmp_path, capsys):
+    """uK^2 as they are; K^2 and nK^2 draw a question."""
+    nl = np.full(14, np.radians(10.0 / 60) ** 2)
+    inputs.read_noise(write_columns(tmp_path / "nl.txt", ELL, factor * nl), 8)
+    told = capsys.readouterr().err
+    dl = 2 * cosmology.tensor_bb(1.0, ELL)
+    inputs.read_fiducial(write_columns(tmp_path / "bb.txt", ELL, factor * dl), 8)
+    assert ("is it a C_ell in uK^2?" in told) == doubted
+    assert ("is it a D_ell in uK^2, at r = 1?" in capsys.readouterr().err) == doubted
+
+
 def test_zeros_are_noise_and_no_template(tmp_path):
     path = write_columns(tmp_path / "zero.txt", ELL, 0 * ELL)
     assert set(inputs.read_noise(path, 8)) == {0.0}
@@ -279,6 +291,17 @@ PYTHON = {
         lambda: simulate((0.0, 5.0), 5, SkyModel(nside=8)),
         "holds up to r = 1, not to 5",
     ),
+    "powers of two": (lambda: SkyModel(nside=12), "must be a power of two"),
+    "no nside": (lambda: SkyModel(nside=0), "must be a power of two"),
+    "lensing": (lambda: SkyModel(a_lens=-1.0), "a_lens: must be a number, 0 or above"),
+    "scale": (lambda: SkyModel(foreground_scale=np.nan), "foreground_scale: must be a number"),
+    "depth": (lambda: Observation.in_one_band(noise_uk_arcmin=-1.0), "noise_uk_arcmin: must be"),
+    "beam": (lambda: Observation.in_one_band(fwhm_arcmin=np.inf), "fwhm_arcmin: must be"),
+    "frequency": (lambda: Observation.in_one_band(freq_ghz=45e9), "hold from 1 to 3000 GHz"),
+    "no rows": (lambda: simulate(0.1, 0), "num_samples, seed: must be above 0"),
+    "seed": (lambda: simulate(0.1, 5, seed=-1), "num_samples, seed: must be above 0"),
+    "r beyond physics": (lambda: simulate(1e300, 5, SkyModel(nside=8)), "no finite BB for r"),
+    "r too small": (lambda: simulate(1e-300, 5, SkyModel(nside=8)), "too small for its logarithm"),
     "a cosmology": (lambda: Cosmology(H0=0.0), "cosmology: H0 must be above 0"),
     "beyond CAMB": (lambda: SkyModel(nside=2048), "use --nside 1024 or less"),
 }

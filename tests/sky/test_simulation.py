@@ -138,3 +138,16 @@ def test_what_is_asked_for_cannot_be_changed():
         observation.DEFAULT_SKY.nside = 4
     with pytest.raises(dataclasses.FrozenInstanceError):
         data_generation.parse_arguments([]).seed = 4
+
+
+def test_labels_of_r_are_short_and_distinct():
+    """Names of files: the usual ones as they were, no two r alike, none too long for a disk."""
+    usual = {0.0: "0", 0.001: "0.001", 1e-5: "0.00001", 1e-6: "0.000001", 0.3: "0.3", 5.0: "5"}
+    assert {r: outputs.file_label([r]) for r in usual} == usual
+    assert outputs.file_label([0.0, 0.01]) == "0-0.01"
+    assert outputs.file_label([1e-300]) == "1e-300" and outputs.file_label([1e300]) == "1e+300"
+    rng = np.random.default_rng(0)
+    r = 10 ** rng.uniform(-320, 308, 2000)
+    r = np.unique(np.concatenate([r, np.nextafter(r, 0), [1e-6, np.nextafter(1e-6, 0), 1e6]]))
+    labels = {outputs.file_label([value]) for value in r}
+    assert len(labels) == len(r) and max(map(len, labels)) < 30
