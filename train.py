@@ -257,7 +257,7 @@ def write_report(outputs: list[str], history: History, levels: LossLevels) -> No
     atomic.write_npy(loss_file, history.table())
     figure = training_loss(history.to_json(), levels.to_json())
     atomic.write_figure(figure_file, figure)
-    console.print_result(baseline.gaussian_verdict(levels)[0])
+    console.print_result(baseline.gaussian_verdict(levels))
     console.print_result(f"wrote {resources.format_files(outputs)}")
 
 
@@ -267,6 +267,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from diffusion import baseline, dataset, trainer
     from diffusion.held_out import HeldOutLoss
+    from diffusion.shrinkage import best_linear
     from runtime import checkpoints
 
     devices.set_threads(options.threads)
@@ -292,8 +293,8 @@ def main(argv: list[str] | None = None) -> None:
     prepared = dataset.prepare(
         tables, settings.val_fraction, settings.seed, device, os.path.abspath(options.folder)
     )
-    rows, moments = prepared.train, baseline.second_moments(prepared.train.blocks())
-    linear = baseline.LinearDenoiser(configuration.sde, moments, rows.n_dim, device)
+    rows = prepared.train
+    linear = best_linear(configuration.sde, rows, prepared.held_out)
     with processes.process_group(device):
         held_out = HeldOutLoss(linear, prepared.held_out, settings.seed)
         training = trainer.Trainer(network, rows, held_out, settings)
