@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from checks import minimums
 from checks.estimates import known
 from checks.run import Run
 from checks.skies import Skies
@@ -41,7 +42,6 @@ if TYPE_CHECKING:  # slow to import
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
 R_FIGURES = ("r.png", "posterior.png", "getdist.png")  # of the last run that holds draws of r
-MIN_ROWS = 10  # below, a standard error means nothing
 EXACT_DRAWS = 4000  # of an exact posterior that is drawn
 
 
@@ -99,8 +99,10 @@ def load_inputs(config: Configuration) -> Inputs:
     noisy = config.data_file_noisy
     if truth.values.shape != observed.values.shape or (observed.values <= 0).any():
         raise InputError(f"{noisy}: does not fit {config.data_file_gt}, or has zeros")
-    if len(observed.values) < MIN_ROWS:
-        raise InputError(f"{noisy}: has less than {MIN_ROWS} rows")
+    what = "a standard error"
+    if len(observed.values) < minimums.ROWS[what]:
+        few = minimums.too_few(len(observed.values), minimums.ROWS[what], what)
+        raise InputError(f"{noisy}: {few}; give more skies with their truth")
     contaminants = observed.record.contaminants.mean_gaussian
     if contaminants is not None and not (contaminants > 0).all():
         raise InputError(

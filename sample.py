@@ -174,7 +174,7 @@ def write_log_likelihood(
     args: argparse.Namespace, trained: Trained, argv: list[str] | None
 ) -> None:
     """What --log-likelihood asks for: log_likelihood.npy and log_likelihood_metrics.json."""
-    from checks.likelihood import exact_law, likelihood_report
+    from checks.likelihood import exact_law, likelihood_report, lines
     from diffusion import likelihood_job
 
     observed = None
@@ -197,8 +197,8 @@ def write_log_likelihood(
     likelihood_job.write(paths[0], result.model, record)
     report = likelihood_report(result.model, result.exact)
     atomic.write_json(paths[1], {"num_samples": len(rows), **report})
-    for name, number in report.items():
-        console.print_result(f"{name} {number['value']:.4f} +- {number['error']:.4f} nats")
+    for line in lines(report, len(rows)):
+        console.print_result(line)
     console.print_result(f"wrote {resources.format_files(paths)}")
 
 

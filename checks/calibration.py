@@ -103,8 +103,12 @@ class Curves:
 
 
 def coverages(ranks: statistics.IntArray, m: int) -> dict[float, Coverage]:
-    """Coverage at each of `LEVELS`, of ranks on 0 ... m, over all columns."""
-    return {level: statistics.coverage(ranks, m, level).mean() for level in LEVELS}
+    """Coverage at each of `LEVELS`, of ranks on 0 ... m, over all columns.
+
+    A level whose interval would hold all draws is left out: m is too small for it.
+    """
+    found = {level: statistics.coverage(ranks, m, level) for level in LEVELS}
+    return {level: each.mean() for level, each in found.items() if each.expected < 1}
 
 
 def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibration, Curves]:

@@ -1,11 +1,12 @@
 """Log-likelihoods against the exact law: how many nats a model lacks."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 from scipy import stats
 
+from checks import minimums
+from checks.estimates import Estimate, Reported
 from checks.exact import GaussianPosterior, degrees
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
@@ -16,22 +17,26 @@ ExactLaw = Callable[[FloatArray, slice], FloatArray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(Reported):
     """A mean over rows, nat.
 
     Attributes:
         value: The mean.
-        error: Its standard error.
+        error: Its standard error; None of too few rows.
     """
 
     value: float
-    error: float
+    error: float | None
+
+    NULLABLE = ("error",)
 
     @classmethod
     def of(cls, values: FloatArray) -> "Mean":
         """The mean of values, shape (n,)."""
-        error = float(values.std() / math.sqrt(max(1, len(values) - 1)))
-        return cls(float(values.mean()), error)
+        if len(values) < minimums.ROWS["a standard error"]:
+            return cls(float(values.mean()), None)
+        mean = Estimate.mean(values)
+        return cls(mean.value, mean.error)
 
 
 def exact_law(observed: Table | None, data: Record) -> ExactLaw | None:
@@ -74,4 +79,16 @@ def likelihood_report(log_p: FloatArray, log_exact: FloatArray | None) -> Json:
     if log_exact is not None:
         means["exact_log_likelihood"] = Mean.of(log_exact)
         means["kullback_leibler"] = Mean.of(log_exact - log_p)
-    return {name: dataclasses.asdict(mean) for name, mean in means.items()}
+    return {name: mean.to_json() for name, mean in means.items()}
+
+
+def lines(report: Json, n: int) -> list[str]:
+    """A report of `likelihood_report` on n rows as short lines."""
+    found = [
+        f"{name} {mean['value']:.4f}"
+        + ("" if mean["error"] is None else f" +- {mean['error']:.4f}")
+        + " nats"
+        for name, mean in report.items()
+    ]
+    needed = minimums.ROWS["a standard error"]
+    return found + ([minimums.too_few(n, needed, "standard errors")] if n < needed else [])

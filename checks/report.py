@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from checks import minimums
 from checks.estimates import Estimate, known
 from checks.evaluation import Report, RunReport
-from checks.r import RReport
+from checks.r import RReport, UpperLimit
 from checks.statistics import Coverage
 
 
@@ -95,15 +96,13 @@ def _checks(run: RunReport) -> list[str]:
 
 def _r(report: RReport) -> list[str]:
     """Bias, upper limits, and sigma(r) in bins."""
-    limits = (report.upper_limit_68, report.upper_limit_95)
-    words = [f"{number(report.bias_truth)} sigma", *(f"{limit.median:.3g}" for limit in limits)]
+    bias = f"{number(report.bias_truth)} sigma"
     if report.against_exact is not None:
-        bias = report.against_exact.exact_bias_truth.value
-        exact = [bias, *(known(limit.exact_median) for limit in limits)]
-        pairs = zip(words, exact, strict=True)
-        words = [f"{word} (exact posterior: {value:.3g})" for word, value in pairs]
+        bias += f" (exact posterior: {report.against_exact.exact_bias_truth.value:.3g})"
     elif report.sbc_p is None:
-        words[0] += " (an exact posterior has some, too, near an edge of its prior)"
+        bias += " (an exact posterior has some, too, near an edge of its prior)"
+    limits = {0.68: report.upper_limit_68, 0.95: report.upper_limit_95}
+    words = [_limit(level, limit) for level, limit in limits.items()]
     rows = [
         [
             f"{row.r:.3g}",
@@ -116,11 +115,22 @@ def _r(report: RReport) -> list[str]:
     ]
     header = ["true r", "sigma(r)", "exact", "Fisher limit", "rms error", "bias, sigma"]
     return [
-        f"Mean of r̂: {number(report.mean_r)}, bias against the truth {words[0]}. Medians over "
-        f"skies: 68 % upper limit {words[1]}, 95 % upper limit {words[2]}.",
+        f"Mean of r̂: {number(report.mean_r)}, bias against the truth {bias}. Medians over "
+        f"skies: {', '.join(words)}.",
         "",
         *table(header, rows),
     ]
+
+
+def _limit(level: float, limit: UpperLimit | None) -> str:
+    """The median upper limit of a level, or how many draws it takes."""
+    words = f"{100 * level:.0f} % upper limit"
+    if limit is None:
+        return f"no {words} (it takes {minimums.quantile_draws(level)} draws)"
+    words += f" {limit.median:.3g}"
+    if limit.exact_median is not None:
+        words += f" (exact posterior: {limit.exact_median:.3g})"
+    return words
 
 
 def _mismatch(report: Report, run: RunReport) -> str:

@@ -6,13 +6,12 @@ from typing import Self
 
 import numpy as np
 
+from checks import minimums
 from runtime import tables
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Prior
 from runtime.records import Sampled
 from runtime.tables import Table
-
-MIN_DRAWS = 16  # below, a standard error means nothing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Run:
 
         Raises:
             InputError: If a file is missing or damaged; if it was not made from these
-                observations; if there are fewer than `MIN_DRAWS` draws.
+                observations; if there are fewer than `minimums.DRAWS` draws.
         """
         mean, sampled = _load(folder, "denoised.npy", observed)
         has_draws, has_r = (
@@ -60,10 +59,10 @@ class Run:
         for table in (mean, draws):
             if table is not None and (len(table.values), table.values.shape[-1]) != shape:
                 raise InputError(f"{table.path}: has not the {shape[0]} rows of {observed.path}")
-        if draws is not None and draws.values.shape[1] < MIN_DRAWS:
+        if draws is not None and draws.values.shape[1] < minimums.DRAWS:
             raise InputError(
                 f"{folder}: has {draws.values.shape[1]} draws per observation; statistics need "
-                f"{MIN_DRAWS}: sample.py --num-draws"
+                f"{minimums.DRAWS}: sample.py --num-draws"
             )
         values = None if draws is None else draws.values
         return cls(os.path.normpath(folder), mean.values, values, r, sampled)

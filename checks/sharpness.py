@@ -23,7 +23,7 @@ class Sharpness(Reported):
         shuffled_minus_mse: Their difference.
         correlation: With the truth, shape (n_ell,).
         attained_share: Of the attainable correlation.
-        echo: Whether that is too small to be told from a draw from the prior.
+        echo: Whether that is too small to be told from a draw from the prior; None of few skies.
         r2: 1 - MSE / variance of the truth, shape (n_ell,).
         r2_error: Its standard error.
         slope: Of the regression on the observation, shape (n_ell,).
@@ -44,7 +44,7 @@ class Sharpness(Reported):
     shuffled_minus_mse: Estimate
     correlation: FloatArray
     attained_share: Estimate
-    echo: bool
+    echo: bool | None
     r2: FloatArray
     r2_error: FloatArray
     slope: FloatArray
@@ -56,6 +56,8 @@ class Sharpness(Reported):
     r2_limit: FloatArray | None = None
     slope_limit: FloatArray | None = None
     crps_skill: Estimate | None = None
+
+    NULLABLE = ("echo",)
 
 
 def squared_error(estimates: FloatArray, truth: FloatArray, scale: FloatArray) -> FloatArray:
