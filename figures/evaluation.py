@@ -229,11 +229,11 @@ def _draw_estimates(axis: "Axes", r: RDraws) -> None:
 
 def _draw_null(axis: "Axes", r: RDraws) -> None:
     """Distribution of median and upper limit over skies of one r."""
-    drawn = [(np.median(r.draws, 1), "median", style.BLUE)]
-    if style.enough(r.draws.shape[1], 0.95):
-        limits = np.quantile(r.draws, 0.95, axis=1, method="weibull")
-        drawn.append((limits, "95 % upper limit", style.ORANGE))
-    for values, label, color in drawn:
+    limits = np.quantile(r.draws, 0.95, axis=1, method="weibull")
+    for values, label, color in (
+        (np.median(r.draws, 1), "median", style.BLUE),
+        (limits, "95 % upper limit", style.ORANGE),
+    ):
         axis.hist(values, bins=40, density=True, alpha=0.6, color=color, label=label)
     axis.axvline(r.truth[0], color="k", lw=1, label="truth")
     axis.set(xlabel=style.R_LABEL, ylabel="density over skies")

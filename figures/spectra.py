@@ -21,7 +21,6 @@ PARTS: dict[str, style.Line] = {  # of a budget
     "ILC bias": {"color": style.PURPLE, "ls": "", "marker": "v", "ms": 4},
     "ILC bias, expected": {"color": style.PURPLE, "ls": ":", "lw": 1.5},
 }
-BAND = (0.16, 0.5, 0.84)
 TENSORS: tuple[style.Line, ...] = (
     {"color": "#999999", "ls": "-"},
     {"color": style.DARK, "ls": (0, (6, 2))},
@@ -162,13 +161,10 @@ def _draw_correlations(
 
 def r_histogram(axis: "Axes", draws: FloatArray, r_label: str = style.R_LABEL) -> None:
     """Posterior draws of r, with their median and 95 % upper limit; draws of shape (m,)."""
+    median, limit = np.quantile(draws, [0.5, 0.95])
     axis.hist(draws, bins="auto", density=True, color=style.BLUE, alpha=0.4, label="draws")
-    for level, line, label in (
-        (0.5, {"color": style.BLUE}, "median"),
-        (0.95, style.LIMIT, "95 % upper limit"),
-    ):
-        if style.enough(len(draws), level):
-            axis.axvline(float(np.quantile(draws, level)), **line, label=label)
+    axis.axvline(median, color=style.BLUE, label="median")
+    axis.axvline(limit, **style.LIMIT, label="95 % upper limit")
     axis.set(xlabel=r_label, ylabel="posterior density")
     axis.locator_params(axis="x", nbins=5)
 
@@ -187,8 +183,7 @@ def output_example(
         row: Of the sky.
         correlations: Of all skies with their truth, or None.
     """
-    draws = arrays.get("posterior_draws.npy")
-    if draws is None or not style.enough(draws.shape[1], BAND[0]):
+    if "posterior_quantiles.npy" not in arrays:
         return denoised_example(example, arrays["denoised.npy"][row], correlations)
     r = arrays["r_draws.npy"][row] if "r_draws.npy" in arrays else None
     return posterior_example(example, arrays["posterior_quantiles.npy"][row], correlations, r)
@@ -210,13 +205,9 @@ def generated_examples(
             style.theory_band(axis, ell, dl_signal)
     left.plot(ell, generated[0], **style.OUTPUT, lw=0.8, label="generated")
     left.plot(ell, generated[1:4].T, **style.OUTPUT, lw=0.8)
-    band = style.enough(len(generated), BAND[0])
-    if not band:
-        right.plot(ell, generated.T, **style.OUTPUT, lw=0.8)
-    for q in BAND if band else ():
-        label = "generated: 16, 50, 84 %" if q == BAND[0] else None
-        line = {**style.OUTPUT, "marker": None}
-        right.plot(ell, np.quantile(generated, q, axis=0), **line, label=label)
+    quantiles = {**style.OUTPUT, "marker": None}
+    for q, label in ((0.16, "generated: 16, 50, 84 %"), (0.5, None), (0.84, None)):
+        right.plot(ell, np.quantile(generated, q, axis=0), **quantiles, label=label)
     style.spectrum_axis(left)
     style.spectrum_axis(right)
     return figure

@@ -51,11 +51,6 @@ def run_styles(names: list[str]) -> dict[str, Line]:
     }
 
 
-def enough(num_draws: int, level: float) -> bool:
-    """Whether one of so many draws is expected beyond a quantile: else it is not drawn."""
-    return num_draws * min(level, 1 - level) > 1 - 1e-9
-
-
 def log_axis(axis: "Axes", label: str) -> None:
     """A logarithmic x axis with plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
