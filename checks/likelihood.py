@@ -69,17 +69,19 @@ def likelihood_report(log_p: FloatArray, log_exact: FloatArray | None) -> Json:
     """Mean log-likelihood in nats, and what it lacks to the exact one, ready for JSON.
 
     The mean difference is the Kullback-Leibler divergence of the model from the exact law, of
-    which the rows are draws.
+    which the rows are draws; None of too few.
 
     Args:
         log_p: Of a model, shape (n,).
         log_exact: Of the exact law, likewise; None where it is unknown.
     """
-    means = {"log_likelihood": Mean.of(log_p)}
+    report: Json = {"log_likelihood": Mean.of(log_p).to_json()}
     if log_exact is not None:
-        means["exact_log_likelihood"] = Mean.of(log_exact)
-        means["kullback_leibler"] = Mean.of(log_exact - log_p)
-    return {name: mean.to_json() for name, mean in means.items()}
+        report["exact_log_likelihood"] = Mean.of(log_exact).to_json()
+        enough = len(log_p) >= minimums.ROWS["a standard error"]
+        lacking = Mean.of(log_exact - log_p).to_json()
+        report["kullback_leibler"] = lacking if enough else None
+    return report
 
 
 def lines(report: Json, n: int) -> list[str]:
@@ -89,6 +91,7 @@ def lines(report: Json, n: int) -> list[str]:
         + ("" if mean["error"] is None else f" +- {mean['error']:.4f}")
         + " nats"
         for name, mean in report.items()
+        if mean is not None
     ]
-    needed = minimums.ROWS["a standard error"]
-    return found + ([minimums.too_few(n, needed, "standard errors")] if n < needed else [])
+    needed, what = minimums.ROWS["a standard error"], "standard errors and a divergence"
+    return found + ([minimums.too_few(n, needed, what)] if n < needed else [])

@@ -68,8 +68,8 @@ class RSummary(Reported):
             if self.num_draws < (needed := minimums.quantile_draws(level))
         ]
         if needs:
-            few = f"row {self.row}: {self.num_draws} draws of r are too few for"
-            found.append(f"{few} {', '.join(needs)}: --num-draws")
+            few = f"row {self.row}: n = {self.num_draws} draws of r: too few for"
+            found.append(f"{few} {', '.join(needs)}; see --num-draws")
         return found
 
 
