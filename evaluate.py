@@ -1,18 +1,20 @@
 """Hold samples against the exact Bayesian answers, and say what they are worth. Runs no network.
 
 Reads the output folders of sample.py (--runs), each made from the same observations, with these
-observations, their truth and, where each row has its own r, that r. Writes into --out-dir
-report.json, report.md (one table, a row per method) and figures: sharpness.png, calibration.png,
-controls.png, and where a run holds draws of r, r.png, posterior.png and getdist.png.
+observations, the truth of their spectra where runs hold spectra, and that of r, or of any
+parameters, where runs hold draws of these. Writes into --out-dir report.json, report.md (one table,
+a row per method) and figures: sharpness.png, calibration.png, controls.png, where a run holds draws
+of r beside a spectrum r.png, posterior.png and getdist.png, and of other parameters parameters.png.
 
 Where the sidecar of the observations gives the law of the contaminants the exact posterior is
 known; elsewhere only what needs no more than the truth is computed. A run of a model that was
 trained on another sky is a mismatch, and r is never told without it: name in --runs a run of a
 model that was trained on the sky of the observations beside it.
 
-Example:
+Examples:
   python evaluate.py --runs results/ve_sde results/posterior \\
       --data-file-noisy data/dl_noisy_r0.001.npy --data-file-gt data/dl_gt_r0.001.npy
+  python evaluate.py --runs results --data-file-noisy y_test.npy --param-file-gt theta_test.npy
 """
 
 import argparse
@@ -41,6 +43,7 @@ if TYPE_CHECKING:  # slow to import
     from figures.evaluation import RunResult, SpectrumDraws
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
+PARAMETERS_FIGURE = "parameters.png"  # of the last run that holds draws of several
 R_FIGURES = ("r.png", "posterior.png", "getdist.png")  # of the last run that holds draws of r
 EXACT_DRAWS = 4000  # of an exact posterior that is drawn
 
@@ -51,8 +54,14 @@ def build_parser() -> argparse.ArgumentParser:
     npy = cli.file_argument(".npy")
     group.add_argument("--runs", nargs="+", required=True, help="output folders of sample.py")
     group.add_argument("--data-file-noisy", type=npy, required=True, help="their observations")
-    group.add_argument("--data-file-gt", type=npy, required=True, help="the truth, row for row")
-    group.add_argument("--param-file-gt", type=npy, help="the true r, where each row has its own")
+    group.add_argument(
+        "--data-file-gt", type=npy, help="true spectra, row for row, where runs hold spectra"
+    )
+    group.add_argument(
+        "--param-file-gt",
+        type=npy,
+        help="the true r, or parameters in the columns of the training, where rows have their own",
+    )
     group.add_argument("--out-dir", default="evaluation", help="folder of the outputs")
     group.add_argument(
         "--row", type=cli.non_negative_int, default=0, help="observation shown in figures"
@@ -66,7 +75,7 @@ class Configuration:
 
     runs: tuple[str, ...]
     data_file_noisy: str
-    data_file_gt: str
+    data_file_gt: str | None
     param_file_gt: str | None
     out_dir: str
     row: int
@@ -91,39 +100,78 @@ class Inputs:
 
 def load_inputs(config: Configuration) -> Inputs:
     """Read all inputs; InputError where they do not fit."""
-    observed = tables.load_spectra(config.data_file_noisy)
-    truth = tables.load_spectra(config.data_file_gt)
+    observed, noisy = tables.load_spectra(config.data_file_noisy), config.data_file_noisy
     tables.check_quantity("--data-file-noisy", observed, "observed BB")
-    tables.check_quantity("--data-file-gt", truth, "primordial BB")
-    tables.check_same_rows(observed, truth)
-    noisy = config.data_file_noisy
-    if truth.values.shape != observed.values.shape or (observed.values <= 0).any():
-        raise InputError(f"{noisy}: does not fit {config.data_file_gt}, or has zeros")
     what = "a standard error"
     if len(observed.values) < minimums.ROWS[what]:
         few = minimums.too_few(len(observed.values), minimums.ROWS[what], what)
         raise InputError(f"{noisy}: {few}; give more skies with their truth")
+    truth = load_truth(config, observed)
     contaminants = observed.record.contaminants.mean_gaussian
     if contaminants is not None and not (contaminants > 0).all():
         raise InputError(
             f"{noisy}: has multipoles without noise or lensing, where the "
             "observation is the truth; there is nothing to evaluate"
         )
-    r = load_true_r(config, observed)
     runs = [Run.load(folder, observed) for folder in config.runs]
-    if r is None and any(run.r is not None for run in runs):
-        raise InputError("--param-file-gt: is needed, for a run holds draws of r")
-    return Inputs(Skies.of(observed, truth, r), runs)
+    spectra = next((run for run in runs if run.mean is not None), None)
+    if truth is None and spectra is not None:
+        raise InputError(f"--data-file-gt: is needed, for {spectra.name} holds spectra")
+    for run in runs:
+        if truth is not None and run.mean is not None and run.mean.shape != truth.values.shape:
+            raise InputError(f"{run.name}: its spectra have not the shape of {truth.path}")
+    skies = Skies.of(observed, truth, true_parameters(config, observed, runs))
+    if truth is not None and not skies.aligned:
+        if not any(run.columns for run in runs):
+            raise InputError(f"{noisy}: does not fit {config.data_file_gt}, or has zeros")
+        console.info(
+            f"{noisy}: its columns are no spectra beside those of {truth.path}; parameters are "
+            "judged, spectra are not"
+        )
+    return Inputs(skies, runs)
 
 
-def load_true_r(config: Configuration, observed: Table) -> FloatArray | None:
-    """True r of each row, shape (n,); None where it is unknown."""
+def load_truth(config: Configuration, observed: Table) -> Table | None:
+    """True spectra, where they are given."""
+    if config.data_file_gt is None:
+        return None
+    truth = tables.load_spectra(config.data_file_gt)
+    tables.check_quantity("--data-file-gt", truth, "primordial BB")
+    tables.check_same_rows(observed, truth)
+    return truth
+
+
+def true_parameters(
+    config: Configuration, observed: Table, runs: list[Run]
+) -> dict[str, FloatArray]:
+    """{name: true values, shape (n,)} of the parameters of all runs; InputError where one lacks."""
+    wanted = {each.name: run for run in runs for each in run.columns}
+    known: dict[str, FloatArray] = {}
     if config.param_file_gt:
-        parameter = tables.load_r(config.param_file_gt)
-        tables.check_same_rows(observed, parameter)
-        return parameter.values
-    r = observed.record.prior.r
-    return None if r is None else np.full(len(observed.values), r)
+        known = load_parameters(config.param_file_gt, observed, runs)
+    elif observed.record.prior.r is not None:
+        known = {"r": np.full(len(observed.values), observed.record.prior.r)}
+    for name, run in wanted.items():
+        if name not in known:
+            raise InputError(f"--param-file-gt: is needed, for {run.name} holds draws of {name}")
+    return known
+
+
+def load_parameters(path: str, observed: Table, runs: list[Run]) -> dict[str, FloatArray]:
+    """True parameters of a file: named by its record, or in the columns of the runs' models."""
+    table = tables.load_table(path, (1, 2))
+    tables.check_same_rows(observed, table)
+    values = np.asarray(table.values, float).reshape(len(table.values), -1)
+    priors = [table.record.prior, *(run.prior for run in runs)]
+    named = [[each.name for each in prior.parameters] for prior in priors if prior.parameters]
+    names = named[0] if named else ["r"]
+    if values.shape[1] != len(names):
+        raise InputError(
+            f"{path}: has {values.shape[1]} columns; needed is one for each of {', '.join(names)}"
+        )
+    if not table.record.known and any(other != names for other in named):
+        raise InputError(f"{path}: runs differ in their parameters; evaluate them one by one")
+    return dict(zip(names, values.T, strict=True))
 
 
 class PosteriorCache:
@@ -158,8 +206,8 @@ def measure(inputs: Inputs, posteriors: PosteriorCache) -> "tuple[Report, dict[s
     for run in console.progress(inputs.runs, desc="evaluating", unit="run"):
         exact = posteriors.under(run.prior)
         reports[run.name], curves[run.name] = evaluation.compare(run, skies, exact)
-    title = f"r = {prior.r_or_range}"
-    return evaluation.Report(len(skies.truth), title, baselines, reports), curves
+    title = "" if prior.r_or_range is None else f"r = {prior.r_or_range}"
+    return evaluation.Report(len(skies), title, baselines, reports), curves
 
 
 # --- figures ---------------------------------------------------------------------------------
@@ -235,9 +283,11 @@ def draw_r(
     grid, density = (None, None) if exact.r is None else (exact.r.r, exact.r.density)
     r_range = known(run.prior.r_range)
     r = evaluation.RDraws(known(run.r), known(skies.r), r_range, grid, density)
+    overview = {"r.png": evaluation.r_overview(r, bins, title)}
+    if not skies.aligned or run.draws is None:
+        return overview
     spectrum = spectrum_draws(run, skies, row)
-    return {
-        "r.png": evaluation.r_overview(r, bins, title),
+    return overview | {
         "posterior.png": evaluation.posterior(r, spectrum, row, title),
         "getdist.png": evaluation.triangle(r, spectrum, row, title),
     }
@@ -253,7 +303,22 @@ def spectrum_draws(run: Run, skies: Skies, row: int) -> "SpectrumDraws":
     single = ExactPosteriors.of_spectra(y[[row]], contaminants, run.prior).x
     if single is not None:
         draws = single.rvs(EXACT_DRAWS, np.random.default_rng(0))[0]
-    return SpectrumDraws(observed.ell, known(run.draws)[row], draws, y[row], skies.truth[row])
+    return SpectrumDraws(
+        observed.ell, known(run.draws)[row], draws, y[row], known(skies.truth)[row]
+    )
+
+
+def draw_parameters(run: Run, skies: Skies, row: int) -> "dict[str, Figure]":
+    """{file name: figure} of the joint posterior of one row; none of r alone or of few draws."""
+    from figures import parameters
+
+    ranges = {each.name: (each.low, each.high) for each in run.columns}
+    if ranges.keys() <= {"r"}:
+        return {}
+    draws = {name: run.parameters[name][row] for name in ranges}
+    truth = {name: float(skies.parameters[name][row]) for name in ranges}
+    figure = parameters.triangle(draws, ranges, truth)
+    return {} if figure is None else {PARAMETERS_FIGURE: figure}
 
 
 @cli.script
@@ -262,10 +327,11 @@ def main(argv: list[str] | None = None) -> None:
     config = Configuration.from_args(parser.parse_args(argv))
     inputs = load_inputs(config)
     skies, with_r = inputs.skies, [run for run in inputs.runs if run.r is not None]
-    n = len(skies.truth)
+    n = len(skies)
     if config.row >= n:
         parser.error(f"--row {config.row}: there are {n} rows")
     names = ["report.json", "report.md", *FIGURES, *(R_FIGURES if with_r else ())]
+    names += [PARAMETERS_FIGURE]
     atomic.claim_outputs(map(config.output, names))
 
     from checks.report import markdown
@@ -280,6 +346,8 @@ def main(argv: list[str] | None = None) -> None:
     for run in with_r[-1:]:
         exact = posteriors.under(run.prior)
         figures |= draw_r(run, report.runs[run.name], skies, exact, config.row)
+    for run in inputs.runs:
+        figures |= draw_parameters(run, skies, config.row)
     for name, figure in figures.items():
         atomic.write_figure(config.output(name), figure)
     console.print_result(text)

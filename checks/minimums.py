@@ -7,9 +7,10 @@ ROWS = {  # independent rows that a number takes
     "a standard error": 10,
     "correlations": 10,
     "a distance from the law": 10,
-    "a bin of r": 10,
+    "a bin of r": 5,
 }
 DRAWS = 16  # of each posterior, where many are judged together
+EDGE_DRAWS = 50  # whose pile at an edge of the prior is told from chance
 SHARE_ERROR = 0.15  # of the attainable correlation: of more, a perfect output passes for an echo
 
 

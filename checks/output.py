@@ -7,10 +7,11 @@ from typing import Self
 import numpy as np
 
 from checks import minimums
+from checks.edges import Edges
 from checks.estimates import Reported
 from checks.law import LawDistance, compare_with_law
 from checks.truth import Normalize, TruthReport, compare_with_truth
-from runtime.priors import FloatArray
+from runtime.priors import FloatArray, Prior
 from runtime.records import Record
 from runtime.tables import Table
 
@@ -81,11 +82,13 @@ class OutputReport(Reported):
         r: Draws of r of one row, where there are some.
         truth: Against the truth, where that is known.
         law: Of generated spectra, where their exact law is known.
+        warnings: Where an edge of a prior cuts the posterior of that row; None where none does.
     """
 
     r: RSummary | None = None
     truth: TruthReport | None = None
     law: LawDistance | None = None
+    warnings: list[str] | None = None
 
     FLAT = ("truth", "law")
 
@@ -115,14 +118,27 @@ def measure(arrays: Mapping[str, np.ndarray], row: int, inputs: Inputs) -> Outpu
         row: Observation whose r is summarised.
         inputs: What they were made from.
     """
-    r = RSummary.of(arrays["r_draws.npy"][row], row) if "r_draws.npy" in arrays else None
     if inputs.observed is None:
-        return OutputReport(r, law=compare_with_law(arrays["generated.npy"], inputs.trained_on))
-    if inputs.truth is None:
-        return OutputReport(r)
+        return OutputReport(law=compare_with_law(arrays["generated.npy"], inputs.trained_on))
+    r = RSummary.of(arrays["r_draws.npy"][row], row) if "r_draws.npy" in arrays else None
+    report = OutputReport(r, warnings=_warnings(arrays, row, inputs.trained_on.prior) or None)
+    if inputs.truth is None or "denoised.npy" not in arrays:
+        return report
     pair, denoised = (inputs.observed, inputs.truth), arrays["denoised.npy"]
-    report = compare_with_truth(*pair, denoised, inputs.trained_on, inputs.normalize)
-    return OutputReport(r, truth=report)
+    truth = compare_with_truth(*pair, denoised, inputs.trained_on, inputs.normalize)
+    return dataclasses.replace(report, truth=truth)
+
+
+def _warnings(arrays: Mapping[str, np.ndarray], row: int, prior: Prior) -> list[str]:
+    """A sentence for each parameter whose posterior an edge of its prior cuts."""
+    found = []
+    for parameter in prior.parameters:
+        draws = arrays.get(f"{parameter.name}_draws.npy")
+        edges = None if draws is None else Edges.of(draws[[row]], parameter)
+        warning = None if edges is None else edges.describe(parameter)
+        if warning is not None:
+            found.append(f"row {row}: {warning}")
+    return found
 
 
 def lines(report: OutputReport) -> list[str]:
@@ -138,6 +154,7 @@ def lines(report: OutputReport) -> list[str]:
                 found.append(f"correlation with the truth, ell = 2-6, {name}: {shown}")
     if report.r is not None:
         found += report.r.lines()
+    found += report.warnings or []
     if report.law is not None:
         numbers = {name: getattr(report.law, name) for name in LAW}
         found += [f"{name} {value:.4f}" for name, value in numbers.items() if value is not None]

@@ -204,9 +204,8 @@ def _sigma_table(moments: _Moments, exact: ExactPosteriors) -> list[SigmaRow]:
     elif exact.model is not None:
         reference = simulated_std(truth, exact.model)
     smallest = minimums.ROWS["a bin of r"]
-    num_bins = min(R_BINS, max(1, len(truth) // (2 * smallest)))
-    edges = np.linspace(truth.min(), truth.max(), num_bins + 1)
-    index = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, num_bins - 1)
+    edges = np.linspace(truth.min(), truth.max(), R_BINS + 1)
+    index = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, R_BINS - 1)
     bins = (index == k for k in np.unique(index))
     return [
         _sigma_row(moments, inside, exact, reference) for inside in bins if inside.sum() >= smallest

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from checks import minimums
 from checks.estimates import Estimate, known
 from checks.evaluation import Report, RunReport
+from checks.parameters import ParameterReport
 from checks.r import RReport, UpperLimit
 from checks.statistics import Coverage
 
@@ -31,17 +32,21 @@ def number(entry: Estimate | Coverage | None, scale: float = 1) -> str:
 
 def markdown(report: Report) -> str:
     """The report of evaluate.py as a Markdown document."""
-    ratio = "MSE is in units of S², averaged over ell"
-    lines = [f"{report.num_observations} observations, {report.prior}. {ratio}.", ""]
-    lines += _methods(report)
+    lines = [f"{report.num_observations} observations{report.prior and ', '}{report.prior}.", ""]
+    if any(run.measurements.sharpness is not None for run in report.runs.values()):
+        lines[0] += " MSE is in units of S², averaged over ell."
+        lines += _methods(report)
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
         lines += ["", f"**{name}**. {'' if sharp is None else sharp.verdict}", ""]
         lines += _checks(run)
         if run.sky.mismatch is not None:
             lines += ["", _mismatch(report, run)]
+        lines += [f"\n{note}" for note in _priors(run)]
         if run.measurements.r is not None:
             lines += ["", *_r(run.measurements.r)]
+        if run.measurements.parameters is not None:
+            lines += ["", *_parameters(run.measurements.parameters)]
     if any(run.sky.mismatch is not None for run in report.runs.values()):
         lines += ["", *_mismatches(report)]
     return "\n".join(lines) + "\n"
@@ -120,6 +125,38 @@ def _r(report: RReport) -> list[str]:
         "",
         *table(header, rows),
     ]
+
+
+def _parameters(reports: dict[str, ParameterReport]) -> list[str]:
+    """A row for each parameter."""
+    header = ["parameter", "bias, sigma", "mean sigma", "SBC p", "68 % coverage", "95 % coverage"]
+    rows = [
+        [
+            name,
+            number(report.bias_truth),
+            number(report.mean_sigma),
+            "–" if report.sbc_p is None else f"{report.sbc_p:.2g}",
+            *(number((report.coverage or {}).get(level)) for level in (0.68, 0.95)),
+        ]
+        for name, report in reports.items()
+    ]
+    return table(header, rows)
+
+
+def _priors(run: RunReport) -> list[str]:
+    """A sentence for each parameter whose prior makes some of the answers."""
+    found = []
+    for name, report in (run.priors or {}).items():
+        if report.outside:
+            found.append(
+                f"**{name}**: the true value of {report.outside} observations lies outside of the "
+                "prior that the model was trained on; no draw of theirs can reach it."
+            )
+        if report.edges is not None:
+            shares = {"lower": report.edges.lower, "upper": report.edges.upper}
+            words = " and ".join(f"{100 * v:.2g} % at the {k}" for k, v in shares.items() if v)
+            found.append(f"**{name}**: posteriors cut by an edge of the prior: {words} edge.")
+    return found
 
 
 def _limit(level: float, limit: UpperLimit | None) -> str:

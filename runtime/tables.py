@@ -276,9 +276,9 @@ def load_table(path: str, ndim: int | tuple[int, ...]) -> Table:
     sidecar = sidecar_path(path)
     if not os.path.exists(sidecar):
         return Table(path, values, Record(), sha256)
-    if scanned.minimum < 0:
-        raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     record = _check_sidecar(sidecar, jsonfiles.read_json(sidecar), values, sha256)
+    if scanned.minimum < 0 and record.unit in (None, "uK^2"):
+        raise InputError(f"{path}: holds negative values; an auto-spectrum D_ell is never negative")
     return Table(path, values, record, sha256)
 
 

@@ -123,7 +123,9 @@ def test_a_standard_error_takes_rows(n):
     assert sum("too few" in line for line in lines) == (n < 10)
 
 
-@pytest.mark.parametrize(("m", "levels"), [(3, {0.5, 0.68}), (16, {0.5, 0.68}), (40, {0.5, 0.68, 0.95})])
+@pytest.mark.parametrize(
+    ("m", "levels"), [(3, {0.5, 0.68}), (16, {0.5, 0.68}), (40, {0.5, 0.68, 0.95})]
+)
 def test_no_coverage_of_an_interval_that_holds_all_draws(m, levels):
     rng = np.random.default_rng(0)
     ranks = statistics.sbc_ranks(rng.random(500), rng.random((500, m)))
