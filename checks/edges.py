@@ -9,9 +9,9 @@ from checks import minimums
 from checks.estimates import Reported
 from runtime.priors import FloatArray, Parameter
 
-WIDEST = 0.05  # share of the range in which the density at an edge is taken
+WINDOW = 0.5  # standard deviations of a posterior, in which the density at an edge is taken
+PEAK = 4  # such windows, in which the density at the peak is: of one it would be chance
 CUT = 0.5  # density at an edge, over that at the peak, from which on the edge cuts the posterior
-NUM_BINS = 200  # of a range, whose running sums find the peak
 
 
 def is_physical(parameter: Parameter) -> bool:
@@ -22,8 +22,7 @@ def is_physical(parameter: Parameter) -> bool:
 def edge_densities(draws: FloatArray, parameter: Parameter) -> FloatArray | None:
     """Density of each posterior at the two edges of its prior, over that at its peak.
 
-    Densities are shares in windows of 5 % of the range, or half a standard deviation where that is
-    less: a narrow posterior near an edge is not cut by it.
+    Windows are those of the posterior, not of the range: a narrow one near an edge is not cut.
 
     Args:
         draws: Shape (n, m).
@@ -40,11 +39,10 @@ def edge_densities(draws: FloatArray, parameter: Parameter) -> FloatArray | None
 
 def _ratios(place: FloatArray) -> tuple[float, float]:
     """Of draws of one posterior, shape (m,), on 0 ... 1."""
-    width = max(min(WIDEST, float(place.std()) / 2), 1 / NUM_BINS)
-    left = np.sort(place)
-    # the peak: the most draws within one width of a draw
-    peak = (np.searchsorted(left, left + width, side="right") - np.arange(len(left))).max()
-    return float((place <= width).sum() / peak), float((place >= 1 - width).sum() / peak)
+    width, left = WINDOW * place.std(), np.sort(place)
+    ends = np.searchsorted(left, left + PEAK * width, side="right")
+    peak = float((ends - np.arange(len(left))).max()) / PEAK
+    return float((place <= width).sum()) / peak, float((place >= 1 - width).sum()) / peak
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,11 +106,11 @@ def test_tarp_sees_a_wrong_correlation():
     rng, noise = np.random.default_rng(0), 0.1
     theta = rng.uniform(0, 1, (ROWS, 2))
     y = theta.sum(1) + noise * rng.normal(size=ROWS)
-    candidates = rng.uniform(0, 1, (20_000, 2))
+    candidates = rng.uniform(0, 1, (50_000, 2))
     draws = np.empty((ROWS, DRAWS, 2))
     for row, value in enumerate(y):
-        kept = np.exp(-((value - candidates.sum(1)) ** 2) / (2 * noise**2)) > rng.random(20_000)
-        draws[row] = rng.permutation(candidates[kept])[:DRAWS]
+        weights = np.exp(-((value - candidates.sum(1)) ** 2) / (2 * noise**2))
+        draws[row] = candidates[rng.choice(len(weights), DRAWS, p=weights / weights.sum())]
     broken = np.stack([draws[..., 0], rng.permuted(draws[..., 1], axis=1)], -1)
     columns = (Parameter("a", 0, 1), Parameter("b", 0, 1))
     np.save("y.npy", y[:, None])
