@@ -38,7 +38,7 @@ def markdown(report: Report) -> str:
         lines += _methods(report)
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
-        lines += ["", f"**{name}**. {'' if sharp is None else sharp.verdict}", ""]
+        lines += ["", f"**{name}**." + ("" if sharp is None else f" {sharp.verdict}"), ""]
         lines += _checks(run)
         if run.sky.mismatch is not None:
             lines += ["", _mismatch(report, run)]

@@ -169,6 +169,53 @@ def test_skies_outside_of_the_prior_are_named_and_not_ranked(capsys):
     assert "7 observations lies outside of the prior" in capsys.readouterr().out
 
 
+def test_r_alone_from_a_simulation_of_others():
+    """No spectrum and no template: TARP is what tells an echo, and r has its figure."""
+    rng = np.random.default_rng(0)
+    r = rng.uniform(0, 0.01, ROWS)
+    y = r[:, None] * RESPONSE[0] + 1e-3 * rng.normal(size=(ROWS, COLUMNS))
+    sigma = 1e-3 / np.sqrt(np.square(RESPONSE[0]).sum())
+    grid = np.linspace(0, 0.01, 4001)[1:-1]
+    best = y @ RESPONSE[0] / np.square(RESPONSE[0]).sum()
+    density = np.exp(-((grid - best[:, None]) ** 2) / (2 * sigma**2)).cumsum(1)
+    u = rng.random((ROWS, DRAWS)) * density[:, -1:]
+    exact = np.stack([np.interp(a, c, grid) for a, c in zip(u, density, strict=True)])
+    np.save("y.npy", y)
+    np.save("theta.npy", r)
+    columns = (Parameter("r", 0.0, 0.01),)
+    write_run("exact", y, exact[..., None], columns)
+    write_run("echo", y, rng.uniform(0, 0.01, (ROWS, DRAWS, 1)), columns)
+    found = run_evaluate("exact", "echo")
+    assert failed(found["exact"]) == set()
+    assert failed(found["echo"]) == {"TARP of the parameters, p"}
+    assert (
+        "parameters" not in found["exact"] and found["exact"]["r"]["upper_limit_95"]["median"] > 0
+    )
+    assert sorted(os.listdir("out")) == ["r.png", "report.json", "report.md"]
+
+
+def test_spectra_beside_observations_of_another_kind(capsys):
+    """They are not judged, and that is said; parameters are."""
+    theta, y = simulate(ROWS)
+    np.save("y.npy", y)
+    np.save("theta.npy", theta)
+    np.save("x.npy", np.random.default_rng(0).random((ROWS, 5)) + 0.1)
+    write_run("run", y, exact_draws(y))
+    digest = hashlib.sha256(y).hexdigest()
+    sampled = Sampled("ode", "m.pth", Prior(parameters=PARAMETERS), Sky(), "y.npy", digest)
+    for name, shape in (("denoised", (ROWS, 5)), ("posterior_draws", (ROWS, DRAWS, 5))):
+        values = np.random.default_rng(1).random(shape) + 0.1
+        tables.write_array(f"run/{name}.npy", values, Record("posterior BB", sampled=sampled))
+    words = ["--runs", "run", "--data-file-noisy", "y.npy", "--param-file-gt", "theta.npy"]
+    with pytest.raises(SystemExit):
+        evaluate.main([*words, "--out-dir", "out"])
+    assert "--data-file-gt: is needed, for run holds spectra" in capsys.readouterr().err
+    evaluate.main([*words, "--data-file-gt", "x.npy", "--out-dir", "out"])
+    found = jsonfiles.read_json("out/report.json")["runs"]["run"]
+    assert "mse" not in found and failed(found) == set() and len(found["checks"]) == 7
+    assert "spectra are not" in capsys.readouterr().err
+
+
 # --- edges -----------------------------------------------------------------------------------
 
 R = Parameter("r", 0.0, 0.01)
