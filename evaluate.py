@@ -1,36 +1,38 @@
 """Hold samples against the exact Bayesian answers, and say what they are worth. Runs no network.
 
 Reads the output folders of sample.py (--runs), each made from the same observations, with these
-observations, their truth and, where each row has its own r, that r. Writes into --out-dir
-report.json, report.md (one table, a row per method), report.html (the same with all figures, one
-file to send) and figures: sharpness.png, calibration.png, controls.png, and where a run holds draws
-of r, r.png, posterior.png and getdist.png.
+observations, the truth of their spectra where runs hold spectra, and that of r, or of any
+parameters, where runs hold draws of these. Writes into --out-dir report.json, report.md (one table,
+a row per method), report.html (the same with all figures, one file to send) and figures:
+sharpness.png, calibration.png, controls.png, where a run holds draws of r beside a spectrum r.png,
+posterior.png and getdist.png, and of other parameters parameters.png.
 
 Where the sidecar of the observations gives the law of the contaminants the exact posterior is
 known; elsewhere only what needs no more than the truth is computed. A run of a model that was
 trained on another sky is a mismatch, and r is never told without it: name in --runs a run of a
 model that was trained on the sky of the observations beside it.
 
-Example:
+Examples:
   python evaluate.py --runs results/ve_sde results/posterior \\
       --data-file-noisy data/dl_noisy_r0.001.npy --data-file-gt data/dl_gt_r0.001.npy
+  python evaluate.py --runs results --data-file-noisy y_test.npy --param-file-gt theta_test.npy
 """
 
 import argparse
 import dataclasses
 import functools
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from checks import inputs as evaluated
 from checks.estimates import known
+from checks.inputs import Files, Inputs
 from checks.run import Run
 from checks.skies import Skies
 from runtime import (
     atomic,
-    belonging,
     cli,
     console,
     conventions,
@@ -39,12 +41,9 @@ from runtime import (
     locks,
     provenance,
     run_folder,
-    tables,
 )
-from runtime.conventions import UNSAID, Conventions, Wanted
-from runtime.errors import InputError
-from runtime.jsonfiles import Json
-from runtime.priors import FloatArray, Prior
+from runtime.conventions import Conventions
+from runtime.priors import Prior
 from runtime.tables import Table
 
 if TYPE_CHECKING:  # slow to import
@@ -55,8 +54,8 @@ if TYPE_CHECKING:  # slow to import
     from figures.evaluation import RunResult, SpectrumDraws
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
+PARAMETERS_FIGURE = "parameters.png"  # of the last run that holds draws of several
 R_FIGURES = ("r.png", "posterior.png", "getdist.png")  # of the last run that holds draws of r
-MIN_ROWS = 10  # below, a standard error means nothing
 EXACT_DRAWS = 4000  # of an exact posterior that is drawn
 
 
@@ -66,8 +65,14 @@ def build_parser() -> argparse.ArgumentParser:
     spectra, npy = formats.file_argument, cli.file_argument(".npy")
     group.add_argument("--runs", nargs="+", required=True, help="output folders of sample.py")
     group.add_argument("--data-file-noisy", type=spectra, required=True, help="their observations")
-    group.add_argument("--data-file-gt", type=spectra, required=True, help="the truth, row for row")
-    group.add_argument("--param-file-gt", type=npy, help="the true r, where each row has its own")
+    group.add_argument(
+        "--data-file-gt", type=spectra, help="true spectra, row for row, where runs hold spectra"
+    )
+    group.add_argument(
+        "--param-file-gt",
+        type=npy,
+        help="the true r, or parameters in the columns of the training, where rows have their own",
+    )
     group.add_argument(
         "--out-dir", type=cli.folder_argument, default="evaluation", help="folder of the outputs"
     )
@@ -82,93 +87,25 @@ def build_parser() -> argparse.ArgumentParser:
 class Configuration:
     """What the flags ask for; see `build_parser`."""
 
-    runs: tuple[str, ...]
-    data_file_noisy: str
-    data_file_gt: str
-    param_file_gt: str | None
+    files: Files
     out_dir: str
     row: int
-    conventions: Conventions
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "Configuration":
         """From parsed arguments."""
-        names = ("data_file_noisy", "data_file_gt", "param_file_gt", "out_dir", "row")
-        own = {name: getattr(args, name) for name in names}
-        return cls(runs=tuple(args.runs), conventions=Conventions.from_arguments(args), **own)
+        files = Files(
+            runs=args.runs,
+            noisy=args.data_file_noisy,
+            truth=args.data_file_gt,
+            parameters=args.param_file_gt,
+            conventions=Conventions.from_arguments(args),
+        )
+        return cls(files, args.out_dir, args.row)
 
     def output(self, name: str) -> str:
         """Path of an output."""
         return os.path.join(self.out_dir, name)
-
-    def identity(self, inputs: "Inputs") -> Json:
-        """All that the report depends on, {flag: value}."""
-        skies = inputs.skies
-        known = b"" if skies.r is None else np.ascontiguousarray(skies.r).data
-        return {
-            "--runs": {run.name: run.run for run in inputs.runs},
-            "--data-file-noisy": skies.observed.sha256,
-            "--data-file-gt": hashlib.sha256(np.ascontiguousarray(skies.truth).data).hexdigest(),
-            "--param-file-gt": hashlib.sha256(known).hexdigest(),
-            "--row": self.row,
-        }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Inputs:
-    """What is evaluated: skies whose truth is known, and runs on them."""
-
-    skies: Skies
-    runs: list[Run]
-
-
-def load_inputs(config: Configuration) -> Inputs:
-    """Read all inputs; InputError where they do not fit."""
-    noisy, observed, truth, parameter = config.data_file_noisy, *load_tables(config)
-    if truth.values.shape != observed.values.shape:
-        raise InputError(
-            f"{noisy}: has shape {observed.values.shape}, {config.data_file_gt} "
-            f"{truth.values.shape}; they must match row for row"
-        )
-    tables.check_positive(observed, "spectra that are compared with an exact law are above 0")
-    if len(observed.values) < MIN_ROWS:
-        raise InputError(f"{noisy}: has less than {MIN_ROWS} rows")
-    contaminants = observed.record.contaminants.mean_gaussian
-    if contaminants is not None and not (contaminants > 0).all():
-        raise InputError(
-            f"{noisy}: has multipoles without noise or lensing, where the "
-            "observation is the truth; there is nothing to evaluate"
-        )
-    r = true_r(observed, parameter)
-    runs = [Run.load(folder, observed) for folder in config.runs]
-    if r is None and any(run.r is not None for run in runs):
-        raise InputError("--param-file-gt: is needed, for a run holds draws of r")
-    return Inputs(Skies.of(observed, truth, r), runs)
-
-
-def load_tables(config: Configuration) -> tuple[Table, Table, Table | None]:
-    """Observations, their truth and its r, which belong together."""
-    denoised = os.path.join(config.runs[0], "denoised.npy")
-    wanted = Wanted(tables.read_npy(denoised).shape[1]) if os.path.exists(denoised) else None
-    spectra: list[Table] = []
-    for path in (config.data_file_noisy, config.data_file_gt):
-        # a record on one of the two files says nothing of the unit of the other
-        said = UNSAID if spectra and tables.has_record(path) else config.conventions
-        spectra.append(tables.load_spectra(path, said, wanted))
-    observed, truth = spectra
-    parameter = tables.load_r(config.param_file_gt) if config.param_file_gt else None
-    belonging.check(
-        {"--data-file-noisy": observed, "--data-file-gt": truth, "--param-file-gt": parameter}
-    )
-    return observed, truth, parameter
-
-
-def true_r(observed: Table, parameter: Table | None) -> FloatArray | None:
-    """True r of each row, shape (n,); None where it is unknown."""
-    if parameter is not None:
-        return parameter.values
-    r = observed.record.prior.r
-    return None if r is None else np.full(len(observed.values), r)
 
 
 class PosteriorCache:
@@ -203,8 +140,8 @@ def measure(inputs: Inputs, posteriors: PosteriorCache) -> "tuple[Report, dict[s
     for run in console.progress(inputs.runs, desc="evaluating", unit="run"):
         exact = posteriors.under(run.prior)
         reports[run.name], curves[run.name] = evaluation.compare(run, skies, exact)
-    title = f"r = {prior.r_or_range}"
-    return evaluation.Report(len(skies.truth), title, baselines, reports), curves
+    title = "" if prior.r_or_range is None else f"r = {prior.r_or_range}"
+    return evaluation.Report(len(skies), title, baselines, reports), curves
 
 
 # --- figures ---------------------------------------------------------------------------------
@@ -280,9 +217,13 @@ def draw_r(
     grid, density = (None, None) if exact.r is None else (exact.r.r, exact.r.density)
     r_range = known(run.prior.r_range)
     r = evaluation.RDraws(known(run.r), known(skies.r), r_range, grid, density)
+    overview: dict[str, drawing.Draw] = {
+        "r.png": functools.partial(evaluation.r_overview, r, bins, title)
+    }
+    if not skies.aligned or run.draws is None:
+        return overview
     spectrum = spectrum_draws(run, skies, row)
-    return {
-        "r.png": functools.partial(evaluation.r_overview, r, bins, title),
+    return overview | {
         "posterior.png": functools.partial(evaluation.posterior, r, spectrum, row, title),
         "getdist.png": functools.partial(evaluation.triangle, r, spectrum, row, title),
     }
@@ -298,15 +239,49 @@ def spectrum_draws(run: Run, skies: Skies, row: int) -> "SpectrumDraws":
     single = ExactPosteriors.of_spectra(y[[row]], contaminants, run.prior).x
     if single is not None:
         draws = single.rvs(EXACT_DRAWS, np.random.default_rng(0))[0]
-    return SpectrumDraws(observed.ell, known(run.draws)[row], draws, y[row], skies.truth[row])
+    return SpectrumDraws(
+        observed.ell, known(run.draws)[row], draws, y[row], known(skies.truth)[row]
+    )
+
+
+def draw_parameters(run: Run, skies: Skies, row: int) -> dict[str, drawing.Draw]:
+    """{file name: its figure} of the joint posterior of one row; none of r alone."""
+    from figures import corner, style
+
+    if {each.name for each in run.columns} <= {"r"}:
+        return {}
+    marginals = {
+        each.name: corner.Marginal(
+            label=style.parameter_label(each.name),
+            draws=run.parameters[each.name][row],
+            low=each.low,
+            high=each.high,
+            truth=float(skies.parameters[each.name][row]),
+        )
+        for each in run.columns
+    }
+    return {PARAMETERS_FIGURE: functools.partial(corner.corner, marginals)}
+
+
+def draw_all(
+    report: "Report", curves: "dict[str, Curves]", inputs: Inputs, exact: PosteriorCache, row: int
+) -> dict[str, bytes]:
+    """{file name: PNG}; of runs with draws of r the last one is drawn."""
+    skies = inputs.skies
+    figures = draw_runs(skies.observed.ell, report, curves)
+    for run in [run for run in inputs.runs if run.r is not None][-1:]:
+        figures |= draw_r(run, report.runs[run.name], skies, exact.under(run.prior), row)
+    for run in inputs.runs:
+        figures |= draw_parameters(run, skies, row)
+    return drawing.render_all(figures)
 
 
 @cli.script
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     config = Configuration.from_args(parser.parse_args(argv))
-    inputs = load_inputs(config)
-    n = len(inputs.skies.truth)
+    inputs = evaluated.load(config.files)
+    n = len(inputs.skies)
     if config.row >= n:
         parser.error(f"--row {config.row}: there are {n} rows")
     with locks.hold(config.output("report.json")):
@@ -315,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> None:
     """Measure, draw, and put all in place of what an earlier run left; then print the table."""
-    skies, with_r = inputs.skies, [run for run in inputs.runs if run.r is not None]
+    with_r = any(run.r is not None for run in inputs.runs)
     names = ["report.json", "report.md", "report.html", *FIGURES, *(R_FIGURES if with_r else ())]
     outdated = run_folder.outdated("evaluate.py", config.out_dir, names)
     atomic.claim_outputs(map(config.output, names), outdated=outdated)
@@ -323,15 +298,12 @@ def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> N
     from checks.page import report_page
     from checks.report import markdown
 
-    posteriors = PosteriorCache(skies.observed)
+    posteriors = PosteriorCache(inputs.skies.observed)
     report, curves = measure(inputs, posteriors)
-    made_by = {"run": provenance.run_id(config.identity(inputs)), **provenance.collect(argv)}
+    run = provenance.run_id(inputs.identity() | {"--row": config.row})
+    made_by = {"run": run, **provenance.collect(argv)}
     text = markdown(report)
-    figures = draw_runs(skies.observed.ell, report, curves)
-    for run in with_r[-1:]:
-        exact = posteriors.under(run.prior)
-        figures |= draw_r(run, report.runs[run.name], skies, exact, config.row)
-    drawn = drawing.render_all(figures)
+    drawn = draw_all(report, curves, inputs, posteriors, config.row)
     contents = {"report.json": atomic.json_bytes(report.to_json() | made_by)}
     contents |= {"report.md": text.encode(), **drawn}
     contents["report.html"] = report_page(report, drawn, made_by).encode()

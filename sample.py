@@ -176,6 +176,7 @@ def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | N
         sky=trained.known_sky,
         observation_file=None if observed is None else observed.path,
         observation_sha256=None if observed is None else observed.sha256,
+        observation_columns=None if observed is None else observed.values.shape[1],
     )
 
 
@@ -192,7 +193,7 @@ def write_log_likelihood(
     args: argparse.Namespace, trained: Trained, argv: list[str] | None
 ) -> None:
     """What --log-likelihood asks for: log_likelihood.npy and log_likelihood_metrics.json."""
-    from checks.likelihood import exact_law, likelihood_report
+    from checks.likelihood import exact_law, likelihood_report, lines
     from diffusion import likelihood_job
 
     if args.data_file_noisy and not trained.conditional:
@@ -214,8 +215,8 @@ def write_log_likelihood(
     run_folder.remove(paths[1:], paths)
     likelihood_job.write(paths[0], result.model, record)
     atomic.write_json(paths[1], {"num_samples": len(rows), "run": run, **report})
-    for name, number in report.items():
-        console.print_result(f"{name} {number['value']:.4f} +- {number['error']:.4f} nats")
+    for line in lines(report, len(rows)):
+        console.print_result(line)
     console.print_result(f"wrote {resources.format_files(paths)}")
 
 

@@ -268,7 +268,7 @@ def write_report(outputs: list[str], history: History, levels: LossLevels) -> No
     _, loss_file, figure_file = outputs
     atomic.write_npy(loss_file, history.table())
     drawing.write_figure(figure_file, lambda: training_loss(history.to_json(), levels.to_json()))
-    console.print_result(baseline.gaussian_verdict(levels)[0])
+    console.print_result(baseline.gaussian_verdict(levels))
     written = resources.format_files(filter(os.path.exists, outputs))
     console.print_result(f"wrote {written}")
 
@@ -308,6 +308,7 @@ def train(options: Options, argv: list[str] | None) -> None:
     """Train what the options ask for, and write it."""
     from diffusion import baseline, dataset, trainer
     from diffusion.held_out import HeldOutLoss
+    from diffusion.shrinkage import best_linear
 
     devices.set_threads(options.threads)
     device, settings = devices.get_device(options.device), options.training
@@ -332,8 +333,8 @@ def train(options: Options, argv: list[str] | None) -> None:
     prepared = dataset.prepare(
         tables, settings.val_fraction, settings.seed, device, os.path.abspath(options.folder)
     )
-    rows, moments = prepared.train, baseline.second_moments(prepared.train.blocks())
-    linear = baseline.LinearDenoiser(configuration.sde, moments, rows.n_dim, device)
+    rows = prepared.train
+    linear = best_linear(configuration.sde, rows, prepared.held_out)
     with processes.process_group(device):
         held_out = HeldOutLoss(linear, prepared.held_out, settings.seed)
         training = trainer.Trainer(network, rows, held_out, settings)

@@ -77,8 +77,9 @@ def score_posterior(task: Task, sampled: "Sampled", exact: ExactPosteriors) -> J
     over the exact one, median over observations (and ell).
     """
     sampled_from = records.Sampled(None, None, task.prior, Sky())
-    run = Run("", sampled.dl.mean(1), sampled.dl, sampled.r, sampled_from)
-    skies = Skies.of(task.observed, task.truth, task.r_true)
+    draws_of_r, true_r = ({} if r is None else {"r": r} for r in (sampled.r, task.r_true))
+    run = Run("", sampled.dl.mean(1), sampled.dl, draws_of_r, sampled_from)
+    skies = Skies.of(task.observed, task.truth, true_r)
     report = evaluation.compare(run, skies, exact)[0].measurements
     excess, pit = report.sharpness.excess_percent.value, report.calibration.pit_ks.value
     scores = {"excess_percent": excess, "ks": pit}

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from checks import statistics
-from checks.estimates import Reported
+from checks.estimates import Reported, known
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
 from checks.skies import Skies
@@ -103,8 +103,12 @@ class Curves:
 
 
 def coverages(ranks: statistics.IntArray, m: int) -> dict[float, Coverage]:
-    """Coverage at each of `LEVELS`, of ranks on 0 ... m, over all columns."""
-    return {level: statistics.coverage(ranks, m, level).mean() for level in LEVELS}
+    """Coverage at each of `LEVELS`, of ranks on 0 ... m, over all columns.
+
+    A level whose interval would hold all draws is left out: m is too small for it.
+    """
+    found = {level: statistics.coverage(ranks, m, level) for level in LEVELS}
+    return {level: each.mean() for level, each in found.items() if each.expected < 1}
 
 
 def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibration, Curves]:
@@ -112,7 +116,7 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
 
     Ranks are left out where the observations follow another prior than the run's.
     """
-    draws = run.mean[:, None] if run.draws is None else run.draws
+    draws = known(run.mean)[:, None] if run.draws is None else run.draws
     pit = None
     if exact.x is not None:
         pit = exact.x.cdf(np.asarray(draws[:, :PIT_DRAWS]))
@@ -121,7 +125,7 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
     if run.draws is None or not skies.follow_prior_of(run):
         return Calibration(distance), Curves(curve)
     m = draws.shape[1]
-    ranks = statistics.sbc_ranks(skies.truth, draws)
+    ranks = statistics.sbc_ranks(known(skies.truth), draws)
     p = statistics.rank_uniformity(ranks, m)
     tarp = _tarp_ranks(draws, skies)
     report = Calibration(
@@ -138,8 +142,9 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
 
 def _tarp_ranks(draws: FloatArray, skies: Skies) -> statistics.IntArray:
     """Ranks by the distance of log spectra to a point that depends on the data: the observation."""
-    log_truth, log_y = np.log(skies.truth), np.log(skies.observed.values)
+    values = known(skies.truth)
+    log_truth, log_y = np.log(values), np.log(skies.observed.values)
     centre, width = log_truth.mean(0), log_truth.std(0)
     reference = (log_y - log_y.mean(0)) / log_y.std(0)
-    truth, draws = ((np.log(values) - centre) / width for values in (skies.truth, draws))
+    truth, draws = ((np.log(dl) - centre) / width for dl in (values, draws))
     return statistics.tarp(truth, draws, reference)

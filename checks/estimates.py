@@ -64,12 +64,13 @@ class Estimate(Reported):
 
     @classmethod
     def mean(cls, values: npt.ArrayLike) -> Self:
-        """Mean of independent values, shape (n,), n > 1."""
+        """Mean of independent values, shape (n,), n >= minimums.ROWS["a standard error"]."""
         values = np.asarray(values, float)
         return cls(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
     @classmethod
     def root_mean(cls, squares: FloatArray) -> Self:
-        """Root of the mean of independent squares, shape (n,)."""
-        root = np.sqrt(squares.mean())
-        return cls(float(root), float(squares.std() / np.sqrt(len(squares)) / (2 * root)))
+        """Root of the mean of independent squares, shape (n,), n as for `mean`."""
+        mean = cls.mean(squares)
+        root = float(np.sqrt(mean.value))
+        return cls(root, mean.error / (2 * root))

@@ -5,6 +5,7 @@ import dataclasses
 from checks import verdicts
 from checks.calibration import Curves, calibrate
 from checks.estimates import Estimate, Reported
+from checks.parameters import PriorReport, parameter_report, prior_report, tarp_report
 from checks.posteriors import ExactPosteriors
 from checks.r import r_report
 from checks.run import Run
@@ -79,12 +80,14 @@ class RunReport(Reported):
         measurements: Of sharpness, calibration and r.
         checks: What these come to.
         sky: That the model was trained on.
+        priors: {parameter: where its prior makes the answer}; None where none does.
     """
 
     method: str | None
     measurements: Measurements
     checks: list[Check]
     sky: SkyOfTraining
+    priors: dict[str, PriorReport] | None = None
 
     NULLABLE = ("method",)
     FLAT = ("measurements", "sky")
@@ -112,21 +115,28 @@ def compare(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[RunReport, 
 
     Args:
         run: The run.
-        skies: Its observations, their truth, and the true r where the run has draws of r.
+        skies: Its observations, their truth, and the true values of the parameters that the run
+            has draws of.
         exact: Exact posteriors of these observations under the run's prior.
 
     Returns:
-        Its report and calibration curves. Without a scale of the skies (r = 0) sharpness and
-        calibration of the spectrum have no meaning.
+        Its report and calibration curves. Without a spectrum, or a scale of the skies (r = 0),
+        sharpness and calibration of the spectrum have no meaning.
     """
     sharp = calibration = r = None
     curves = Curves()
-    if skies.scale is not None:
+    if skies.scale is not None and run.mean is not None:
         sharp = sharpness(run, skies, exact)
         calibration, curves = calibrate(run, skies, exact)
     if run.r is not None:
         r = r_report(run, skies, exact)
-    measurements = Measurements(sharp, calibration, r)
+    others = {each.name for each in run.columns} - {"r"}
+    parameters = {name: parameter_report(name, run, skies) for name in sorted(others)}
+    # draws of r alone are held against its exact posterior, which sees more
+    together = tarp_report(run, skies) if others or exact.r is None else None
+    measurements = Measurements(sharp, calibration, r, parameters or None, together)
+    found = {each.name: prior_report(each, run, skies) for each in run.columns}
+    priors = {name: report for name, report in found.items() if report is not None}
     sky = SkyOfTraining.of(run.sampled.sky, skies.observed.record.sky)
     checks = verdicts.judge(measurements)
-    return RunReport(run.sampled.method, measurements, checks, sky), curves
+    return RunReport(run.sampled.method, measurements, checks, sky, priors or None), curves

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from checks import minimums
 from checks.estimates import Reported
 from runtime.priors import FloatArray
 from runtime.records import Record
@@ -14,7 +15,7 @@ LOW_ELL = slice(0, 5)  # ell = 2-6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LawDistance(Reported):
-    """Distance of generated spectra from the exact law.
+    """Distance of generated spectra from the exact law; None of too few.
 
     Attributes:
         ks_mean: Kolmogorov-Smirnov distance, mean over ell.
@@ -24,11 +25,13 @@ class LawDistance(Reported):
         ks_rows: Number of spectra that were used.
     """
 
-    ks_mean: float
-    ks_low: float
-    skewness_error: float
-    ks: FloatArray
+    ks_mean: float | None
+    ks_low: float | None
+    skewness_error: float | None
+    ks: FloatArray | None
     ks_rows: int
+
+    NULLABLE = ("ks_mean", "ks_low", "skewness_error", "ks")
 
 
 def sample_rows(values: np.ndarray) -> np.ndarray:
@@ -51,6 +54,8 @@ def compare_with_law(generated: np.ndarray, trained_on: Record) -> LawDistance |
     from checks.noncentral import degrees
 
     generated = sample_rows(generated)
+    if len(generated) < minimums.ROWS["a distance from the law"]:
+        return LawDistance(None, None, None, None, len(generated))
     nu = degrees(len(signal))
     ks, skewness = [], []
     for column, s, k in zip(generated.T, signal, nu, strict=True):

@@ -1,11 +1,12 @@
 """Log-likelihoods against the exact law: how many nats a model lacks."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 from scipy import stats
 
+from checks import minimums
+from checks.estimates import Estimate, Reported
 from checks.exact import GaussianPosterior, degrees
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
@@ -16,22 +17,26 @@ ExactLaw = Callable[[FloatArray, slice], FloatArray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(Reported):
     """A mean over rows, nat.
 
     Attributes:
         value: The mean.
-        error: Its standard error.
+        error: Its standard error; None of too few rows.
     """
 
     value: float
-    error: float
+    error: float | None
+
+    NULLABLE = ("error",)
 
     @classmethod
     def of(cls, values: FloatArray) -> "Mean":
         """The mean of values, shape (n,)."""
-        error = float(values.std() / math.sqrt(max(1, len(values) - 1)))
-        return cls(float(values.mean()), error)
+        if len(values) < minimums.ROWS["a standard error"]:
+            return cls(float(values.mean()), None)
+        mean = Estimate.mean(values)
+        return cls(mean.value, mean.error)
 
 
 def exact_law(observed: Table | None, data: Record) -> ExactLaw | None:
@@ -64,14 +69,29 @@ def likelihood_report(log_p: FloatArray, log_exact: FloatArray | None) -> Json:
     """Mean log-likelihood in nats, and what it lacks to the exact one, ready for JSON.
 
     The mean difference is the Kullback-Leibler divergence of the model from the exact law, of
-    which the rows are draws.
+    which the rows are draws; None of too few.
 
     Args:
         log_p: Of a model, shape (n,).
         log_exact: Of the exact law, likewise; None where it is unknown.
     """
-    means = {"log_likelihood": Mean.of(log_p)}
+    report: Json = {"log_likelihood": Mean.of(log_p).to_json()}
     if log_exact is not None:
-        means["exact_log_likelihood"] = Mean.of(log_exact)
-        means["kullback_leibler"] = Mean.of(log_exact - log_p)
-    return {name: dataclasses.asdict(mean) for name, mean in means.items()}
+        report["exact_log_likelihood"] = Mean.of(log_exact).to_json()
+        enough = len(log_p) >= minimums.ROWS["a standard error"]
+        lacking = Mean.of(log_exact - log_p).to_json()
+        report["kullback_leibler"] = lacking if enough else None
+    return report
+
+
+def lines(report: Json, n: int) -> list[str]:
+    """A report of `likelihood_report` on n rows as short lines."""
+    found = [
+        f"{name} {mean['value']:.4f}"
+        + ("" if mean["error"] is None else f" +- {mean['error']:.4f}")
+        + " nats"
+        for name, mean in report.items()
+        if mean is not None
+    ]
+    needed, what = minimums.ROWS["a standard error"], "standard errors and a divergence"
+    return found + ([minimums.too_few(n, needed, what)] if n < needed else [])

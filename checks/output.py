@@ -6,20 +6,25 @@ from typing import Self
 
 import numpy as np
 
+from checks import minimums
+from checks.edges import Edges
 from checks.estimates import Reported
 from checks.law import LawDistance, compare_with_law
 from checks.truth import Normalize, TruthReport, compare_with_truth
-from runtime.priors import FloatArray
+from runtime.priors import FloatArray, Prior
 from runtime.records import Record
 from runtime.tables import Table
+
+LAW = ("ks_mean", "ks_low", "skewness_error")  # what is printed of a distance from the law
 
 
 @dataclasses.dataclass(frozen=True)
 class RSummary(Reported):
-    """Draws of r of one observation.
+    """Draws of r of one observation; None where they are too few.
 
     Attributes:
         row: The observation.
+        num_draws: How many there are.
         median: Of the draws.
         upper: Distance to the 84 % quantile.
         lower: Distance to the 16 % quantile.
@@ -27,16 +32,46 @@ class RSummary(Reported):
     """
 
     row: int
-    median: float
-    upper: float
-    lower: float
-    upper_limit_95: float
+    num_draws: int
+    median: float | None
+    upper: float | None
+    lower: float | None
+    upper_limit_95: float | None
+
+    NULLABLE = ("median", "upper", "lower", "upper_limit_95")
 
     @classmethod
     def of(cls, draws: FloatArray, row: int) -> Self:
         """Summary of draws of shape (m,)."""
-        low, median, high, limit = map(float, np.quantile(draws, [0.16, 0.5, 0.84, 0.95]))
-        return cls(row, median, high - median, median - low, limit)
+        m, levels = len(draws), (0.5, 0.84, 0.16, 0.95)
+        median, high, low, limit = (
+            float(np.quantile(draws, level)) if m >= minimums.quantile_draws(level) else None
+            for level in levels
+        )
+        upper = None if median is None or high is None else high - median
+        lower = None if median is None or low is None else median - low
+        return cls(row, m, median, upper, lower, limit)
+
+    def lines(self) -> list[str]:
+        """In words, and what takes more draws."""
+        words = []
+        if self.median is not None:
+            words.append(f"r = {self.median:.3g}")
+        if self.upper is not None and self.lower is not None:
+            words[0] += f" (+{self.upper:.2g} -{self.lower:.2g})"
+        if self.upper_limit_95 is not None:
+            words.append(f"95 % upper limit {self.upper_limit_95:.3g}")
+        found = [f"row {self.row}: {', '.join(words)}"] if words else []
+        missing = {"a median": 0.5, "a 68 % interval": 0.84, "a 95 % limit": 0.95}
+        needs = [
+            f"{what} ({needed})"
+            for what, level in missing.items()
+            if self.num_draws < (needed := minimums.quantile_draws(level))
+        ]
+        if needs:
+            few = f"row {self.row}: n = {self.num_draws} draws of r: too few for"
+            found.append(f"{few} {', '.join(needs)}; see --num-draws")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +82,13 @@ class OutputReport(Reported):
         r: Draws of r of one row, where there are some.
         truth: Against the truth, where that is known.
         law: Of generated spectra, where their exact law is known.
+        warnings: Where an edge of a prior cuts the posterior of that row; None where none does.
     """
 
     r: RSummary | None = None
     truth: TruthReport | None = None
     law: LawDistance | None = None
+    warnings: list[str] | None = None
 
     FLAT = ("truth", "law")
 
@@ -81,14 +118,27 @@ def measure(arrays: Mapping[str, np.ndarray], row: int, inputs: Inputs) -> Outpu
         row: Observation whose r is summarised.
         inputs: What they were made from.
     """
-    r = RSummary.of(arrays["r_draws.npy"][row], row) if "r_draws.npy" in arrays else None
     if inputs.observed is None:
-        return OutputReport(r, law=compare_with_law(arrays["generated.npy"], inputs.trained_on))
-    if inputs.truth is None:
-        return OutputReport(r)
+        return OutputReport(law=compare_with_law(arrays["generated.npy"], inputs.trained_on))
+    r = RSummary.of(arrays["r_draws.npy"][row], row) if "r_draws.npy" in arrays else None
+    report = OutputReport(r, warnings=_warnings(arrays, row, inputs.trained_on.prior) or None)
+    if inputs.truth is None or "denoised.npy" not in arrays:
+        return report
     pair, denoised = (inputs.observed, inputs.truth), arrays["denoised.npy"]
-    report = compare_with_truth(*pair, denoised, inputs.trained_on, inputs.normalize)
-    return OutputReport(r, truth=report)
+    truth = compare_with_truth(*pair, denoised, inputs.trained_on, inputs.normalize)
+    return dataclasses.replace(report, truth=truth)
+
+
+def _warnings(arrays: Mapping[str, np.ndarray], row: int, prior: Prior) -> list[str]:
+    """A sentence for each parameter whose posterior an edge of its prior cuts."""
+    found = []
+    for parameter in prior.parameters:
+        draws = arrays.get(f"{parameter.name}_draws.npy")
+        edges = None if draws is None else Edges.of(draws[[row]], parameter)
+        warning = None if edges is None else edges.describe(parameter)
+        if warning is not None:
+            found.append(f"row {row}: {warning}")
+    return found
 
 
 def lines(report: OutputReport) -> list[str]:
@@ -103,14 +153,14 @@ def lines(report: OutputReport) -> list[str]:
                 shown = " ".join(f"{v:+.3f}" for v in values[:5])
                 found.append(f"correlation with the truth, ell = 2-6, {name}: {shown}")
     if report.r is not None:
-        r = report.r
-        found.append(
-            f"row {r.row}: r = {r.median:.3g} (+{r.upper:.2g} -{r.lower:.2g}), "
-            f"95 % upper limit {r.upper_limit_95:.3g}"
-        )
+        found += report.r.lines()
+    found += report.warnings or []
     if report.law is not None:
-        for name in ("ks_mean", "ks_low", "skewness_error"):
-            found.append(f"{name} {getattr(report.law, name):.4f}")
+        numbers = {name: getattr(report.law, name) for name in LAW}
+        found += [f"{name} {value:.4f}" for name, value in numbers.items() if value is not None]
+        what = "a distance from the law"
+        if report.law.ks is None:
+            found.append(minimums.too_few(report.law.ks_rows, minimums.ROWS[what], what))
     if report.truth is not None:
         found.append(report.truth.verdict)
     return found

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from checks import statistics
+from checks import minimums, statistics
 from checks.calibration import PitDistance, coverages
 from checks.estimates import SIGMAS, Estimate, Reported, known
 from checks.exact_r import ObservationModel, RPosterior, fisher_sigma
@@ -90,7 +90,7 @@ class RReport(Reported):
         mean_sigma: Mean of the posterior's sigma.
         upper_limit_68: Of skies with r = 0 it is what LiteBIRD calls sigma(r = 0) (PTEP 2023,
             arXiv:2202.02773).
-        upper_limit_95: Likewise.
+        upper_limit_95: Likewise; None of too few draws.
         against_exact: Where the exact posterior is known.
         sbc_p: p-value of the ranks of the truth, where it follows the run's prior.
         coverage: {level: of central credible intervals}, likewise.
@@ -100,14 +100,15 @@ class RReport(Reported):
     bias_truth: Estimate
     mean_r: Estimate
     mean_sigma: Estimate
-    upper_limit_68: UpperLimit
-    upper_limit_95: UpperLimit
+    upper_limit_68: UpperLimit | None
+    upper_limit_95: UpperLimit | None
     against_exact: AgainstExact | None
     sbc_p: float | None
     coverage: dict[float, Coverage] | None
     sigma: list[SigmaRow]
 
     FLAT = ("against_exact",)
+    NULLABLE = ("upper_limit_68", "upper_limit_95")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,8 +147,10 @@ def r_report(run: Run, skies: Skies, exact: ExactPosteriors) -> RReport:
     )
 
 
-def upper_limit(draws: FloatArray, level: float, exact: RPosterior | None) -> UpperLimit:
-    """Upper limits on r over the skies, of draws of shape (n, m)."""
+def upper_limit(draws: FloatArray, level: float, exact: RPosterior | None) -> UpperLimit | None:
+    """Upper limits on r over the skies, of draws of shape (n, m); None of too few draws."""
+    if draws.shape[1] < minimums.quantile_draws(level):
+        return None
     # Weibull: another draw is below it with this probability, however few they are
     limits = np.quantile(draws, level, axis=1, method="weibull")
     quantiles = np.quantile(limits, [0.16, 0.84]).tolist()
@@ -200,10 +203,13 @@ def _sigma_table(moments: _Moments, exact: ExactPosteriors) -> list[SigmaRow]:
         reference = exact.r.std()
     elif exact.model is not None:
         reference = simulated_std(truth, exact.model)
+    smallest = minimums.ROWS["a bin of r"]
     edges = np.linspace(truth.min(), truth.max(), R_BINS + 1)
     index = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, R_BINS - 1)
     bins = (index == k for k in np.unique(index))
-    return [_sigma_row(moments, inside, exact, reference) for inside in bins if inside.sum() >= 2]
+    return [
+        _sigma_row(moments, inside, exact, reference) for inside in bins if inside.sum() >= smallest
+    ]
 
 
 def _sigma_row(

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from checks import minimums
 from checks.estimates import Estimate, known
 from checks.evaluation import Report, RunReport
-from checks.r import RReport
+from checks.parameters import ParameterReport
+from checks.r import RReport, UpperLimit
 from checks.statistics import Coverage
 
 
@@ -30,17 +32,21 @@ def number(entry: Estimate | Coverage | None, scale: float = 1) -> str:
 
 def markdown(report: Report) -> str:
     """The report of evaluate.py as a Markdown document."""
-    ratio = "MSE is in units of S², averaged over ell"
-    lines = [f"{report.num_observations} observations, {report.prior}. {ratio}.", ""]
-    lines += _methods(report)
+    lines = [f"{report.num_observations} observations{report.prior and ', '}{report.prior}.", ""]
+    if any(run.measurements.sharpness is not None for run in report.runs.values()):
+        lines[0] += " MSE is in units of S², averaged over ell."
+        lines += _methods(report)
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
-        lines += ["", f"**{name}**. {'' if sharp is None else sharp.verdict}", ""]
+        lines += ["", f"**{name}**." + ("" if sharp is None else f" {sharp.verdict}"), ""]
         lines += _checks(run)
         if run.sky.mismatch is not None:
             lines += ["", _mismatch(report, run)]
+        lines += [f"\n{note}" for note in _priors(run)]
         if run.measurements.r is not None:
             lines += ["", *_r(run.measurements.r)]
+        if run.measurements.parameters is not None:
+            lines += ["", *_parameters(run.measurements.parameters)]
     if any(run.sky.mismatch is not None for run in report.runs.values()):
         lines += ["", *_mismatches(report)]
     return "\n".join(lines) + "\n"
@@ -95,15 +101,13 @@ def _checks(run: RunReport) -> list[str]:
 
 def _r(report: RReport) -> list[str]:
     """Bias, upper limits, and sigma(r) in bins."""
-    limits = (report.upper_limit_68, report.upper_limit_95)
-    words = [f"{number(report.bias_truth)} sigma", *(f"{limit.median:.3g}" for limit in limits)]
+    bias = f"{number(report.bias_truth)} sigma"
     if report.against_exact is not None:
-        bias = report.against_exact.exact_bias_truth.value
-        exact = [bias, *(known(limit.exact_median) for limit in limits)]
-        pairs = zip(words, exact, strict=True)
-        words = [f"{word} (exact posterior: {value:.3g})" for word, value in pairs]
+        bias += f" (exact posterior: {report.against_exact.exact_bias_truth.value:.3g})"
     elif report.sbc_p is None:
-        words[0] += " (an exact posterior has some, too, near an edge of its prior)"
+        bias += " (an exact posterior has some, too, near an edge of its prior)"
+    limits = {0.68: report.upper_limit_68, 0.95: report.upper_limit_95}
+    words = [_limit(level, limit) for level, limit in limits.items()]
     rows = [
         [
             f"{row.r:.3g}",
@@ -116,11 +120,54 @@ def _r(report: RReport) -> list[str]:
     ]
     header = ["true r", "sigma(r)", "exact", "Fisher limit", "rms error", "bias, sigma"]
     return [
-        f"Mean of r̂: {number(report.mean_r)}, bias against the truth {words[0]}. Medians over "
-        f"skies: 68 % upper limit {words[1]}, 95 % upper limit {words[2]}.",
+        f"Mean of r̂: {number(report.mean_r)}, bias against the truth {bias}. Medians over "
+        f"skies: {', '.join(words)}.",
         "",
         *table(header, rows),
     ]
+
+
+def _parameters(reports: dict[str, ParameterReport]) -> list[str]:
+    """A row for each parameter."""
+    header = ["parameter", "bias, sigma", "mean sigma", "SBC p", "68 % coverage", "95 % coverage"]
+    rows = [
+        [
+            name,
+            number(report.bias_truth),
+            number(report.mean_sigma),
+            "–" if report.sbc_p is None else f"{report.sbc_p:.2g}",
+            *(number((report.coverage or {}).get(level)) for level in (0.68, 0.95)),
+        ]
+        for name, report in reports.items()
+    ]
+    return table(header, rows)
+
+
+def _priors(run: RunReport) -> list[str]:
+    """A sentence for each parameter whose prior makes some of the answers."""
+    found = []
+    for name, report in (run.priors or {}).items():
+        if report.outside:
+            found.append(
+                f"**{name}**: the true value of {report.outside} observations lies outside of the "
+                "prior that the model was trained on; no draw of theirs can reach it."
+            )
+        if report.edges is not None:
+            shares = {"lower": report.edges.lower, "upper": report.edges.upper}
+            words = " and ".join(f"{100 * v:.2g} % at the {k}" for k, v in shares.items() if v)
+            found.append(f"**{name}**: posteriors cut by an edge of the prior: {words} edge.")
+    return found
+
+
+def _limit(level: float, limit: UpperLimit | None) -> str:
+    """The median upper limit of a level, or how many draws it takes."""
+    words = f"{100 * level:.0f} % upper limit"
+    if limit is None:
+        return f"no {words} (it takes {minimums.quantile_draws(level)} draws)"
+    words += f" {limit.median:.3g}"
+    if limit.exact_median is not None:
+        words += f" (exact posterior: {limit.exact_median:.3g})"
+    return words
 
 
 def _mismatch(report: Report, run: RunReport) -> str:

@@ -2,17 +2,18 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Self
 
-import numpy as np
-
-from runtime import run_folder, tables
+from checks import minimums
+from runtime import jsonfiles, run_folder, tables
 from runtime.errors import InputError
-from runtime.priors import FloatArray, Prior
+from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Sampled
 from runtime.tables import Table
 
-MIN_DRAWS = 16  # below, a standard error means nothing
+SPECTRUM, DRAWS = "denoised.npy", "posterior_draws.npy"
+SUFFIX = "_draws.npy"  # of the draws of a parameter
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,24 +22,35 @@ class Run:
 
     Attributes:
         name: The folder.
-        mean: D_ell, shape (n, n_ell), uK^2: posterior mean, or whatever the recipe gave.
+        mean: D_ell, shape (n, n_ell), uK^2: posterior mean, or whatever the recipe gave; None of a
+            model without a spectrum.
         draws: Posterior draws, shape (n, m, n_ell), uK^2, or None.
-        r: Posterior draws of r, shape (n, m), or None.
+        parameters: {name: posterior draws, shape (n, m)}; empty without any.
         sampled: Method, and the prior and sky that the model was trained on.
         run: Id of the run that wrote all of them; None of older versions.
     """
 
     name: str
-    mean: FloatArray
+    mean: FloatArray | None
     draws: FloatArray | None
-    r: FloatArray | None
+    parameters: Mapping[str, FloatArray]
     sampled: Sampled
     run: str | None = None
+
+    @property
+    def r(self) -> FloatArray | None:
+        """Posterior draws of r, shape (n, m), or None."""
+        return self.parameters.get("r")
 
     @property
     def prior(self) -> Prior:
         """The prior that the model was trained on."""
         return self.sampled.prior
+
+    @property
+    def columns(self) -> tuple[Parameter, ...]:
+        """The parameters that it has draws of."""
+        return tuple(each for each in self.prior.parameters if each.name in self.parameters)
 
     @classmethod
     def load(cls, folder: str, observed: Table) -> Self:
@@ -46,51 +58,77 @@ class Run:
 
         Raises:
             InputError: If a file is missing or damaged; if it was not made from these
-                observations; if there are fewer than `MIN_DRAWS` draws.
+                observations; if there are fewer than `minimums.DRAWS` draws.
         """
         run_folder.check_one_run(folder)
-        mean, sampled = _load(folder, "denoised.npy", observed)
-        has_draws, has_r = (
-            os.path.exists(os.path.join(folder, name))
-            for name in ("posterior_draws.npy", "r_draws.npy")
+        loaded = {name: _load(folder, name, observed) for name in _names(folder)}
+        values = {name: table.values for name, (table, _) in loaded.items()}
+        first, sampled = next(iter(loaded.values()))
+        draws = {name: table for name, (table, _) in loaded.items() if name != SPECTRUM}
+        for table in draws.values():
+            if table.values.shape[1] < minimums.DRAWS:
+                raise InputError(
+                    f"{folder}: has {table.values.shape[1]} draws per observation; statistics need "
+                    f"{minimums.DRAWS}: sample.py --num-draws"
+                )
+        ranges = {each.name: each for each in sampled.prior.parameters}
+        parameters = {n.removesuffix(SUFFIX): t for n, t in draws.items() if n != DRAWS}
+        for name, table in parameters.items():
+            _check_parameter(table, ranges.get(name))
+        return cls(
+            name=os.path.normpath(folder),
+            mean=values.get(SPECTRUM),
+            draws=values.get(DRAWS),
+            parameters={name: parameters[name].values for name in ranges if name in parameters},
+            sampled=sampled,
+            run=first.record.run,
         )
-        draws = _load(folder, "posterior_draws.npy", observed)[0] if has_draws else None
-        r = None
-        if draws is not None and has_r:
-            r = _load(folder, "r_draws.npy", observed)[0].values
-            _check_r(os.path.join(folder, "r_draws.npy"), r, sampled.prior)
-        shape = observed.values.shape
-        for table in (mean, draws):
-            if table is not None and (len(table.values), table.values.shape[-1]) != shape:
-                raise InputError(f"{table.path}: has not the {shape[0]} rows of {observed.path}")
-        if draws is not None and draws.values.shape[1] < MIN_DRAWS:
-            raise InputError(
-                f"{folder}: has {draws.values.shape[1]} draws per observation; statistics need "
-                f"{MIN_DRAWS}: sample.py --num-draws"
-            )
-        values = None if draws is None else draws.values
-        run = mean.record.run
-        return cls(os.path.normpath(folder), mean.values, values, r, sampled, run)
+
+    @staticmethod
+    def observed_columns(folder: str) -> int | None:
+        """Columns of the observations of a folder; None where it does not say them."""
+        for name in _names(folder):
+            path = tables.sidecar_path(os.path.join(folder, name))
+            content = jsonfiles.read_json(path) if os.path.exists(path) else {}
+            sampled = Sampled.from_json(content)
+            if sampled is not None and sampled.observation_columns:
+                return sampled.observation_columns
+        return None
+
+
+def _names(folder: str) -> list[str]:
+    """Files of a folder that are evaluated, the spectrum first; InputError where there is none."""
+    try:
+        present = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    names = [name for name in (SPECTRUM, DRAWS) if name in present]
+    if names != [SPECTRUM]:  # beside a recipe's spectrum there are no draws of its own
+        names += [name for name in present if name.endswith(SUFFIX) and name != DRAWS]
+    if not names or names[0] == DRAWS:
+        raise InputError(f"{folder}: has neither {SPECTRUM} nor NAME{SUFFIX}; run sample.py again")
+    return names
 
 
 def _load(folder: str, name: str, observed: Table) -> tuple[Table, Sampled]:
     """An output and where it comes from; InputError unless that is these observations."""
     path = os.path.join(folder, name)
-    table = tables.load_table(path, 3 if name == "posterior_draws.npy" else 2)
+    table = tables.load_table(path, 3 if name == DRAWS else 2)
     sampled = table.record.sampled
     if sampled is None:
         raise InputError(f"{path}: its sidecar names no prior; run sample.py again")
     if sampled.observation_sha256 is None or sampled.observation_sha256 != observed.sha256:
         raise InputError(f"{path}: was not sampled from {observed.path}; run sample.py on it")
+    if len(table.values) != len(observed.values):
+        raise InputError(f"{path}: has not the {len(observed.values)} rows of {observed.path}")
     return table, sampled
 
 
-def _check_r(path: str, draws: np.ndarray, prior: Prior) -> None:
-    """InputError unless draws of r vary, and come with the prior and the signal of all r."""
-    if prior.signal_template is None:
+def _check_parameter(table: Table, parameter: Parameter | None) -> None:
+    """InputError unless draws of a parameter vary, and come with its range."""
+    if parameter is None:
         raise InputError(
-            f"{path}: the sidecar of denoised.npy lacks its r_range or signal_template; "
-            "run sample.py again"
+            f"{table.path}: the sidecars name no range of its prior; run sample.py again"
         )
-    if (draws.min(1) == draws.max(1)).any():
-        raise InputError(f"{path}: in some row all draws are the same; train again")
+    if (table.values.min(1) == table.values.max(1)).any():
+        raise InputError(f"{table.path}: in some row all draws are the same; train again")

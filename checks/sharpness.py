@@ -23,7 +23,7 @@ class Sharpness(Reported):
         shuffled_minus_mse: Their difference.
         correlation: With the truth, shape (n_ell,).
         attained_share: Of the attainable correlation.
-        echo: Whether that is too small to be told from a draw from the prior.
+        echo: Whether that is too small to be told from a draw from the prior; None of few skies.
         r2: 1 - MSE / variance of the truth, shape (n_ell,).
         r2_error: Its standard error.
         slope: Of the regression on the observation, shape (n_ell,).
@@ -44,7 +44,7 @@ class Sharpness(Reported):
     shuffled_minus_mse: Estimate
     correlation: FloatArray
     attained_share: Estimate
-    echo: bool
+    echo: bool | None
     r2: FloatArray
     r2_error: FloatArray
     slope: FloatArray
@@ -56,6 +56,8 @@ class Sharpness(Reported):
     r2_limit: FloatArray | None = None
     slope_limit: FloatArray | None = None
     crps_skill: Estimate | None = None
+
+    NULLABLE = ("echo",)
 
 
 def squared_error(estimates: FloatArray, truth: FloatArray, scale: FloatArray) -> FloatArray:
@@ -72,7 +74,7 @@ def response(estimates: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArr
 
 def baselines(skies: Skies, exact: ExactPosteriors) -> dict[str, Estimate]:
     """Mean squared errors of estimates that need no network; the skies must have a scale."""
-    y, truth, scale = skies.observed.values, skies.truth, known(skies.scale)
+    y, truth, scale = skies.observed.values, known(skies.truth), known(skies.scale)
     others = np.roll(truth, 1, 0)  # the truth of another sky is a draw from the prior
     estimates = {"raw observation": y, "prior mean": truth.mean(0), "fresh prior draw": others}
     if exact.N is not None:
@@ -86,17 +88,18 @@ def baselines(skies: Skies, exact: ExactPosteriors) -> dict[str, Estimate]:
 
 def sharpness(run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
     """Errors of a run; the skies must have a scale."""
-    truth, scale, n = skies.truth, known(skies.scale), len(skies.truth)
-    corr = correlation(run.mean, truth)
+    truth, scale, n = known(skies.truth), known(skies.scale), len(skies)
+    mean = known(run.mean)
+    corr = correlation(mean, truth)
     limit = None if exact.mean is None else correlation(exact.mean, truth)
-    errors = squared_error(run.mean, truth, scale)
-    shuffled = squared_error(np.roll(run.mean, 1, 0), truth, scale)
+    errors = squared_error(mean, truth, scale)
+    shuffled = squared_error(np.roll(mean, 1, 0), truth, scale)
     # of the prior that the run was trained on, as in sample.py
     mean_dl = truth.mean(0) if run.prior.mean_dl is None else run.prior.mean_dl
     prior_mean = squared_error(mean_dl, truth, scale)
     share = attained_share(corr, limit, n)
     variance = truth.var(0)
-    slope, slope_error = response(run.mean, skies.observed.values)
+    slope, slope_error = response(mean, skies.observed.values)
     report = Sharpness(
         mse=Estimate.mean(errors),
         shuffled_mse=Estimate.mean(shuffled),
@@ -104,8 +107,8 @@ def sharpness(run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
         correlation=corr,
         attained_share=share,
         echo=is_echo(share),
-        r2=1 - np.square(run.mean - truth).mean(0) / variance,
-        r2_error=np.square(run.mean - truth).std(0) / variance / n**0.5,
+        r2=1 - np.square(mean - truth).mean(0) / variance,
+        r2_error=np.square(mean - truth).std(0) / variance / n**0.5,
         slope=slope,
         slope_error=slope_error,
         verdict=verdict(corr, limit, n, 1 - errors.mean() / prior_mean.mean()),
@@ -120,10 +123,11 @@ def sharpness(run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
 
 def _beside_exact(report: Sharpness, run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
     """The report with what takes the exact posterior mean."""
-    variance, n, scale = skies.truth.var(0), len(skies.truth), known(skies.scale)
+    truth, n, scale = known(skies.truth), len(skies), known(skies.scale)
+    variance = truth.var(0)
     exact_mean, exact_std = known(exact.mean), known(exact.std)
     noise = 0 if run.draws is None else run.draws.var(1, ddof=1) / run.draws.shape[1]
-    distance = np.square(run.mean - exact_mean) - noise
+    distance = np.square(known(run.mean) - exact_mean) - noise
     if skies.follow_prior_of(run):
         report = dataclasses.replace(
             report,
@@ -134,7 +138,7 @@ def _beside_exact(report: Sharpness, run: Run, skies: Skies, exact: ExactPosteri
     return dataclasses.replace(
         report,
         excess_percent=Estimate.mean(100 * excess / np.square(exact_std / scale).mean()),
-        r2_limit=1 - np.square(exact_mean - skies.truth).mean(0) / variance,
+        r2_limit=1 - np.square(exact_mean - truth).mean(0) / variance,
         slope_limit=response(exact_mean, skies.observed.values)[0],
     )
 

@@ -1,11 +1,13 @@
 """Observations with their truth: what all runs of an evaluation share."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
 
 from checks.run import Run
+from runtime import tables
 from runtime.priors import FloatArray
 from runtime.tables import Table
 
@@ -16,29 +18,55 @@ class Skies:
 
     Attributes:
         observed: The observations, n rows.
-        truth: True D_ell, shape (n, n_ell), uK^2.
-        r: True r, shape (n,), or None.
+        truth: True D_ell, shape (n, n_ell), uK^2; None where no spectrum is asked for.
+        parameters: {name: true values, shape (n,)}, of those that are known.
         scale: Unit of errors, shape (n_ell,), uK^2: the expected signal, or where that is unknown
-            the mean of the truth; None where the truth holds zeros (r = 0).
+            the mean of the truth; None where the truth holds zeros (r = 0), and where the
+            observations are no spectra beside it.
     """
 
     observed: Table
-    truth: FloatArray
-    r: FloatArray | None
+    truth: FloatArray | None
+    parameters: Mapping[str, FloatArray]
     scale: FloatArray | None
 
     @classmethod
-    def of(cls, observed: Table, truth: Table, r: FloatArray | None) -> Self:
-        """Skies of two tables, row for row."""
-        x, scale = np.asarray(truth.values), None
-        if (x > 0).all():
-            expected = observed.record.prior.dl_signal
-            scale = x.mean(0) if expected is None else expected
-        return cls(observed, x, r, scale)
+    def of(cls, observed: Table, truth: Table | None, parameters: Mapping[str, FloatArray]) -> Self:
+        """Skies of tables, row for row."""
+        if truth is None:
+            return cls(observed, None, parameters, None)
+        skies = cls(observed, np.asarray(truth.values), parameters, None)
+        if not (skies.aligned and (truth.values > 0).all()):
+            return skies
+        expected = observed.record.prior.dl_signal
+        scale = truth.values.mean(0) if expected is None else expected
+        return dataclasses.replace(skies, scale=scale)
+
+    def __len__(self) -> int:
+        return len(self.observed.values)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether observations are spectra, above 0, at the multipoles of true ones."""
+        if self.truth is None or self.truth.shape != self.observed.values.shape:
+            return False
+        return tables.minimum(self.observed.values) > 0
+
+    @property
+    def r(self) -> FloatArray | None:
+        """True r, shape (n,), or None."""
+        return self.parameters.get("r")
 
     def follow_prior_of(self, run: Run) -> bool:
-        """Whether a run was trained on the prior of r that these skies follow, if that is known.
+        """Whether a run was trained on the prior that these skies follow, as far as that is known.
 
         Ranks of the truth are uniform under no other.
         """
-        return self.observed.record.prior.r_or_range in (None, run.prior.r_or_range)
+        own = self.observed.record.prior
+        if own.parameters or own.r is not None:
+            return (own.r, own.parameters) == (run.prior.r, run.prior.parameters)
+        return all(
+            ((truth >= each.low) & (truth <= each.high)).all()
+            for each in run.prior.parameters
+            if (truth := self.parameters.get(each.name)) is not None
+        )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from checks import minimums
 from checks.estimates import Estimate, Reported, known
 from runtime import tables
 from runtime.priors import FloatArray
@@ -43,8 +44,13 @@ def attained_share(corr: FloatArray, limit: FloatArray | None, n: int) -> Estima
     return Estimate(float(corr @ weights / norm), 1 / math.sqrt(n * norm))
 
 
-def is_echo(share: Estimate) -> bool:
-    """Whether a share of the attainable correlation is too small to be told from a prior draw's."""
+def is_echo(share: Estimate) -> bool | None:
+    """Whether a share of the attainable correlation is too small to be told from a prior draw's.
+
+    None where the rows are so few that all of it could not be told from that either.
+    """
+    if share.error > minimums.SHARE_ERROR:
+        return None
     return share.value < ECHO_SHARE + 3 * share.error
 
 
@@ -60,17 +66,20 @@ def verdict(corr: FloatArray, limit: FloatArray | None, n: int, skill: float) ->
     Returns:
         One or two sentences.
     """
-    if not np.isfinite(corr).all():
-        return "The truth does not vary (r = 0), so that no output can be told from the prior."
     echo = (
         "the output carries (nearly) no more information than the prior; it is a new draw, "
         "not the denoised sky."
     )
+    if n >= minimums.ROWS["correlations"] and not np.isfinite(corr).all():
+        return "Truth or output does not vary (as at r = 0): it cannot be told from the prior."
     if limit is not None and limit.max() < NO_INFORMATION:
         return (
             f"The observation holds no information: no method can reach a correlation above "
             f"{limit.max():.1e} with the truth; {echo}"
         )
+    needed = minimums.rows_for_share(len(corr) if limit is None else float(limit @ limit))
+    if n < needed:
+        return minimums.too_few(n, needed, "correlations and a verdict") + ", with their truth."
     share = attained_share(corr, limit, n)
     unit = "correlation with the truth" if limit is None else "correlation that is attainable"
     numbers = f"{100 * share.value:.1f} +- {100 * share.error:.1f} % of the {unit}"
@@ -134,7 +143,8 @@ class TruthReport(Reported):
     """Outputs against the truth.
 
     Attributes:
-        mse: Of the output ("denoised"), the observation, the prior mean and a draw from the prior.
+        mse: Of the output ("denoised"), the observation, the prior mean and, of more than one row,
+            a draw from the prior.
         correlation: With the truth.
         verdict: One or two sentences.
     """
@@ -186,10 +196,11 @@ class _Outputs:
             for values in (self.denoised, self.observed, self.truth):
                 tables.release(values)  # of the rows before
             rows = slice(first, min(first + num_rows, n))
-            # the truth of another sky is a draw from the prior that never saw the observation
-            other = self.truth[np.arange(rows.start, rows.stop) - 1]
             chunk = {"denoised": self.denoised[rows], "observation": self.observed[rows]}
-            chunk |= {"prior_mean": self.mean_dl[None], "prior_draw": other}
+            chunk |= {"prior_mean": self.mean_dl[None]}
+            if n >= minimums.ROWS["another sky"]:
+                # its truth is a draw from the prior that never saw the observation
+                chunk["prior_draw"] = self.truth[np.arange(rows.start, rows.stop) - 1]
             chunk |= {"truth": self.truth[rows]}
             yield {name: np.array(values, float) for name, values in chunk.items()}
 
@@ -277,8 +288,10 @@ def compare_with_truth(
     if signal is not None and contaminants.dl_contaminant is not None:
         # with a fixed foreground on top W stays an upper bound
         limit = signal / (signal + contaminants.dl_contaminant)
-    finite = np.isfinite(corr).all() and np.isfinite(corr_observed).all()
-    shown = Correlations(corr, corr_observed, limit) if finite else Correlations(None, None, limit)
+    shown = Correlations(None, None, limit)
+    enough = len(denoised) >= minimums.ROWS["correlations"]
+    if enough and np.isfinite(corr).all() and np.isfinite(corr_observed).all():
+        shown = Correlations(corr, corr_observed, limit)
     mse = error_table(moments.mse, moments.mse_normalised, signal)
     skill = 1 - mse["denoised"].relative / mse["prior_mean"].relative
     return TruthReport(mse, shown, verdict(corr, limit, len(denoised), skill))

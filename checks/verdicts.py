@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from checks.calibration import Calibration
+from checks.calibration import Calibration, TarpReport
 from checks.estimates import SIGMAS, Estimate, Reported
+from checks.parameters import ParameterReport
 from checks.r import AgainstExact, RReport
 from checks.sharpness import Sharpness
 from runtime.jsonfiles import Json
@@ -26,6 +27,8 @@ class Measurements(Reported):
     sharpness: Sharpness | None = None
     calibration: Calibration | None = None
     r: RReport | None = None
+    parameters: dict[str, ParameterReport] | None = None
+    tarp_parameters: TarpReport | None = None
 
     FLAT = ("sharpness", "calibration")
 
@@ -129,6 +132,10 @@ def _tarp(of: Measurements) -> float | None:
     return None if tarp is None else tarp.p_value
 
 
+def _tarp_of_parameters(of: Measurements) -> float | None:
+    return None if of.tarp_parameters is None else of.tarp_parameters.p_value
+
+
 def _sbc_of_r(of: Measurements) -> float | None:
     return None if of.r is None else of.r.sbc_p
 
@@ -160,13 +167,36 @@ def loss_by_shuffling(of: Measurements) -> Iterator[Check]:
 
 
 def bias_against_truth(of: Measurements) -> Iterator[Check]:
-    """Over its prior an exact posterior of r has no bias."""
+    """Over its prior an exact posterior of a parameter has no bias."""
     limit = 0.02
-    if of.r is not None and of.r.sbc_p is not None:
-        bias = of.r.bias_truth
-        passed = bool(abs(bias.value) <= limit + SIGMAS * bias.error)
-        words = f"<= {limit:g} + {SIGMAS} errors"
-        yield Check("bias of r against the truth, sigma", bias.value, bias.error, words, passed)
+    reports: dict[str, RReport | ParameterReport] = {} if of.r is None else {"r": of.r}
+    for name, report in {**reports, **(of.parameters or {})}.items():
+        if report.sbc_p is not None:
+            bias = report.bias_truth
+            passed = bool(abs(bias.value) <= limit + SIGMAS * bias.error)
+            words = f"<= {limit:g} + {SIGMAS} errors"
+            title = f"bias of {name} against the truth, sigma"
+            yield Check(title, bias.value, bias.error, words, passed)
+
+
+def ranks_of_parameters(of: Measurements) -> Iterator[Check]:
+    """Ranks of the truth of a parameter are uniform; r has a check of its own."""
+    limit = 0.01
+    for name, report in (of.parameters or {}).items():
+        if report.sbc_p is not None:
+            passed = bool(report.sbc_p > limit)
+            yield Check(f"SBC of {name}, p", report.sbc_p, None, f"> {limit:g}", passed)
+
+
+def coverage_of_parameters(of: Measurements) -> Iterator[Check]:
+    """A 68 % interval of a parameter holds the truth as often as it says."""
+    for name, report in (of.parameters or {}).items():
+        covered = (report.coverage or {}).get(0.68)
+        if covered is not None:
+            value = float(covered.value - covered.expected)
+            passed = bool(abs(value) <= SIGMAS * covered.error)
+            title = f"68 % coverage of {name} minus its level"
+            yield Check(title, value, covered.error, f"<= {SIGMAS} errors", passed)
 
 
 def sigma_not_below_limit(of: Measurements) -> Iterator[Check]:
@@ -192,6 +222,9 @@ CHECKS: tuple[CheckFunction, ...] = (
     at_most("PIT KS of r", 0.015, _of_r(lambda r: Estimate(r.pit_ks.value, r.pit_ks.error))),
     at_most("bias of r, sigma", 0.02, _of_r(lambda r: r.bias)),
     at_most("rms deviation of r, sigma", 0.15, _of_r(lambda r: r.rms_deviation)),
+    ranks_of_parameters,
+    coverage_of_parameters,
+    above("TARP of the parameters, p", 0.01, _tarp_of_parameters),
     bias_against_truth,
     sigma_not_below_limit,
 )

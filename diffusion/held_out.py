@@ -18,7 +18,7 @@ class HeldOutLoss:
     on the same noise, which has less Monte-Carlo error.
 
     Args:
-        linear: The linear denoiser of the training rows.
+        linear: The best linear denoiser of the training rows.
         rows: `dataset.Rows` that are held out.
         seed: Of the noise, which is always the same.
     """

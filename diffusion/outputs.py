@@ -49,6 +49,7 @@ class Output:
         axes: Of a row: "draw", "quantile", "ell".
         rows: Callable draws -> rows of it.
         unit: For its sidecar.
+        min_draws: Of each observation; with fewer it means nothing and is not written.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Output:
     axes: tuple[str, ...]
     rows: Callable[[PosteriorDraws], FloatArray]
     unit: str = "uK^2"
+    min_draws: int = 1
 
     def shape(self, blocks: Blocks, n_ell: int) -> tuple[int, ...]:
         """Of the whole array."""
@@ -75,12 +77,14 @@ POSTERIOR = (
         "posterior standard deviation of BB",
         ("ell",),
         lambda draws: known_dl(draws).std(1),
+        min_draws=2,
     ),
     Output(
         "posterior_quantiles.npy",
         "posterior quantiles of BB",
         ("quantile", "ell"),
         lambda draws: np.quantile(known_dl(draws), QUANTILES, axis=1).swapaxes(0, 1),
+        min_draws=7,  # one beyond the 84 % quantile
     ),
 )
 RECIPE = (Output("denoised.npy", "denoised BB", ("ell",), _first_draw),)

@@ -332,7 +332,8 @@ class Sampler:
         """The arrays that its draws become."""
         if not self.process.architecture.conditional:
             return GENERATED if self.observed is None else RECIPE
-        spectra = POSTERIOR if self.process.architecture.n_ell else ()
+        has_spectra, num_draws = self.process.architecture.n_ell > 0, self.blocks.num_draws
+        spectra = [each for each in POSTERIOR if has_spectra and num_draws >= each.min_draws]
         return (*spectra, *(of_parameter(each.name) for each in self.normalizer.parameters))
 
     def block(self, number: int, on_step: Callable[[], object] | None = None) -> DrawnBlock:

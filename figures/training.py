@@ -19,7 +19,8 @@ def training_loss(
 
     Args:
         history: {"train", "validation", "linear"}: lists with one value per epoch.
-        levels: {"noise_to_signal", "network", "network_error", "linear"}: equally long lists.
+        levels: {"noise_to_signal", "network", "network_error", "linear"}: equally long lists;
+            the error None where it is unknown.
     """
     figure, (left, right) = style.make_axes()
     epochs = np.arange(1, 1 + len(history["train"]))
@@ -38,12 +39,12 @@ def training_loss(
     left.set_ylim(linear - margin, linear + margin)
     left.set(xlabel="epoch", ylabel="mean squared error of the noise")
     left.legend(fontsize=style.LEGEND)
-    by_level = np.array(levels["linear"])
+    by_level, errors = np.array(levels["linear"]), levels["network_error"]
     right.axhline(0, **style.LIMIT, label="best linear denoiser")
     right.errorbar(
         levels["noise_to_signal"],
         100 * (np.array(levels["network"]) / by_level - 1),
-        100 * np.array(levels["network_error"]) / by_level,
+        None if errors is None else 100 * np.array(errors) / by_level,
         color=style.BLUE,
         marker="s",
         ms=4,

@@ -183,6 +183,7 @@ class Sampled:
         sky: That a conditional model was trained on; unknown for any other.
         observation_file: File of the observations; None where spectra were generated.
         observation_sha256: SHA-256 of their values.
+        observation_columns: Numbers of each.
     """
 
     method: str | None
@@ -191,6 +192,7 @@ class Sampled:
     sky: Sky
     observation_file: str | None = None
     observation_sha256: str | None = None
+    observation_columns: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self | None:
@@ -210,6 +212,7 @@ class Sampled:
             sky=Sky.from_json(prior.get("sky", {})),
             observation_file=observation.get("file"),
             observation_sha256=observation.get("sha256"),
+            observation_columns=observation.get("columns"),
         )
 
     def to_json(self) -> Json:
@@ -219,6 +222,8 @@ class Sampled:
         if self.observation_file is not None:
             file, sha256 = self.observation_file, self.observation_sha256
             content["observation"] = {"file": file, "sha256": sha256}
+            if self.observation_columns is not None:
+                content["observation"]["columns"] = self.observation_columns
         return content
 
 

@@ -30,7 +30,7 @@ OUTPUTS = {
     "evaluate.py": (
         *("report.json", "report.md", "report.html"),
         *("sharpness.png", "calibration.png", "controls.png"),
-        *("r.png", "posterior.png", "getdist.png"),
+        *("r.png", "posterior.png", "getdist.png", "parameters.png"),
     ),
 }
 IDENTITY = "belongs_to"  # key of metrics.json: all that the draws follow from, {flag: value}

@@ -240,7 +240,13 @@ def _read_run(folder: str, r: str) -> Json:
     report = jsonfiles.read_json(path)
     try:
         (run,) = report["runs"].values()
+        if run["r"].get("upper_limit_95", {}) is None:
+            raise InputError(
+                f"{path}: has no 95 % limits, for want of draws: sample.py --num-draws"
+            )
         return {"r": run["r"], "checks": run["checks"]}
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: holds not one run with draws of r; run evaluate.py again"

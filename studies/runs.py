@@ -117,7 +117,7 @@ class Sizes:
 
     def draws(self, num_draws: int) -> Flags:
         """Flags of sample.py; at least what statistics need."""
-        return ("--num-draws", self._shrunk(num_draws, 16))
+        return ("--num-draws", self._shrunk(num_draws, 20))
 
     def if_shrunk(self, *flags: str) -> Flags:
         """Flags that take the place of a script's defaults in a try-out alone."""

@@ -244,8 +244,8 @@ def test_the_limit_knows_of_a_fixed_foreground():
         metadata = {**PRIOR, **PARTS, "dl_fixed_foreground": F.tolist()}
         observed = tables.Table("y.npy", y, Record.from_json(metadata))
         draws = np.random.default_rng(0).random((20, 30))
-        run = Run("run", y, None, draws, Sampled(None, None, prior, Sky()))
-        skies = Skies(observed, x, np.full(20, 0.005), None)
+        run = Run("run", y, None, {"r": draws}, Sampled(None, None, prior, Sky()))
+        skies = Skies(observed, x, {"r": np.full(20, 0.005)}, None)
         report = r_checks.r_report(run, skies, ExactPosteriors.of(observed, prior))
         sigma.append(report.sigma[0].fisher)
         assert sigma[-1] == pytest.approx(fisher_sigma(TEMPLATE, NOISE, 0.005, F))
@@ -375,7 +375,7 @@ def test_bad_usage(capsys):
         "gone": ["--runs", "gone", *words],
         "--row": ["--runs", "good", *words, "--row", "600"],
         "nothing to evaluate": ["--runs", "good", *words, *clean],
-        "lacks its r_range": ["--runs", "blind", *words],
+        "name no range": ["--runs", "blind", *words],
         "all draws are the same": ["--runs", "stuck", *words],
         "has 2 draws": ["--runs", "few", *words],
         "holds observed BB": ["--runs", "good", *words, "--data-file-gt", "y.npy"],

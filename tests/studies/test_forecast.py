@@ -31,7 +31,7 @@ def case(tmp_path_factory):
     for name in ("r0", "r0.001", "r0-0.01"):
         noisy, truth = f"{folder}/dl_noisy_{name}.npy", f"{folder}/dl_gt_{name}.npy"
         words = f"--data-file-noisy {noisy} --model-checkpoint {folder}/model.pth --method ode"
-        words += f" --num-steps 3 --num-draws 16 --device cpu --out-dir {folder}/run_{name}"
+        words += f" --num-steps 3 --num-draws 20 --device cpu --out-dir {folder}/run_{name}"
         sample.main(words.split())
         words = f"--data-file-noisy {noisy} --data-file-gt {truth} --runs {folder}/run_{name}"
         words += f" --out-dir {folder}/evaluation_{name}"
