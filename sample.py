@@ -43,7 +43,6 @@ import sde_utils
 from checks import output
 from checks.law import sample_rows
 from checks.output import Inputs, OutputReport
-from checks.paper import paper_line
 from diffusion import observations, sample_flags
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.jobs import Job, is_finished
@@ -126,10 +125,11 @@ class Configuration:
     ) -> Self:
         """The one reading of the flags, after they were checked."""
         device = devices.get_device(args.device)
-        num_samples = args.num_samples or sample_flags.NUM_SAMPLES
+        num_rows = args.num_samples or sample_flags.NUM_SAMPLES
+        num_rows = num_rows if observed is None else len(observed.values)
         blocks = Blocks(
-            num_samples if observed is None else len(observed.values),
-            (args.num_draws or sample_flags.NUM_DRAWS) if trained.conditional else 1,
+            num_rows,
+            (args.num_draws or sample_flags.default_draws(num_rows)) if trained.conditional else 1,
             args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
         names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains")
@@ -293,23 +293,20 @@ def write_report(
         values = states[:, 1 : 1 + config.n_ell]
         figure = functools.partial(spectra.trajectory, states[:, 0], values, ell)
         drawing.write_figure(paths["trajectory.png"], figure)
-    return output.lines(measured) + write_parameters(arrays, config, inputs.trained_on.prior)
+    write_chains(arrays, config, inputs.trained_on.prior)
+    return output.lines(measured)
 
 
-def write_parameters(
-    arrays: Mapping[str, np.ndarray], config: Configuration, prior: Prior
-) -> list[str]:
-    """Write the chains of the row that is shown; what a paper says of its parameters, in lines."""
+def write_chains(arrays: Mapping[str, np.ndarray], config: Configuration, prior: Prior) -> None:
+    """Write the chains of the row that is shown, where they are asked for."""
+    if config.chains is None:
+        return
     row, num_rows = config.shown, config.blocks.num_samples
     drawn = [each for each in prior.parameters if draws_file(each.name) in arrays]
     draws = {each.name: arrays[draws_file(each.name)][row] for each in drawn}
-    where = f"row {row}: " if num_rows > 1 else ""
-    lines = [where + paper_line(each, draws[each.name]) for each in drawn]
-    if config.chains is not None:
-        chains.write(config.chains, draws, drawn)
-        if num_rows > 1:
-            console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
-    return lines
+    chains.write(config.chains, draws, drawn)
+    if num_rows > 1:
+        console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
 
 
 @cli.script
@@ -344,8 +341,7 @@ def main(argv: list[str] | None = None) -> None:
         console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
         if config.chains is not None and processes.rank() == 0:
             atomic.claim_outputs(chains.files(config.chains).values())
-            lines = write_parameters(load_arrays(paths), config, trained.data.prior)
-            console.print_result("\n".join(lines))
+            write_chains(load_arrays(paths), config, trained.data.prior)
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared

@@ -10,8 +10,9 @@ from checks import minimums
 from checks.edges import Edges
 from checks.estimates import Reported
 from checks.law import LawDistance, compare_with_law
+from checks.paper import MIN_DRAWS, paper_line
 from checks.truth import Normalize, TruthReport, compare_with_truth
-from runtime.priors import FloatArray, Prior
+from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Record
 from runtime.tables import Table
 
@@ -19,8 +20,8 @@ LAW = ("ks_mean", "ks_low", "skewness_error")  # what is printed of a distance f
 
 
 @dataclasses.dataclass(frozen=True)
-class RSummary(Reported):
-    """Draws of r of one observation; None where they are too few.
+class Summary(Reported):
+    """Draws of a parameter of one observation; None where they are too few.
 
     Attributes:
         row: The observation.
@@ -29,6 +30,7 @@ class RSummary(Reported):
         upper: Distance to the 84 % quantile.
         lower: Distance to the 16 % quantile.
         upper_limit_95: 95 % quantile.
+        line: What a paper says of it.
     """
 
     row: int
@@ -37,11 +39,12 @@ class RSummary(Reported):
     upper: float | None
     lower: float | None
     upper_limit_95: float | None
+    line: str | None
 
-    NULLABLE = ("median", "upper", "lower", "upper_limit_95")
+    NULLABLE = ("median", "upper", "lower", "upper_limit_95", "line")
 
     @classmethod
-    def of(cls, draws: FloatArray, row: int) -> Self:
+    def of(cls, draws: FloatArray, row: int, parameter: Parameter) -> Self:
         """Summary of draws of shape (m,)."""
         m, levels = len(draws), (0.5, 0.84, 0.16, 0.95)
         median, high, low, limit = (
@@ -50,13 +53,16 @@ class RSummary(Reported):
         )
         upper = None if median is None or high is None else high - median
         lower = None if median is None or low is None else median - low
-        return cls(row, m, median, upper, lower, limit)
+        line = paper_line(parameter, draws) if m >= MIN_DRAWS else None
+        return cls(row, m, median, upper, lower, limit, line)
 
-    def lines(self) -> list[str]:
+    def lines(self, name: str) -> list[str]:
         """In words, and what takes more draws."""
+        if self.line is not None:
+            return [f"row {self.row}: {self.line}"]
         words = []
         if self.median is not None:
-            words.append(f"r = {self.median:.3g}")
+            words.append(f"{name} = {self.median:.3g}")
         if self.upper is not None and self.lower is not None:
             words[0] += f" (+{self.upper:.2g} -{self.lower:.2g})"
         if self.upper_limit_95 is not None:
@@ -69,7 +75,7 @@ class RSummary(Reported):
             if self.num_draws < (needed := minimums.quantile_draws(level))
         ]
         if needs:
-            few = f"row {self.row}: n = {self.num_draws} draws of r: too few for"
+            few = f"row {self.row}: n = {self.num_draws} draws of {name}: too few for"
             found.append(f"{few} {', '.join(needs)}; see --num-draws")
         return found
 
@@ -80,12 +86,14 @@ class OutputReport(Reported):
 
     Attributes:
         r: Draws of r of one row, where there are some.
+        parameters: {name: draws of it of that row}, of any others.
         truth: Against the truth, where that is known.
         law: Of generated spectra, where their exact law is known.
         warnings: Where an edge of a prior cuts the posterior of that row; None where none does.
     """
 
-    r: RSummary | None = None
+    r: Summary | None = None
+    parameters: Mapping[str, Summary] | None = None
     truth: TruthReport | None = None
     law: LawDistance | None = None
     warnings: list[str] | None = None
@@ -115,13 +123,19 @@ def measure(arrays: Mapping[str, np.ndarray], row: int, inputs: Inputs) -> Outpu
 
     Args:
         arrays: {file name: array, perhaps on disk}, as sample.py writes them.
-        row: Observation whose r is summarised.
+        row: Observation whose parameters are summarised.
         inputs: What they were made from.
     """
     if inputs.observed is None:
         return OutputReport(law=compare_with_law(arrays["generated.npy"], inputs.trained_on))
-    r = RSummary.of(arrays["r_draws.npy"][row], row) if "r_draws.npy" in arrays else None
-    report = OutputReport(r, warnings=_warnings(arrays, row, inputs.trained_on.prior) or None)
+    prior = inputs.trained_on.prior
+    found = {
+        each.name: Summary.of(arrays[f"{each.name}_draws.npy"][row], row, each)
+        for each in prior.parameters
+        if f"{each.name}_draws.npy" in arrays
+    }
+    warnings = _warnings(arrays, row, prior)
+    report = OutputReport(found.pop("r", None), found or None, warnings=warnings or None)
     if inputs.truth is None or "denoised.npy" not in arrays:
         return report
     pair, denoised = (inputs.observed, inputs.truth), arrays["denoised.npy"]
@@ -152,8 +166,9 @@ def lines(report: OutputReport) -> list[str]:
             if values is not None:
                 shown = " ".join(f"{v:+.3f}" for v in values[:5])
                 found.append(f"correlation with the truth, ell = 2-6, {name}: {shown}")
-    if report.r is not None:
-        found += report.r.lines()
+    summaries = {} if report.r is None else {"r": report.r}
+    for name, summary in (summaries | dict(report.parameters or {})).items():
+        found += summary.lines(name)
     found += report.warnings or []
     if report.law is not None:
         numbers = {name: getattr(report.law, name) for name in LAW}

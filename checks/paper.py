@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from checks.edges import edge_densities
+from checks.estimates import known
 from runtime.priors import FloatArray, Parameter
 
 # with these the ends of an interval are known to 8 % of sigma, a 95 % limit to 11 %
@@ -20,18 +22,14 @@ def paper_line(parameter: Parameter, draws: FloatArray) -> str:
 
     Args:
         parameter: Name and range of the prior.
-        draws: Of the posterior of one observation, shape (m,).
+        draws: Of the posterior of one observation, shape (m,), MIN_DRAWS or more.
     """
     name, low, high = parameter.name, parameter.low, parameter.high
-    if len(draws) < MIN_DRAWS:
-        more = f"draw at least {MIN_DRAWS} (--num-draws)"
-        return f"{len(draws)} draws of {name} are too few for an interval; {more}"
     if np.ptp(draws) == 0:
         return f"{name} = {draws[0]:.3g} in all draws"
     left, middle, right = map(float, np.quantile(draws, [0.16, 0.5, 0.84]))
     below, above = map(float, np.quantile(draws, [0.05, 0.95]))
-    width = (right - left) / 4
-    at_low, at_high = _at_edge(draws - low, width), _at_edge(high - draws, width)
+    at_low, at_high = known(edge_densities(draws[None], parameter))[0] > AT_EDGE
     if at_low and at_high:
         return f"{name} is not constrained: its draws fill the prior, {low:g} to {high:g}"
     if at_low:
@@ -43,12 +41,6 @@ def paper_line(parameter: Parameter, draws: FloatArray) -> str:
     if middle - low < NEAR_EDGE * (middle - left):
         line += f", {name} < {_limit(above)} (95 %)"
     return line
-
-
-def _at_edge(distances: FloatArray, width: float) -> bool:
-    """Whether the density at distance 0 is near its maximum; bins of half a sigma."""
-    counts = np.bincount((distances / width).clip(0).astype(int))
-    return bool(counts[0] > AT_EDGE * counts.max())
 
 
 def _limit(value: float) -> str:

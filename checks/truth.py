@@ -181,12 +181,20 @@ def error_table(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Outputs:
-    """What is held against the truth, shape (n, n_ell) each, uK^2, perhaps on disk."""
+    """What is held against the truth, shape (n, n_ell) each, uK^2, perhaps on disk.
+
+    Observations that are no spectra of the same multipoles are None.
+    """
 
     denoised: np.ndarray
-    observed: np.ndarray
+    observed: np.ndarray | None
     truth: np.ndarray
     mean_dl: FloatArray
+
+    @property
+    def varying(self) -> list[str]:
+        """Those whose correlations are asked for."""
+        return ["denoised", *(["observation"] if self.observed is not None else []), "truth"]
 
     def chunks(self) -> Iterator[PerOutput]:
         """Some rows at a time, the truth among them."""
@@ -194,18 +202,18 @@ class _Outputs:
         num_rows = max(1, CHUNK_VALUES // n_ell)
         for first in range(0, n, num_rows):
             for values in (self.denoised, self.observed, self.truth):
-                tables.release(values)  # of the rows before
+                if values is not None:
+                    tables.release(values)  # of the rows before
             rows = slice(first, min(first + num_rows, n))
-            chunk = {"denoised": self.denoised[rows], "observation": self.observed[rows]}
+            chunk = {"denoised": self.denoised[rows]}
+            if self.observed is not None:
+                chunk["observation"] = self.observed[rows]
             chunk |= {"prior_mean": self.mean_dl[None]}
             if n >= minimums.ROWS["another sky"]:
                 # its truth is a draw from the prior that never saw the observation
                 chunk["prior_draw"] = self.truth[np.arange(rows.start, rows.stop) - 1]
             chunk |= {"truth": self.truth[rows]}
             yield {name: np.array(values, float) for name, values in chunk.items()}
-
-
-VARYING = ("denoised", "observation", "truth")  # whose correlations are asked for
 
 
 def _add(total: PerOutput, rows: PerOutput) -> None:
@@ -217,7 +225,7 @@ def _add(total: PerOutput, rows: PerOutput) -> None:
 def _means(outputs: _Outputs) -> PerOutput:
     total: PerOutput = {}
     for chunk in outputs.chunks():
-        _add(total, {name: chunk[name] for name in VARYING})
+        _add(total, {name: chunk[name] for name in outputs.varying})
     return {name: value / len(outputs.denoised) for name, value in total.items()}
 
 
@@ -235,7 +243,7 @@ class _Moments:
         means, sums = _means(outputs), cls()
         for chunk in outputs.chunks():
             sums._add_errors(chunk, normalize)
-            centred = {name: chunk[name] - means[name] for name in VARYING}
+            centred = {name: chunk[name] - mean for name, mean in means.items()}
             _add(sums.variance, {name: values**2 for name, values in centred.items()})
             products = {name: values * centred["truth"] for name, values in centred.items()}
             _add(sums.covariance, products)
@@ -280,9 +288,11 @@ def compare_with_truth(
     if tables.minimum(truth.values) <= 0:
         normalize = None
     mean_dl = known(trained_on.prior.mean_dl)
-    outputs = _Outputs(denoised, observed.values, truth.values, mean_dl)
+    raw = observed.values if observed.values.shape == truth.values.shape else None
+    outputs = _Outputs(denoised, raw, truth.values, mean_dl)
     moments = _Moments.of(outputs, normalize)
-    corr, corr_observed = (moments.correlation(name) for name in ("denoised", "observation"))
+    corr = moments.correlation("denoised")
+    corr_observed = None if raw is None else moments.correlation("observation")
     signal, contaminants = observed.record.prior.dl_signal, observed.record.contaminants
     limit = None
     if signal is not None and contaminants.dl_contaminant is not None:
@@ -290,7 +300,7 @@ def compare_with_truth(
         limit = signal / (signal + contaminants.dl_contaminant)
     shown = Correlations(None, None, limit)
     enough = len(denoised) >= minimums.ROWS["correlations"]
-    if enough and np.isfinite(corr).all() and np.isfinite(corr_observed).all():
+    if enough and all(np.isfinite(c).all() for c in (corr, corr_observed) if c is not None):
         shown = Correlations(corr, corr_observed, limit)
     mse = error_table(moments.mse, moments.mse_normalised, signal)
     skill = 1 - mse["denoised"].relative / mse["prior_mean"].relative

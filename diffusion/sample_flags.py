@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Flags = tuple[tuple[str, dict[str, Any]], ...]
 
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
+NUM_DRAWS_OF_ONE = 1000  # of a single observation
 NOT_WITH_LOG_LIKELIHOOD = (
     *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
@@ -56,7 +57,7 @@ FILES: Flags = (
         {
             "type": cli.positive_int,
             "help": "conditional checkpoints: posterior draws per observation "
-            f"(default: {NUM_DRAWS})",
+            f"(default: {NUM_DRAWS}; {NUM_DRAWS_OF_ONE} of a single one)",
         },
     ),
     (
@@ -154,6 +155,11 @@ FIGURES: Flags = (
         {"type": cli.non_negative_int, "default": 0, "help": "row shown in figures"},
     ),
 )
+
+
+def default_draws(num_observations: int) -> int:
+    """Draws of each observation where no flag says otherwise."""
+    return NUM_DRAWS_OF_ONE if num_observations == 1 else NUM_DRAWS
 
 
 def _add(parser: argparse.ArgumentParser, title: str, flags: Flags) -> None:
