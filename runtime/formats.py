@@ -7,6 +7,7 @@ format, write a reader and add its line to `READERS`.
 
 import argparse
 import array
+import collections
 import dataclasses
 import gzip
 import io
@@ -16,7 +17,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from runtime.columns import Name, parse_unit, pick
 from runtime.errors import InputError
 
 MAX_BYTES = 2**26  # of a file that is no .npy, unpacked: a spectrum is far smaller
+MAX_TEXT_BYTES = 2**22  # of text, which takes a hundred times its size while it is parsed
+MAX_HEADER_LINES = 100  # above the numbers, of which the last ones may name the columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,28 +170,26 @@ def _damaged(path: str, kind: str) -> InputError:
     return InputError(f"{path}: is not {kind}, or is damaged")
 
 
-def _read_limited(path: str, file: IO[bytes] | gzip.GzipFile) -> bytes:
-    """All bytes of a file, which may unpack them; InputError above MAX_BYTES."""
-    data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise InputError(
-            f"{path}: holds more than {MAX_BYTES // 2**20} MiB; save its spectra as .npy"
-        )
+def _read_limited(path: str, file: IO[bytes] | gzip.GzipFile, limit: int = MAX_BYTES) -> bytes:
+    """All bytes of a file, which may unpack them; InputError above a limit."""
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"{path}: holds more than {limit // 2**20} MiB; save its spectra as .npy")
     return data
 
 
-def _read_bytes(path: str) -> bytes:
-    """Content of a file, unpacked where gzip packed it."""
+def _read_bytes(path: str, limit: int = MAX_BYTES) -> bytes:
+    """Content of a file, unpacked where gzip packed it; InputError above a limit."""
     try:
         with open(path, "rb") as file:
-            data = _read_limited(path, file)
+            data = _read_limited(path, file, limit)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if data[:2] != b"\x1f\x8b":
         return data
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            return _read_limited(path, packed)
+            return _read_limited(path, packed, limit)
     except (OSError, EOFError, zlib.error):
         raise _damaged(path, "a gzip file") from None
 
@@ -215,21 +216,31 @@ def _numbers(words: list[str]) -> list[float] | None:
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
-        yield from enumerate(io.StringIO(_read_bytes(path).decode("utf-8-sig")), 1)
+        yield from enumerate(io.StringIO(_read_bytes(path, MAX_TEXT_BYTES).decode("utf-8-sig")), 1)
     except UnicodeDecodeError:
         raise _damaged(path, "a text file") from None
 
 
+def _find_names(headers: Iterable[str], width: int) -> list[Name] | None:
+    """Names of the columns in the last header line that holds as many; None where none does."""
+    found = None
+    for header in headers:
+        names = [Name(word) for word in _split(re.sub(r"\s+(?=[\[(])", "", header))]
+        if len(names) == width and any(name.is_known for name in names):
+            found = names
+    return found
+
+
 def _read_text(path: str) -> Content:
     """Columns of text: the one named BB beside ell, two without names (ell, BB), or one."""
-    numbers, headers, width = array.array("d"), [], 0
+    numbers, width = array.array("d"), 0
+    headers: collections.deque[str] = collections.deque(maxlen=MAX_HEADER_LINES)
     for number, line in _lines(path):
         line, mark, comment = line.partition("#")
         words = _split(line.strip())
         found = _numbers(words)
         if not words or (found is None and not width):
-            header = re.sub(r"\s+(?=[\[(])", "", f"{line} {comment}".strip(" %!\r\n"))
-            headers.append([Name(word) for word in _split(header)])
+            headers.append(f"{line} {comment}".strip(" %!\r\n"))
         elif found is None or len(found) != (width or len(found)):
             needed = f"{width} numbers" if width else "numbers"
             raise InputError(f"{path}: line {number} does not hold {needed} as those before it")
@@ -239,8 +250,7 @@ def _read_text(path: str) -> Content:
     if not width:
         raise InputError(f"{path}: holds no numbers")
     table = np.frombuffer(numbers).reshape(-1, width)
-    named = (names for names in reversed(headers) if len(names) == width)
-    names = next((names for names in named if any(name.is_known for name in names)), None)
+    names = _find_names(headers, width)
     if names is not None:
         ell, spectrum = pick(path, names)
         which = f"its column {names[spectrum].text}"
