@@ -94,7 +94,18 @@ def test_sidecar_describes_the_rows(generate):
 
 
 SIDECAR = {
-    *("quantity", "unit", "split", "nside", "seed", "r", "dl_signal", "instrument", "a_lens"),
+    *(
+        "quantity",
+        "unit",
+        "split",
+        "nside",
+        "seed",
+        "run",
+        "r",
+        "dl_signal",
+        "instrument",
+        "a_lens",
+    ),
     *("foregrounds", "foreground_scale", "dl_lensing", "dl_noise", "dl_gaussian_foreground"),
     *("dl_fixed_foreground", "dl_contaminant", "cosmology", "gaussian_foregrounds", "command"),
     *("versions", "git_commit", "num_samples", "sha256", "ell", "sidecar_sha256"),
