@@ -46,12 +46,28 @@ def _acquire(path: str) -> int | None:
         os.close(descriptor)
 
 
+def _missing_folders(path: str) -> list[str]:
+    """Folders of an output that are not there yet, the innermost first."""
+    folder, found = os.path.dirname(os.path.realpath(path)), []
+    while not os.path.isdir(folder):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found
+
+
+def _remove_empty(folders: list[str]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it holds what was written
+            os.rmdir(folder)
+
+
 @contextlib.contextmanager
 def hold(*paths: str) -> Iterator[None]:
     """Hold some outputs for the block, in the first of several processes.
 
     The system lets go of a lock with its process, however that ends: a file that was left behind
-    blocks nobody, and the next one that holds it removes it.
+    blocks nobody, and the next one that holds it removes it. Folders that are made for the locks
+    go with them if they stay empty.
 
     Args:
         paths: Outputs, one of each set that is written together.
@@ -61,6 +77,7 @@ def hold(*paths: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for path in paths if processes.rank() == 0 else ():
+            stack.callback(_remove_empty, _missing_folders(path))
             try:
                 descriptor = _acquire(path)
             except BlockingIOError:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -65,6 +66,13 @@ def check_environment() -> None:
             )
         if not 0 < (port := _variable("MASTER_PORT", 0)) < 2**16:
             raise InputError(f"the variable MASTER_PORT is {port}; {MEND}")
+        address = os.environ["MASTER_ADDR"]
+        try:
+            socket.getaddrinfo(address, port)
+        except (OSError, UnicodeError):  # PyTorch would look for it for days
+            raise InputError(
+                f"the variable MASTER_ADDR is {address!r}, a machine that is not found; {MEND}"
+            ) from None
 
 
 @contextlib.contextmanager

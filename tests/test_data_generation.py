@@ -94,7 +94,18 @@ def test_sidecar_describes_the_rows(generate):
 
 
 SIDECAR = {
-    *("quantity", "unit", "split", "nside", "seed", "r", "dl_signal", "instrument", "a_lens"),
+    *(
+        "quantity",
+        "unit",
+        "split",
+        "nside",
+        "seed",
+        "run",
+        "r",
+        "dl_signal",
+        "instrument",
+        "a_lens",
+    ),
     *("foregrounds", "foreground_scale", "dl_lensing", "dl_noise", "dl_gaussian_foreground"),
     *("dl_fixed_foreground", "dl_contaminant", "cosmology", "gaussian_foregrounds", "command"),
     *("versions", "git_commit", "num_samples", "sha256", "ell", "sidecar_sha256"),
@@ -380,3 +391,41 @@ def test_an_ensemble_has_no_law_of_its_own(generate):
     mean = parts.dl_lensing + parts.dl_noise + parts.dl_gaussian_foreground
     np.testing.assert_allclose(data.values.mean(0), mean, rtol=0.2)
     assert (data.values.var(0) > 2 * mean**2 * 2 / (2 * data.ell + 1)).all()
+
+
+BANDS = ["--instrument", "litebird", "--freq-ghz", "140"]
+
+
+def test_files_of_one_r_are_one_run(generate, tmp_path, capsys):
+    """The figure of an instrument goes with it; files of another r stay."""
+    folder = tmp_path / "data"
+    generate("--r", 0.001, 0.01, *BANDS, rows=20)
+    ids = {path.name: json.loads(path.read_text())["run"] for path in folder.glob("*_r*.json")}
+    assert len(ids) == 8 and len(set(ids.values())) == 2  # of each r one
+    capsys.readouterr()
+    generate("--r", 0.001, rows=20)
+    assert f"earlier run left: {folder}/budget_r0.001.png" in capsys.readouterr().err
+    assert not (folder / "budget_r0.001.png").exists() and (folder / "budget_r0.01.png").exists()
+    again = {path.name: json.loads(path.read_text())["run"] for path in folder.glob("*_r*.json")}
+    changed = {name for name in ids if again[name] != ids[name]}
+    assert changed == {name for name in ids if name.endswith("_r0.001.json")}
+    generate("--r", 0.001, rows=20, out="elsewhere")  # where and when do not matter
+    other = json.loads((tmp_path / "elsewhere" / "dl_gt_r0.001.json").read_text())
+    assert other["run"] == again["dl_gt_r0.001.json"]
+
+
+def test_an_interrupted_run_takes_nothing_of_an_earlier_one(generate, tmp_path, monkeypatch):
+    """Stopped in the test rows, when the training rows are drawn."""
+    generate("--r", 0.001, *BANDS, rows=20)
+    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    draw = simulation.draw_chunks
+
+    def stopped(simulator, prior, n, *more):
+        if n == 7:
+            raise KeyboardInterrupt
+        return draw(simulator, prior, n, *more)
+
+    monkeypatch.setattr(simulation, "draw_chunks", stopped)
+    with pytest.raises(SystemExit):
+        generate("--r", 0.001, "--seed", 1, "--num-test", 7, rows=20)
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before

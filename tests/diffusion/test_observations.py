@@ -231,3 +231,30 @@ def test_the_cosmology_is_told(pairs, capsys):  # noqa: F811
         draws("--data-file-noisy", "y.npy")
         said = capsys.readouterr().err
         assert ("tau 0.0544, these observations have tau 0.0754; r may be biased" in said) == told
+
+
+def test_bands_of_both_signs_are_observed_in_any_form(capsys):
+    """Bare arrays of a simulator of the user's own: r alone, seen in twelve band powers."""
+    rng = np.random.default_rng(0)
+    r = rng.uniform(0, 0.01, 300)
+    bands = r[:, None] * np.linspace(1, 2, 12) + 0.002 * rng.normal(size=(300, 12))
+    bands[:, 0] = np.abs(bands[:, 0]) + 1e-5  # one that is an auto-spectrum
+    np.save("r.npy", r)
+    np.save("y.npy", bands)
+    own = ["--cond-file", "y.npy", "--param-file", "r.npy", "--r-range", "0", "0.01"]
+    train.main([*TINY, *own, "--epochs", "1", "--out", "bands.pth"])
+    observed = bands[3].copy()
+    observed[5] = -0.001
+    np.save("own.npy", observed)
+    np.savetxt("own.txt", np.stack([37.5 + 35 * np.arange(12), observed], 1))
+    model = ["--model-checkpoint", "bands.pth", "--data-file-noisy"]
+    expected = draws(*model, "own.npy")
+    np.testing.assert_array_equal(draws(*model, "own.txt"), expected)
+    assert "12 numbers as they stand" in capsys.readouterr().err
+    assert "not observe multipoles" in fails(
+        sample.main, [*QUICK, *model, "own.txt", "--ell-min", "2"], 2, capsys
+    )
+    observed[0] = -0.001
+    np.save("own.npy", observed)
+    message = fails(sample.main, [*QUICK, *model, "own.npy"], 2, capsys)
+    assert "holds -0.001 in row 0, column 0" in message and "1 of its 12 values is" in message

@@ -102,6 +102,7 @@ WRONG = {
     "negative": ({"WORLD_SIZE": "-1"}, "RANK is 0 of -1 processes"),
     "local": ({**WHOLE, "LOCAL_RANK": "7"}, "LOCAL_RANK is 7 of 2"),
     "port": ({**WHOLE, "MASTER_PORT": "99999"}, "MASTER_PORT is 99999"),
+    "no machine": ({**WHOLE, "MASTER_ADDR": "nowhere.invalid"}, "is 'nowhere.invalid', a machine"),
     "no port": ({**WHOLE, "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
     **{
         f"without {name}": ({k: v for k, v in WHOLE.items() if k != name}, "set")

@@ -72,6 +72,16 @@ def test_a_killed_process_blocks_nobody(place):
     assert os.listdir(place) == []
 
 
+def test_folders_that_stay_empty_go(place):
+    (place / "empty").mkdir()
+    with locks.hold(str(place / "a" / "b" / "c"), str(place / "empty" / "d")):
+        assert (place / "a" / "b").is_dir()
+    assert os.listdir(place) == ["empty"]
+    with locks.hold(str(place / "a" / "b" / "c")):
+        (place / "a" / "b" / "c").touch()
+    assert (place / "a" / "b" / "c").exists()
+
+
 def test_the_first_of_two_that_is_refused_lets_go_of_both(place):
     a, b = str(place / "a"), str(place / "b")
     with locks.hold(b):
