@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 DEMO = results
 
-.PHONY: demo posterior posterior-foreground forecast mismatch solvers test test-slow test-mutants \
+.PHONY: demo posterior posterior-foreground own-simulations forecast mismatch solvers test test-slow test-mutants \
     benchmarks compare clean
 
 # torch first and alone: its version decides which build pip takes
@@ -21,6 +21,9 @@ posterior: $(VENV)/.installed
 
 posterior-foreground: $(VENV)/.installed
 	$(PYTHON) -m studies.foreground --out-dir $(DEMO)/foreground
+
+own-simulations: $(VENV)/.installed
+	$(PYTHON) -m studies.own_simulations --out-dir $(DEMO)/own_simulations
 
 forecast: $(VENV)/.installed
 	$(PYTHON) -m studies.forecast --out-dir $(DEMO)/forecast

@@ -1,10 +1,11 @@
 """What combines several runs of the scripts; `python -m studies.NAME --help` says more of each.
 
-demo        in minutes: the published recipe and a posterior on the same observations
-posterior   the measured posteriors of the README, without foregrounds
-foreground  a posterior under a fixed d1 s1 foreground
-forecast    sigma(r) of two instruments, cleaned, with all lensing and with 84 % delensing
-mismatch    r on d1 s1 skies by models that were trained on other foregrounds
-solvers     quality against network evaluations for every solver
-runs        what they share: steps and how they are run, files of one r, settings of the network
+demo             in minutes: the published recipe and a posterior on the same observations
+posterior        the measured posteriors of the README, without foregrounds
+foreground       a posterior under a fixed d1 s1 foreground
+own_simulations  bare arrays of a toy simulator, held against its exact posterior
+forecast         sigma(r) of two instruments, cleaned, with all lensing and with 84 % delensing
+mismatch         r on d1 s1 skies by models that were trained on other foregrounds
+solvers          quality against network evaluations for every solver
+runs             what they share: steps and how they run, files of one r, settings of the network
 """

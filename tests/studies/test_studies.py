@@ -3,12 +3,23 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import quality
+from checks import statistics
 from runtime import drawing
 from sky import cosmology
-from studies import demo, forecast, foreground, mismatch, posterior, runs, solvers
+from studies import (
+    demo,
+    forecast,
+    foreground,
+    mismatch,
+    own_simulations,
+    posterior,
+    runs,
+    solvers,
+)
 
 SHRINK = ["--shrink", "100000"]
 
@@ -78,6 +89,26 @@ def test_posterior_and_then_solvers(tmp_path, monkeypatch):
 def test_foreground(tmp_path):
     foreground.main(["--out-dir", str(tmp_path), *SHRINK])
     assert methods(tmp_path / "evaluation") == {"posterior"}
+
+
+def test_own_simulations(tmp_path):
+    own_simulations.main(["--out-dir", str(tmp_path), *SHRINK])
+    assert methods(tmp_path / "evaluation") == {"posterior"}
+    found = json.loads((tmp_path / "exact.json").read_text())
+    assert found.keys() >= {"r", "A_d"} and found["r"]["pit_ks"]["value"] < 1
+
+
+def test_the_toy_posterior_is_exact():
+    """The truth is uniform under its own posterior, and nobody else's."""
+    theta, y = own_simulations.simulate(2000, np.random.default_rng(5))
+    for k, (name, exact) in enumerate(own_simulations.exact_marginals(y).items()):
+        low, high = own_simulations.PARAMETERS[k].low, own_simulations.PARAMETERS[k].high
+        assert ((exact.mean() > low) & (exact.mean() < high)).all(), name
+        for shift, follows in ((0, True), (1, False)):
+            truth = np.roll(theta[:, [k]], shift, 0)
+            distance = statistics.ks_uniform(exact.cdf(truth)[:, 0])
+            # five spreads above the mean: once in 10^5 or so
+            assert (distance.value < distance.expected + 5 * distance.spread) == follows
 
 
 @pytest.mark.slow
