@@ -8,7 +8,7 @@ import numpy as np
 import data_generation
 import model
 from diffusion import dataset
-from runtime import tables
+from runtime import atomic, tables
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,12 @@ class Task:
         self.r_true = np.full(problem.num_test, problem.r[0])
         data, cond = self.files["x"], self.files["y"]
         if not self.conditional:
-            # what is to be generated: primordial or, where multipoles correlate, observed spectra
-            data, cond = (cond if "--foregrounds" in problem.flags else data), None
+            if "--foregrounds" in problem.flags:
+                # observed spectra are to be generated, whose multipoles correlate: a bare array,
+                # for train.py takes none that a record calls an observation
+                data = f"{folder}/correlated.npy"
+                atomic.write_npy(data, tables.load_spectra(cond).values)
+            cond = None
             self.files = {"x": data}
         if "r" in self.files:
             self.r_true = tables.load_r(paths["test"]["r"]).values

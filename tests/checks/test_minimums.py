@@ -25,7 +25,7 @@ from checks import truth as truth_checks
 from checks.estimates import Estimate
 from checks.r import upper_limit
 from runtime import jsonfiles, tables
-from runtime.priors import Prior
+from runtime.priors import Parameter, Prior
 from runtime.records import Contaminants, Record
 
 NUMBER = re.compile(r"nan|inf\b|[+]-0[.]0*\b| \+- 0[.]0+ |±")
@@ -82,8 +82,8 @@ def test_a_truth_that_does_not_vary_is_no_matter_of_rows():
 
 @pytest.mark.parametrize("m", [1, 2, 6, 7, 19, 20, 64])
 def test_a_quantile_takes_draws(m):
-    summary = output.RSummary.of(np.random.default_rng(0).random(m), 3)
-    text = "\n".join(summary.lines())
+    summary = output.Summary.of(np.random.default_rng(0).random(m), 3, Parameter("r", 0.0, 1.0))
+    text = "\n".join(summary.lines("r"))
     assert (summary.median is None) == (m < 2)
     assert (summary.upper is None) == (summary.lower is None) == (m < 7)
     assert (summary.upper_limit_95 is None) == (m < 20)

@@ -191,7 +191,7 @@ def test_r_alone_from_a_simulation_of_others():
     assert (
         "parameters" not in found["exact"] and found["exact"]["r"]["upper_limit_95"]["median"] > 0
     )
-    assert sorted(os.listdir("out")) == ["r.png", "report.json", "report.md"]
+    assert sorted(os.listdir("out")) == ["r.png", "report.html", "report.json", "report.md"]
 
 
 def test_spectra_beside_observations_of_another_kind(capsys):
@@ -202,7 +202,7 @@ def test_spectra_beside_observations_of_another_kind(capsys):
     np.save("x.npy", np.random.default_rng(0).random((ROWS, 5)) + 0.1)
     write_run("run", y, exact_draws(y))
     digest = hashlib.sha256(y).hexdigest()
-    sampled = Sampled("ode", "m.pth", Prior(parameters=PARAMETERS), Sky(), "y.npy", digest)
+    sampled = Sampled("ode", "m.pth", Prior(parameters=PARAMETERS), Sky(), "y.npy", digest, 12)
     for name, shape in (("denoised", (ROWS, 5)), ("posterior_draws", (ROWS, DRAWS, 5))):
         values = np.random.default_rng(1).random(shape) + 0.1
         tables.write_array(f"run/{name}.npy", values, Record("posterior BB", sampled=sampled))

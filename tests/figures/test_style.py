@@ -186,7 +186,7 @@ def test_negative_observations_are_shown_by_their_size():
 
 
 PROGRAM = """
-from runtime import atomic, cli
+from runtime import cli, drawing
 from figures import training
 
 @cli.script
@@ -194,7 +194,7 @@ def main(argv=None):
     import healpy  # imports matplotlib
     history = dict.fromkeys(("train", "validation", "linear"), [1.0, 0.9])
     levels = dict.fromkeys(("noise_to_signal", "network", "network_error", "linear"), [0.1, 1.0])
-    atomic.write_figure("loss.png", training.training_loss(history, levels))
+    drawing.write_figure("loss.png", lambda: training.training_loss(history, levels))
 
 main()
 """
