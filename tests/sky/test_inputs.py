@@ -84,7 +84,7 @@ def test_tables_of_two_cosmologies_are_not_of_the_same_skies(generate, tmp_path)
     path.write_text(json.dumps({"tau": 0.0754}))
     usual = generate(*CLEAN, out="usual")("dl_gt_r0.001")
     mine = generate(*CLEAN, "--cosmology", path, out="mine")("dl_noisy_r0.001")
-    with pytest.raises(InputError, match=r"has cosmology tau 0.0754, .* tau 0.0544"):
+    with pytest.raises(InputError, match=r"has cosmology tau 0.0754, .* 0.0544"):
         belonging.check({"--data-file-gt": usual, "--data-file-noisy": mine})
 
 
