@@ -50,6 +50,11 @@ class Architecture:
         """Whether an observation has a value for each multipole."""
         return self.conditional and self.n_cond == self.n_ell
 
+    @property
+    def per_multipole(self) -> bool:
+        """Whether columns of the state have units of their own, see `PerMultipole`."""
+        return self.n_ell > 0 or not self.conditional
+
 
 class FourierTime(nn.Module):
     """Random Fourier features of a scalar (Tancik et al. 2020, arXiv:2006.10739).
@@ -85,6 +90,26 @@ class ResidualBlock(nn.Module):
         # both biases ride on the small product, and one pass over memory adds the large one
         shift = self.modulation(embedding) + self.linear.bias
         return h + nn.functional.silu(torch.addmm(shift, self.norm(h), self.linear.weight.T))
+
+
+class DenseBlock(nn.Module):
+    """h + U silu(W norm(h) + V embedding): twice the depth of a `ResidualBlock`.
+
+    Where all that a state has to do with its observation goes through the blocks, this learns
+    more from as many rows and in the same time.
+    """
+
+    def __init__(self, hidden_dim: int, embed_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.linear = nn.Linear(hidden_dim, hidden_dim)
+        self.modulation = nn.Linear(embed_dim, hidden_dim)
+        self.output = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Shape (n, hidden_dim), of h; embedding (n, embed_dim), or (embed_dim,) for all rows."""
+        hidden = self.linear(self.norm(h)) + self.modulation(embedding)
+        return h + self.output(nn.functional.silu(hidden))
 
 
 class PerMultipole(nn.Module):
@@ -147,7 +172,8 @@ class ScoreNet1D(nn.Module):
     A conditional network shows each multipole its own observation, and the parameters where some
     are diffused too. The MLP then reads all units, from which it can add up what the multipoles
     say about r, as the exact posterior does, and tells each multipole how to weigh its own. An
-    observation that has no value for each multipole reaches the MLP alone.
+    observation that has no value for each multipole reaches the MLP alone. Where parameters alone
+    are diffused the MLP is all there is, and deeper: no part of the observation belongs to one.
 
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
@@ -161,12 +187,15 @@ class ScoreNet1D(nn.Module):
         hidden_dim, embed_dim = architecture.hidden_dim, architecture.embed_dim
         self.fourier = FourierTime(embed_dim)
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        num_inputs = 1 + architecture.aligned + n_param
-        context_dim = hidden_dim if architecture.conditional else 0
-        self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
-        num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
+        num_units, self.per_multipole = 0, None
+        if architecture.per_multipole:
+            num_inputs = 1 + architecture.aligned + n_param
+            context_dim = hidden_dim if architecture.conditional else 0
+            self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
+            num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
-        blocks = (ResidualBlock(hidden_dim, embed_dim) for _ in range(architecture.num_layers))
+        block = ResidualBlock if architecture.per_multipole else DenseBlock
+        blocks = (block(hidden_dim, embed_dim) for _ in range(architecture.num_layers))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, n_dim)
@@ -186,15 +215,20 @@ class ScoreNet1D(nn.Module):
         v = x / prior_std(self.sde, t)[..., None]
         log_ratio = (self.sde.sigma(t) / self.sde.alpha(t)).log()
         embedding = self.embedding(self.fourier(log_ratio / 4))
-        n_param, conditional = self.architecture.n_param, self.architecture.conditional
-        given = [y] if conditional and y is not None else []
-        aligned = given if self.architecture.aligned else []
-        inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
-        inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
-        units = self.per_multipole.hidden(inputs, embedding)
-        h = self.input(torch.cat([v, *given, units.flatten(1)], 1) if conditional else v)
+        given = [y] if self.architecture.conditional and y is not None else []
+        units = None
+        if self.per_multipole is not None:
+            n_param = self.architecture.n_param
+            aligned = given if self.architecture.aligned else []
+            inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
+            inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
+            units = self.per_multipole.hidden(inputs, embedding)
+        beside = [units.flatten(1)] if given and units is not None else []
+        h = self.input(torch.cat([v, *given, *beside], 1))
         for block in self.blocks:
             h = block(h, embedding)
         h = nn.functional.silu(self.norm(h))
-        velocity = self.output(h) + self.per_multipole.output(units, embedding, h)
+        velocity = self.output(h)
+        if self.per_multipole is not None and units is not None:
+            velocity = velocity + self.per_multipole.output(units, embedding, h)
         return velocity.to(x.dtype)  # bf16, where autocast asks for it, ends with the network
