@@ -230,7 +230,7 @@ def test_the_cosmology_is_told(pairs, capsys):  # noqa: F811
         capsys.readouterr()
         draws("--data-file-noisy", "y.npy")
         said = capsys.readouterr().err
-        assert ("tau 0.0544, these observations have tau 0.0754; r may be biased" in said) == told
+        assert ("tau 0.0544, these observations have 0.0754; r may be biased" in said) == told
 
 
 def test_bands_of_both_signs_are_observed_in_any_form(capsys):
