@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import logging
 import math
 import os
 import signal
@@ -51,6 +52,19 @@ def make_parser(docstring: str | None) -> argparse.ArgumentParser:
 PLAIN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
 
+@contextlib.contextmanager
+def _plain_matplotlib() -> Iterator[None]:
+    """Neither settings nor advice of matplotlib, as where it cannot write into HOME."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with _environment(PLAIN_MATPLOTLIB):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
     """Turn the errors a user can mend into one line on stderr and an exit code."""
 
@@ -60,8 +74,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
         name = os.path.basename(inspect.getfile(main))
         try:
             processes.check_environment()
-            plain = PLAIN_MATPLOTLIB if argv is None else {}
-            with _environment(plain), signals.handle_signals(signals.interrupt):
+            plain = _plain_matplotlib() if argv is None else contextlib.nullcontext()
+            with plain, signals.handle_signals(signals.interrupt):
                 main(argv)
         except InputError as error:
             message, code = str(error), EXIT_INPUT
