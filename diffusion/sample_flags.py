@@ -94,10 +94,10 @@ SOLVER: Flags = (
             "choices": solvers.ODE_SOLVERS,
             "help": "ode: "
             + "; ".join(
-                f"{name}: {line.about}, {line.num_steps}"
+                f"{name}: {line.about}" + ("" if line.adaptive else f", {line.num_steps} steps")
                 for name, line in solvers.ODE_SOLVERS.items()
             )
-            + f" steps (default: {solvers.ODE_SOLVER})",
+            + f" (default: {solvers.ODE_SOLVER})",
         },
     ),
     (

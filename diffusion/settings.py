@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from model import Architecture
 
 
+FILES = {
+    "data_sha256": "--data-file",
+    "cond_sha256": "--cond-file",
+    "param_sha256": "--param-file",
+    "init_sha256": "--init-from",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
     """Settings of the optimisation.
@@ -96,10 +104,10 @@ class Configuration:
         before = {"precision": "float32", **before} if isinstance(before, dict) else {}
         for key in {**here, **before}:
             if before.get(key) != here.get(key):
-                own, other = _shortest_difference(here.get(key), before.get(key))
+                difference = _describe_change(key, here.get(key), before.get(key))
                 raise InputError(
-                    f"{path}: was trained with {key} {other}, this command says {own}; give the "
-                    "same, or leave out --resume to train anew"
+                    f"{path}: was trained {difference}; give the same, or leave out --resume to "
+                    "train anew"
                 )
 
 
@@ -107,12 +115,22 @@ def _settings(value: Architecture | SDE) -> Json:
     return {"kind": type(value).__name__, **dataclasses.asdict(value)}
 
 
+def _describe_change(key: str, own: Any, other: Any) -> str:
+    """How a training differs from what a command asks for, in an entry of its settings."""
+    if key not in FILES:
+        here, there = _shortest_difference(own, other)
+        return f"with {key} {there}, this command says {here}"
+    if own is None or other is None:
+        return f"without {FILES[key]}" if other is None else f"with {FILES[key]}, and here is none"
+    return f"with another content of {FILES[key]}"
+
+
 def _shortest_difference(own: Any, other: Any) -> tuple[str, str]:
     """Two entries in words: where both are objects, the keys in which they differ."""
     if isinstance(own, Mapping) and isinstance(other, Mapping):
         keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
-        here, there = (
-            ", ".join(f"{key} {entry.get(key)}" for key in keys) for entry in (own, other)
-        )
+        keys = ["name"] if "name" in keys else keys  # whose parameters are others, too
+        pairs = {key: _shortest_difference(own.get(key), other.get(key)) for key in keys}
+        here, there = (", ".join(f"{key} {pair[k]}" for key, pair in pairs.items()) for k in (0, 1))
         return here, there
     return ("none" if own is None else str(own)), ("none" if other is None else str(other))

@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import logging
 import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime import console, devices, processes, signals
 from runtime.errors import (
@@ -27,21 +28,41 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults, and leaves the script's docstring as it was written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.const is not None:
+        if action.default is None or action.const is not None or action.default == []:
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_INPUT, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def make_parser(docstring: str | None) -> argparse.ArgumentParser:
     """Parser whose help is the script's docstring; flags may not be abbreviated."""
-    return argparse.ArgumentParser(
-        description=docstring, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    return Parser(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 # scripts open no window and have their own style: no setting of a user's can fail the import of
 # matplotlib, which healpy needs as well. Called from Python, as in a notebook, they leave it alone
 PLAIN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+
+
+@contextlib.contextmanager
+def _plain_matplotlib() -> Iterator[None]:
+    """Neither settings nor advice of matplotlib, as where it cannot write into HOME."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with _environment(PLAIN_MATPLOTLIB):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
@@ -53,8 +74,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
         name = os.path.basename(inspect.getfile(main))
         try:
             processes.check_environment()
-            plain = PLAIN_MATPLOTLIB if argv is None else {}
-            with _environment(plain), signals.handle_signals(signals.interrupt):
+            plain = _plain_matplotlib() if argv is None else contextlib.nullcontext()
+            with plain, signals.handle_signals(signals.interrupt):
                 main(argv)
         except InputError as error:
             message, code = str(error), EXIT_INPUT
@@ -182,24 +203,28 @@ def add_run_arguments(parser: argparse.ArgumentParser, device: bool = True) -> A
 
 
 def add_sde_arguments(
-    parser: argparse.ArgumentParser, sdes: Mapping[str, type], default: str = "{:g}"
+    parser: argparse.ArgumentParser, sdes: Mapping[str, type], default: str | None = None
 ) -> None:
     """Add --sde-type and one flag per parameter of every SDE; all default to None.
 
     Args:
         parser: Of the script.
         sdes: The registry: dataclasses by name.
-        default: What help says of a parameter's default, a format for that of the SDE.
+        default: What help says of all defaults; those of the first SDE and of each when None.
     """
     group = parser.add_argument_group("SDE")
-    group.add_argument("--sde-type", choices=sorted(sdes), help="forward process")
+    group.add_argument(
+        "--sde-type",
+        choices=sorted(sdes),
+        help=f"forward process (default: {default or next(iter(sdes))})",
+    )
     for name, sde in sdes.items():
         for field in dataclasses.fields(sde):
             group.add_argument(
                 flag(field.name),
                 type=non_negative_float,
                 help=f"{name}: {field.name.replace('_', ' ')} (default: "
-                f"{default.format(field.default)})",
+                f"{default or format(field.default, 'g')})",
             )
 
 

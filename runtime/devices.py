@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("float32", "tf32", "bf16")
+MAX_THREADS = 1024  # of a process
 MAX_REASON = 100  # characters of what PyTorch says
 
 
 def set_threads(threads: int | None) -> None:
-    """Use this number of CPU threads; where None, all cores, shared among local processes."""
+    """Use this number of CPU threads; where None, all cores, shared among local processes.
+
+    Raises:
+        InputError: If there are more than `MAX_THREADS`.
+    """
     import torch
+
+    if threads is not None and threads > MAX_THREADS:  # too many end the process without a word
+        raise InputError(f"--threads {threads}: at most {MAX_THREADS}")
 
     if threads is None and processes.local_world_size() == 1:
         return  # torch's own choice, which follows OMP_NUM_THREADS

@@ -51,10 +51,12 @@ def local_world_size() -> int:
 
 def check_environment() -> None:
     """InputError where the variables that torchrun sets are there in part, or contradict."""
-    for name, number, total in (
-        ("RANK", rank(), world_size()),
-        ("LOCAL_RANK", local_rank(), local_world_size()),
+    for name, of, number, total in (
+        ("RANK", "WORLD_SIZE", rank(), world_size()),
+        ("LOCAL_RANK", "LOCAL_WORLD_SIZE", local_rank(), local_world_size()),
     ):
+        if total < 1:
+            raise InputError(f"the variable {of} is {total}, not above 0; {MEND}")
         if not 0 <= number < total:
             raise InputError(f"the variable {name} is {number} of {total} processes; {MEND}")
     if world_size() > 1:

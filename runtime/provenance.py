@@ -13,6 +13,7 @@ from runtime.jsonfiles import Json
 
 PACKAGES = ("numpy", "scipy", "camb", "healpy", "pysm3", "torch")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+OWN_FILE = "runtime/provenance.py"  # a repository that holds it is one of this project
 GIT_SECONDS = 5  # that git may take
 
 
@@ -54,12 +55,14 @@ def _git(*words: str) -> list[str]:
 def git_commit() -> str | None:
     """Commit of this project, "+dirty" added where files differ from it; None where unknown.
 
-    Unpacked inside another repository, the project has no commit: that one's says nothing of it.
+    Unpacked inside another repository, or at its top without being added to it, the project has
+    no commit: that one's says nothing of it.
     """
     try:
         top, commit = _git("rev-parse", "--show-toplevel", "HEAD")
         if not os.path.samefile(top, ROOT):
             return None
+        _git("ls-files", "--error-unmatch", OWN_FILE)
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

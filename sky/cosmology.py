@@ -24,6 +24,8 @@ MAX_NSIDE = 1024
 # Through its nodes a `signal_template` is within 3e-6 of CAMB up to r = 1, within 3e-4 up to 2 and
 # 1 % up to 3; up to 5 it is negative somewhere.
 MAX_TEMPLATE_R = 1.0
+# Beyond these CAMB (2.0.5) was seen to crash the process.
+RANGES = {"omch2": (1e-3, 10.0), "ns": (0.3, 2.0)}
 # What CAMB does without nt: single-field inflation to second order, with a running of
 # r/8 (r/8 + ns - 1). To first order it is -r/8.
 CONSISTENCY_TILT = "-r/8 (2 - ns - r/8)"
@@ -65,11 +67,16 @@ class Cosmology:
     source: str = dataclasses.field(default="cosmology", compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("H0", "As", "pivot_scalar", "pivot_tensor"):  # all else CAMB checks itself
+        # all else CAMB checks itself, or takes for something else: tau < 0 for 0
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{self.source}: {name} must be from {low:g} to {high:g}")
+        for name in ("H0", "ombh2", "As", "pivot_scalar", "pivot_tensor"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{self.source}: {name} must be above 0")
-        if self.mnu < 0:
-            raise InputError(f"{self.source}: mnu must not be negative")
+        for name in ("mnu", "tau"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{self.source}: {name} must not be negative")
 
     @property
     def parameters(self) -> dict[str, float]:

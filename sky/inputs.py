@@ -11,6 +11,7 @@ from sky import cosmology
 from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018, Cosmology
 
 LIKELY_DEPTH = 0.01, 1e4  # uK-arcmin at the highest ell; else the unit is in doubt
+MAX_RISE = 2.0  # of the depth from lowest to highest ell; else a D_ell, or N_ell/B_ell^2
 LIKELY_RATIO = 30.0  # of a template to that of Planck 2018, at one end at least
 
 
@@ -44,7 +45,8 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
     """
     nl_bb = read_columns(path, nside, "N_ell")
     depths = np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
-    doubt = "" if LIKELY_DEPTH[0] < depths[1] < LIKELY_DEPTH[1] else "; is it a C_ell in uK^2?"
+    likely = LIKELY_DEPTH[0] < depths[1] < LIKELY_DEPTH[1] and depths[1] < MAX_RISE * depths[0]
+    doubt = "" if likely else "; is it a C_ell in uK^2, not divided by a beam?"
     console.info(
         f"{path}: N_ell in uK^2, {depths[0]:.3g} uK-arcmin at ell = 2 and {depths[1]:.3g} at "
         f"ell = {2 * nside - 1}{doubt}"
@@ -66,6 +68,8 @@ def read_fiducial(path: str, nside: int) -> tuple[float, ...]:
     ours = cosmology.tensor_bb(1.0, cosmology.multipoles(nside), PLANCK_2018)
     ratios = dl_bb[[0, -1]] / ours[[0, -1]]
     likely = ((ratios > 1 / LIKELY_RATIO) & (ratios < LIKELY_RATIO)).any()
+    as_cl = cosmology.cl_to_dl(dl_bb, cosmology.multipoles(nside))
+    likely = likely and np.ptp(np.log(dl_bb / ours)) <= np.ptp(np.log(as_cl / ours))
     doubt = "" if likely else "; is it a D_ell in uK^2, at r = 1?"
     console.info(
         f"{path}: primordial D_ell in uK^2 at r = 1, {ratios[0]:.3g} times that of Planck 2018 at "

@@ -223,7 +223,7 @@ def make_prior(r: Sequence[float], simulator: Simulator) -> Prior:
     """
     model = simulator.model
     beam = instruments.beam_power(simulator.observation.fwhm_arcmin, simulator.ell)
-    flags = "--r, --fwhm-arcmin or --fiducial"
+    flags = "--r, --fwhm-arcmin, --cosmology or --fiducial"
     if len(r) == 1:
         dl_signal = model.primordial_bb(r[0]) * beam
         check_powers({flags: dl_signal}, MIN_POWER if r[0] else 0.0)

@@ -1,6 +1,7 @@
 """Arrays of a simulator that is not ours: any parameters, any columns, both signs, no records."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_init_from_goes_on_with_weights(capsys):
     train.main([*more, "--lr", "1e-30", "--resume"])
     assert "is finished" in capsys.readouterr().err
     error = fails(train.main, [*more[:-2], "--lr", "1e-30", "--resume"], capsys)
-    assert "init_sha256" in error
+    assert "was trained with --init-from, and here is none" in error
 
 
 def test_resume_names_both_values(capsys):
@@ -150,5 +151,17 @@ def test_resume_names_both_values(capsys):
     assert "hidden_dim 16" in fails(
         train.main, [*OWN, *TINY, "--hidden-dim", "32", "--resume"], capsys
     )
+    error = fails(train.main, [*OWN, *TINY, "--sde-type", "VP", "--resume"], capsys)
+    assert "sde name VE, this command says name VP" in error
+    error = fails(train.main, [*OWN, *TINY, "--sigma-min", "0.2", "--resume"], capsys)
+    assert "sde parameters sigma_min 0.1, this command says parameters sigma_min 0.2" in error
+    shutil.copy("model.pth", "other.pth")
+    error = fails(train.main, [*OWN, *TINY, "--init-from", "other.pth", "--resume"], capsys)
+    assert "was trained without --init-from" in error
+    y = np.load("y.npy")
+    np.save("y.npy", y[::-1])
+    error = fails(train.main, [*OWN, *TINY, "--resume"], capsys)
+    assert "was trained with another content of --cond-file" in error
+    np.save("y.npy", y)
     other = [word if word != "8" else "9" for word in OWN]
     assert "A_d" in fails(train.main, [*other, *TINY, "--resume"], capsys)

@@ -99,7 +99,8 @@ WRONG = {
     "rank": ({**WHOLE, "RANK": "2"}, "RANK is 2 of 2 processes"),
     # it would say nothing, and write nothing
     "rank alone": ({"RANK": "1"}, "RANK is 1 of 1 processes"),
-    "negative": ({"WORLD_SIZE": "-1"}, "RANK is 0 of -1 processes"),
+    "negative": ({"WORLD_SIZE": "-1"}, "WORLD_SIZE is -1, not above 0"),
+    "none here": ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE is 0, not above 0"),
     "local": ({**WHOLE, "LOCAL_RANK": "7"}, "LOCAL_RANK is 7 of 2"),
     "port": ({**WHOLE, "MASTER_PORT": "99999"}, "MASTER_PORT is 99999"),
     "no machine": ({**WHOLE, "MASTER_ADDR": "nowhere.invalid"}, "is 'nowhere.invalid', a machine"),
@@ -151,6 +152,12 @@ def test_an_unknown_device_is_one_short_line(name):
     assert "\n" not in message and len(message) < 250
 
 
+def test_threads_beyond_any_machine_are_refused():
+    """PyTorch crashes the process."""
+    with pytest.raises(InputError, match="--threads 100000: at most 1024"):
+        devices.set_threads(100_000)
+
+
 def test_devices_that_there_are():
     assert devices.get_device("cpu") == torch.device("cpu")
     assert devices.get_device("cpu:0").type == "cpu"
@@ -185,7 +192,8 @@ def repository(tmp_path, monkeypatch):
 
     git("init", cwd=root.parent)
     git("commit", "--allow-empty", "-m", "outer", cwd=root.parent)
-    (root / "file").write_text("one")
+    (root / provenance.OWN_FILE).parent.mkdir()
+    (root / provenance.OWN_FILE).write_text("one")
     monkeypatch.setattr(provenance, "ROOT", root)
     return root, git
 
@@ -195,11 +203,13 @@ def test_the_commit_is_that_of_this_project(repository, monkeypatch):
     assert provenance.git_commit() is None  # unpacked inside another repository
     git("init")
     assert provenance.git_commit() is None  # no commit yet
-    git("add", "file")
+    git("commit", "--allow-empty", "-m", "unpacked at the top of another")
+    assert provenance.git_commit() is None
+    git("add", ".")
     git("commit", "-m", "own")
     commit = provenance.git_commit()
     assert len(commit) == 40
-    (root / "file").write_text("two")
+    (root / provenance.OWN_FILE).write_text("two")
     assert provenance.git_commit() == f"{commit}+dirty"
     monkeypatch.setenv("GIT_DIR", str(root.parent / ".git"))  # as in a hook of another
     assert provenance.git_commit() == f"{commit}+dirty"

@@ -106,6 +106,9 @@ WRONG_COSMOLOGY = {
     "tilt": ({"nt": "-r/8"}, "nt must be a number"),
     "negative": ({"H0": -67}, "H0 must be above 0"),
     "neutrinos": ({"mnu": -1}, "mnu must not be negative"),
+    "reionisation": ({"tau": -0.05}, "tau must not be negative"),
+    "no dark matter": ({"omch2": 0}, "omch2 must be from 0.001 to 10"),  # CAMB crashes
+    "steep": ({"ns": 3}, "ns must be from 0.3 to 2"),  # here, too
     "no power": ({"As": 0}, "As must be above 0"),
     "what CAMB refuses": ({"H0": 0.1}, "CAMB cannot do H0 = 0.1: "),
     "what Fortran refuses": ({"tau": 5}, "CAMB cannot do tau = 5: "),
@@ -247,15 +250,22 @@ def test_arrays_of_another_shape_or_type_are_refused(array, tmp_path):
         inputs.read_columns(str(path), 8, "N_ell")
 
 
-@pytest.mark.parametrize(("factor", "doubted"), [(1.0, False), (1e-12, True), (1e6, True)])
-def test_another_unit_is_doubted(factor, doubted, tmp_path, capsys):
-    """uK^2 as they are; K^2 and nK^2 draw a question."""
-    nl = np.full(14, np.radians(10.0 / 60) ** 2)
+SCALES = ELL * (ELL + 1) / (2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("factor", "doubted"), [(1.0, False), (1e-12, True), (1e6, True), (SCALES, True)]
+)
+@pytest.mark.parametrize("knee", [0.0, 10.0])
+def test_another_unit_is_doubted(factor, doubted, knee, tmp_path, capsys):
+    """uK^2 as they are; K^2, nK^2 and D_ell for C_ell, or C_ell for D_ell, draw a question."""
+    nl = np.radians(10.0 / 60) ** 2 * (1 + (knee / ELL) ** 1.5)
     inputs.read_noise(write_columns(tmp_path / "nl.txt", ELL, factor * nl), 8)
     told = capsys.readouterr().err
-    dl = 2 * cosmology.tensor_bb(1.0, ELL)
+    dl = 2 * cosmology.tensor_bb(1.0, ELL, Cosmology(nt=-0.1))
+    factor = 1 / factor if factor is SCALES else factor
     inputs.read_fiducial(write_columns(tmp_path / "bb.txt", ELL, factor * dl), 8)
-    assert ("is it a C_ell in uK^2?" in told) == doubted
+    assert ("is it a C_ell in uK^2, not divided by a beam?" in told) == doubted
     assert ("is it a D_ell in uK^2, at r = 1?" in capsys.readouterr().err) == doubted
 
 
