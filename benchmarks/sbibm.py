@@ -46,6 +46,7 @@ BUDGETS = (10_000, 100_000)
 SEEDS = (0, 1, 2)
 NUM_OBSERVATIONS, NUM_DRAWS = 10, 10_000  # of a task; as many draws as sbibm has references
 PUBLISHED = ("NPE", "SNPE")  # algorithms of the paper, the nearest in kind
+PACKAGES = ("sbi", "sbibm")
 OUT_DIR = "results/sbibm"
 
 
@@ -63,18 +64,24 @@ class Cell:
 
     def path(self, out_dir: str, suffix: str) -> str:
         """File of its scores (.json) or its draws (.npy)."""
-        tool = self.tool.replace(" ", "_")
-        name = f"{self.task}_{self.simulations}_{tool}_{self.seed}{suffix}"
+        name = f"{self.task}_{self.simulations}_{self.tool}_{self.seed}{suffix}"
         return os.path.join(out_dir, name)
+
+
+def version(package: str) -> str:
+    """Version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def settings_of(cell: Cell, tool: type["Tool"], observations: Sequence[int]) -> Json:
     """What the kept draws of a cell must have been made with to count."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", *tool.packages)}
     return {
         "tool": tool.settings(cell.task, cell.simulations),
         "observations": list(observations),
-        "versions": versions,
+        "versions": {name: version(name) for name in ("torch", *tool.packages)},
         "machine": machine(),
     }
 
@@ -91,7 +98,9 @@ def draw(cell: Cell, tool: "Tool", observations: Sequence[int], out_dir: str) ->
     from benchmarks.sbibm_tools import Simulations
 
     simulations = Simulations.of(cell.task, cell.simulations, cell.seed, observations)
-    drawn = tool.run(simulations, NUM_DRAWS, out_dir)
+    folder = os.path.join(out_dir, cell.tool)
+    os.makedirs(folder, exist_ok=True)
+    drawn = tool.run(simulations, NUM_DRAWS, folder)
     atomic.write_npy(cell.path(out_dir, ".npy"), drawn.draws.astype(np.float32))
     seconds = {"training": drawn.training_seconds, "sampling": drawn.sampling_seconds}
     return {"seconds": seconds, "epochs": drawn.epochs, "c2st": {}}
@@ -193,8 +202,7 @@ def results_table(args: argparse.Namespace, tools: Mapping[str, type["Tool"]]) -
 def markdown(args: argparse.Namespace, tools: Mapping[str, type["Tool"]]) -> str:
     """The section of RESULTS.md."""
     here = machine()
-    names = ("torch", "sbi", "sbibm")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *PACKAGES))
     about = "\n".join(f"- {name}: {tool.about}." for name, tool in tools.items())
     observations = ", ".join(map(str, args.observations))
     missing = (
@@ -228,7 +236,11 @@ def build_parser() -> argparse.ArgumentParser:
     group, names = parser.add_argument_group("parts"), list(TOOLS)
     group.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     group.add_argument(
-        "--budgets", nargs="+", type=cli.positive_int, default=list(BUDGETS), help="simulations"
+        "--budgets",
+        nargs="+",
+        type=cli.positive_int,
+        default=list(BUDGETS),
+        help="simulations of a training",
     )
     group.add_argument("--tools", nargs="+", choices=names, default=names)
     group.add_argument("--seeds", nargs="+", type=cli.non_negative_int, default=list(SEEDS))
@@ -247,7 +259,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_installed() -> None:
     """InputError where a package is missing."""
-    for name in ("sbi", "sbibm"):
+    for name in PACKAGES:
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -27,12 +27,12 @@ def get_task(name: str) -> Any:
     return sbibm.get_task(name)
 
 
-def c2st(task: str, observation: int, draws: FloatArray) -> float | None:
-    """sbibm's C2ST of draws (n, n_param) and the reference; None where draws are not finite."""
+def c2st(task: str, observation: int, draws: FloatArray) -> float:
+    """sbibm's C2ST of draws (n, n_param) and the reference; 1 where some are not finite."""
     from sbibm.metrics.c2st import c2st
 
     if not np.isfinite(draws).all():
-        return None
+        return 1.0
     reference = get_task(task).get_reference_posterior_samples(observation)
     return float(c2st(reference[: len(draws)], torch.from_numpy(draws).float()))
 
@@ -55,7 +55,7 @@ class UnitPrior:
         if self.std is not None:
             return special.ndtr(theta / self.std)
         # a draw in single precision can lie on an edge, where a probit is infinite
-        edge = np.finfo(np.float32).eps / 4
+        edge = float(np.finfo(np.float32).eps) / 4
         return np.clip((theta - self.low) / (self.high - self.low), edge, 1 - edge)
 
     def from_unit(self, unit: FloatArray) -> FloatArray:
@@ -220,4 +220,4 @@ class Npse(Tool):
         return Drawn(torch.stack(draws).numpy(), epochs, trained - began, done - trained)
 
 
-TOOLS: dict[str, type[Tool]] = {"ours": Ours, "sbi NPSE": Npse}
+TOOLS: dict[str, type[Tool]] = {"ours": Ours, "npse": Npse}
