@@ -145,14 +145,9 @@ class Ours(Tool):
 
     @staticmethod
     def settings(task: str, simulations: int) -> Json:
-        epochs = {10_000: 400, 100_000: 80}.get(simulations, 100)
-        return {
-            "hidden_dim": 128,
-            "num_layers": 4,
-            "batch_size": 256,
-            "epochs": epochs,
-            "lr": 1e-3,
-        }
+        sizes = {"hidden_dim": 128, "embed_dim": 64, "num_layers": 4}
+        epochs = 250 if simulations <= 20_000 else 60
+        return sizes | {"batch_size": 256, "epochs": epochs, "lr": 3e-3}
 
     def run(self, simulations: Simulations, num_draws: int, folder: str) -> Drawn:
         settings, prior = self.settings(simulations.task, len(simulations.theta)), simulations.prior
