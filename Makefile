@@ -3,7 +3,7 @@ PYTHON = $(VENV)/bin/python
 DEMO = results
 
 .PHONY: demo posterior posterior-foreground own-simulations forecast mismatch solvers test test-slow test-mutants \
-    benchmarks compare clean
+    benchmarks compare sbibm clean
 
 # torch first and alone: its version decides which build pip takes
 $(VENV)/.installed: requirements.txt
@@ -41,6 +41,14 @@ compare: $(VENV)/.installed
 	$(VENV)-compare/bin/pip install --quiet -r requirements.txt
 	$(VENV)-compare/bin/pip install --quiet --no-deps -r benchmarks/requirements.txt
 	$(VENV)-compare/bin/python -m benchmarks.compare
+
+# posteriors of sbibm's tasks beside sbi's NPSE, likewise
+sbibm: $(VENV)/.installed
+	test -x $(VENV)-sbibm/bin/python || python3 -m venv $(VENV)-sbibm
+	$(VENV)-sbibm/bin/pip install --quiet "$$(grep -o '^torch==[^ ]*' requirements.txt)"
+	$(VENV)-sbibm/bin/pip install --quiet -r requirements.txt
+	$(VENV)-sbibm/bin/pip install --quiet --no-deps -r benchmarks/requirements-sbibm.txt
+	OMP_NUM_THREADS=1 $(VENV)-sbibm/bin/python -m benchmarks.sbibm
 
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -157,6 +157,56 @@ class PerMultipole(nn.Module):
         return (hidden * weights.unflatten(-1, self.shape)).sum(-1)
 
 
+class GaussianStart(nn.Module):
+    """The posterior N(B y, C) of a linear regression, from which a network of parameters starts.
+
+    In the modes of C, of variance s, and with D = s cos(theta)^2 + sin(theta)^2 and the mean
+    m = B y, v = cos(theta) x_0 + sin(theta) z has the variance D about cos(theta) m, and
+        dv/dtheta = cos(theta) sin(theta) (1 - s) (v - cos(theta) m) / D - sin(theta) m.
+    What that leaves of the target has the variance s / D: the network sees unit variance at every
+    noise level, and returns it (as Karras et al. 2022, arXiv:2206.00364, section 5, for one s).
+    A Gaussian posterior is then exact from the start, however narrow, and others are learnt as
+    what they differ in from it. Before `set`, B = 0 and C = 1, and it changes nothing.
+    """
+
+    regression: torch.Tensor
+    variances: torch.Tensor
+    modes: torch.Tensor
+
+    def __init__(self, n_dim: int, n_cond: int):
+        super().__init__()
+        self.register_buffer("regression", torch.zeros(n_cond, n_dim))
+        self.register_buffer("variances", torch.ones(n_dim))
+        self.register_buffer("modes", torch.eye(n_dim))
+
+    def set(self, regression: torch.Tensor, variances: torch.Tensor, modes: torch.Tensor) -> None:
+        """B^T, shape (n_cond, n_dim), s, (n_dim,), and the modes, columns of (n_dim, n_dim)."""
+        self.regression.copy_(regression)
+        self.variances.copy_(variances.clamp_min(1e-6))  # no part of the output is lost
+        self.modes.copy_(modes)
+
+    def forward(
+        self, v: torch.Tensor, theta: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the network sees, the velocity, and the scale of what it adds, in modes.
+
+        Args:
+            v: Shape (n, n_dim).
+            theta: Shape (n, 1) or (1,).
+            y: Shape (n, n_cond).
+
+        Returns:
+            Shapes (n, n_dim) and (n, n_dim), and (n, n_dim) or (n_dim,).
+        """
+        cos, sin = theta.cos(), theta.sin()
+        mean = y @ self.regression
+        rest = (v - cos * mean) @ self.modes
+        variance = self.variances * cos**2 + sin**2
+        velocity = (cos * sin * (1 - self.variances) * rest / variance) @ self.modes.T - sin * mean
+        seen = (rest / variance.sqrt()) @ self.modes.T
+        return seen, velocity, (self.variances / variance).sqrt()
+
+
 class ScoreNet1D(nn.Module):
     """Velocity of the probability-flow ODE, given an observation y or not.
 
@@ -174,6 +224,7 @@ class ScoreNet1D(nn.Module):
     say about r, as the exact posterior does, and tells each multipole how to weigh its own. An
     observation that has no value for each multipole reaches the MLP alone. Where parameters alone
     are diffused the MLP is all there is, and deeper: no part of the observation belongs to one.
+    It then starts from a linear regression on the observation instead, see `GaussianStart`.
 
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
@@ -187,12 +238,14 @@ class ScoreNet1D(nn.Module):
         hidden_dim, embed_dim = architecture.hidden_dim, architecture.embed_dim
         self.fourier = FourierTime(embed_dim)
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        num_units, self.per_multipole = 0, None
+        num_units, self.per_multipole, self.start = 0, None, None
         if architecture.per_multipole:
             num_inputs = 1 + architecture.aligned + n_param
             context_dim = hidden_dim if architecture.conditional else 0
             self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
             num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
+        else:
+            self.start = GaussianStart(n_dim, n_cond)
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
         block = ResidualBlock if architecture.per_multipole else DenseBlock
         blocks = (block(hidden_dim, embed_dim) for _ in range(architecture.num_layers))
@@ -215,20 +268,36 @@ class ScoreNet1D(nn.Module):
         v = x / prior_std(self.sde, t)[..., None]
         log_ratio = (self.sde.sigma(t) / self.sde.alpha(t)).log()
         embedding = self.embedding(self.fourier(log_ratio / 4))
+        if self.per_multipole is None:
+            assert self.start is not None and y is not None
+            return self._from_start(self.start, v, log_ratio.exp().atan(), y, embedding)
         given = [y] if self.architecture.conditional and y is not None else []
-        units = None
-        if self.per_multipole is not None:
-            n_param = self.architecture.n_param
-            aligned = given if self.architecture.aligned else []
-            inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
-            inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
-            units = self.per_multipole.hidden(inputs, embedding)
-        beside = [units.flatten(1)] if given and units is not None else []
-        h = self.input(torch.cat([v, *given, *beside], 1))
+        n_param = self.architecture.n_param
+        aligned = given if self.architecture.aligned else []
+        inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
+        inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
+        units = self.per_multipole.hidden(inputs, embedding)
+        h = self._features(torch.cat([v, *given, units.flatten(1)], 1) if given else v, embedding)
+        velocity = self.output(h) + self.per_multipole.output(units, embedding, h)
+        return velocity.to(x.dtype)  # bf16, where autocast asks for it, ends with the network
+
+    def _from_start(
+        self,
+        start: GaussianStart,
+        v: torch.Tensor,
+        theta: torch.Tensor,
+        y: torch.Tensor,
+        embedding: torch.Tensor,
+    ) -> torch.Tensor:
+        with torch.autocast(v.device.type, enabled=False):
+            seen, velocity, scale = start(v, theta[..., None], y)
+        added = self.output(self._features(torch.cat([seen, y], 1), embedding))
+        with torch.autocast(v.device.type, enabled=False):
+            return velocity + (scale * (added.to(v.dtype) @ start.modes)) @ start.modes.T
+
+    def _features(self, inputs: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """What the MLP makes of its inputs, shape (n, hidden_dim)."""
+        h = self.input(inputs)
         for block in self.blocks:
             h = block(h, embedding)
-        h = nn.functional.silu(self.norm(h))
-        velocity = self.output(h)
-        if self.per_multipole is not None and units is not None:
-            velocity = velocity + self.per_multipole.output(units, embedding, h)
-        return velocity.to(x.dtype)  # bf16, where autocast asks for it, ends with the network
+        return nn.functional.silu(self.norm(h))

@@ -27,6 +27,9 @@ HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of i
 BLOCK_VALUES = 2**17  # of held-out rows that pass the network together: 4369 of 30 multipoles
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
 CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
+# in units of a column's median size: asinh is linear below its scale, for a Gaussian column six
+# standard deviations; what is linear in it stays so, and the tails of others are drawn in
+ASINH_SCALE = 10
 SCALE_ROWS = 10_000  # from which the scale of a column with both signs is taken
 UNNAMED = "normalised rows"  # the file of rows that do not fit, for messages
 MEMORY_SHARE = 0.25  # of a machine, a job or a GPU, for rows; larger ones stand in a file
@@ -295,7 +298,8 @@ def _fit_observations(loaded: TrainingTables, cond: Table, train: np.ndarray) ->
         size = np.median(np.abs(cond.values[some]), 0)
         # a column that is mostly zero has the scale of what it holds otherwise
         size = np.where(size > 0, size, np.sqrt(np.square(cond.values[some]).mean(0)))
-        scale = torch.from_numpy(np.where(lowest <= 0, np.where(size > 0, size, 1.0), 0.0))
+        size = ASINH_SCALE * np.where(size > 0, size, 1.0)
+        scale = torch.from_numpy(np.where(lowest <= 0, size, 0.0))
     chunks = (y for (y,) in loaded.chunks(train, [cond]))
     return _checked(cond, Normalizer.fit(chunks, scale))
 

@@ -5,6 +5,7 @@ import torch
 
 import model
 import sde_utils
+from diffusion import baseline
 
 
 @pytest.mark.parametrize("sde", [s() for s in sde_utils.SDES.values()], ids=sde_utils.SDES)
@@ -19,6 +20,24 @@ def test_the_network_starts_at_the_gaussian_answer(sde):
         assert torch.equal(velocity, torch.zeros(5, 6))
         noise = sde_utils.noise_from_velocity(sde, x, time[..., None], velocity)
         torch.testing.assert_close(noise, expected)
+
+
+@pytest.mark.parametrize("sde", [s() for s in sde_utils.SDES.values()], ids=sde_utils.SDES)
+def test_parameters_alone_start_at_their_linear_regression(sde):
+    """The velocity is that of the linear denoiser, which has closed forms of its own."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = model.Architecture(0, 3, 2, hidden_dim=8, embed_dim=4, num_layers=1)
+    network = model.ScoreNet1D(sde, sizes)
+    rows = torch.randn(100, 5, generator=generator, dtype=torch.float64)
+    rows[:, 0] += 3 * rows[:, 2]
+    linear = baseline.LinearDenoiser(sde, rows.T @ rows / 100, 2)
+    x, y = (torch.randn(7, n, generator=generator) for n in (2, 3))
+    for u in (0.01, 0.3, 5.0):
+        for t in (sde.time(torch.tensor(u)), sde.time(torch.full((7,), u))):
+            network.start.set(torch.zeros(3, 2), torch.ones(2), torch.eye(2))
+            assert not network(x, t, y).any()
+            network.start.set(linear.regression, linear.variances, linear.modes)
+            torch.testing.assert_close(network(x, t, y), linear(x, t, y), rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_can_learn():
