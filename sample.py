@@ -209,7 +209,7 @@ def write_log_likelihood(
     run_folder.check_beside(args.out_dir, identity["--model-checkpoint"])
     atomic.claim_outputs(paths, atomic.npy_bytes((len(rows),)))
     likelihood_job.announce(trained.to(device), len(rows), args.out_dir)
-    law = None if trained.joint else exact_law(observed, trained.data)
+    law = None if trained.joint else exact_law(observed, given.truth, trained.data)
     result = likelihood_job.compute(trained, rows, law)
     report = likelihood_report(result.model, result.exact)
     run_folder.remove(paths[1:], paths)
@@ -253,7 +253,8 @@ def draw_examples(
     signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
     if inputs.observed is not None:
         truth = None if inputs.truth is None else inputs.truth.values[row]
-        example = spectra.Example(ell, inputs.observed.values[row], truth, signal)
+        y = inputs.observed.values[row]
+        example = spectra.Example(ell, y if len(y) == len(ell) else None, truth, signal)
         correlations = None
         if measured.truth is not None:
             known = measured.truth.correlation
@@ -309,6 +310,14 @@ def write_chains(arrays: Mapping[str, np.ndarray], config: Configuration, prior:
         console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
 
 
+def claim(config: Configuration, paths: Mapping[str, str], num_bytes: int) -> None:
+    """Say which files of an earlier run are replaced, go and stay; refuse what has no room."""
+    outdated = run_folder.outdated("sample.py", config.out_dir, paths)
+    atomic.claim_outputs(paths.values(), num_bytes, outdated)
+    if stay := chains.beside(config.out_dir, config.chains):
+        console.info(f"chains of an earlier run stay, for you named them: {', '.join(stay)}")
+
+
 @cli.script
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
@@ -346,9 +355,8 @@ def main(argv: list[str] | None = None) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared
         if processes.rank() == 0:
-            outdated = run_folder.outdated("sample.py", config.out_dir, paths)
             stack.enter_context(locks.hold(paths["metrics.json"]))
-            atomic.claim_outputs(paths.values(), arrays.missing_bytes(), outdated)
+            claim(config, paths, arrays.missing_bytes())
         began = time.monotonic()
         share = job.run(config.resume)
         seconds = time.monotonic() - began

@@ -8,6 +8,7 @@ from scipy import stats
 from checks import minimums
 from checks.estimates import Estimate, Reported
 from checks.exact import GaussianPosterior, degrees
+from runtime import console
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
 from runtime.records import Record
@@ -39,24 +40,34 @@ class Mean(Reported):
         return cls(mean.value, mean.error)
 
 
-def exact_law(observed: Table | None, data: Record) -> ExactLaw | None:
+def exact_law(observed: Table | None, truth: Table | None, data: Record) -> ExactLaw | None:
     """Function (D_ell, rows) -> log p, shape (n,), of the exact law or posterior; None if unknown.
+
+    It is that of the model's r: of spectra of another r it is none.
 
     Args:
         observed: The observations, of which `rows` is a slice; None for the law S chi^2_nu / nu.
+        truth: The spectra D_ell.
         data: Of the rows that a model was trained on.
     """
     prior = data.prior
     signal = prior.dl_signal
     if not prior.r or signal is None or data.quantity != "primordial BB":
         return None
+    for table in filter(None, (truth, observed)):
+        r = table.record.prior.r_or_range
+        if r not in (None, prior.r):
+            console.info(
+                f"the model was trained at r = {prior.r:g}, these spectra have r = {r}: they are "
+                "no draws of its law, and no divergence from it is told"
+            )
+            return None
     if observed is None:
         nu = degrees(len(signal))
         return lambda dl, rows: stats.chi2.logpdf(dl, nu, scale=signal / nu).sum(1)
     contaminants = observed.record.contaminants
     N, F = contaminants.dl_contaminant, contaminants.dl_fixed_foreground
-    same_r = observed.record.prior.r in (None, prior.r)
-    if N is None or not same_r or (F is not None and F.any()):
+    if N is None or (F is not None and F.any()):
         return None
 
     def posterior(dl: FloatArray, rows: slice) -> FloatArray:

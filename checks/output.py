@@ -164,8 +164,9 @@ def lines(report: OutputReport) -> list[str]:
             found.append(f"{name:12s} {'  '.join(f'{k} {v:.4g}' for k, v in units.items())}")
         for name, values in report.truth.correlation.to_json().items():
             if values is not None:
-                shown = " ".join(f"{v:+.3f}" for v in values[:5])
-                found.append(f"correlation with the truth, ell = 2-6, {name}: {shown}")
+                shown = [f"{v:+.3f}" for v in values[:5]]
+                ell = f"ell = 2-{1 + len(shown)}"
+                found.append(f"correlation with the truth, {ell}, {name}: {' '.join(shown)}")
     summaries = {} if report.r is None else {"r": report.r}
     for name, summary in (summaries | dict(report.parameters or {})).items():
         found += summary.lines(name)

@@ -27,7 +27,12 @@ def number(entry: Estimate | Coverage | None, scale: float = 1) -> str:
     """ "value ± error" of an estimate; a dash where there is none."""
     if entry is None:
         return "–"
-    return f"{scale * entry.value:.3g} ± {scale * entry.error:.1g}"
+    return f"{scale * entry.value:.3g} ± {one_digit(scale * entry.error)}"
+
+
+def one_digit(error: float) -> str:
+    """An error to one digit: 20, not 2e+01."""
+    return f"{float(f'{error:.1g}'):g}"
 
 
 def markdown(report: Report) -> str:
@@ -38,8 +43,8 @@ def markdown(report: Report) -> str:
         lines += _methods(report)
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
-        lines += ["", f"**{name}**." + ("" if sharp is None else f" {sharp.verdict}"), ""]
-        lines += _checks(run)
+        lines += ["", f"**{name}**" + ("" if sharp is None else f". {sharp.verdict}")]
+        lines += ["", *_checks(run)] if run.checks else []
         if run.sky.mismatch is not None:
             lines += ["", _mismatch(report, run)]
         lines += [f"\n{note}" for note in _priors(run)]
@@ -90,7 +95,7 @@ def _checks(run: RunReport) -> list[str]:
     rows = [
         [
             check.name,
-            f"{check.value:.4g}" + ("" if check.error is None else f" ± {check.error:.1g}"),
+            f"{check.value:.4g}" + ("" if check.error is None else f" ± {one_digit(check.error)}"),
             check.limit,
             "pass" if check.passed else "FAIL",
         ]

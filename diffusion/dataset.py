@@ -289,6 +289,16 @@ def _fit_state(loaded: TrainingTables, train: np.ndarray) -> StateNormalizer:
     return normalizer
 
 
+def _check_scale(table: Table, size: np.ndarray) -> None:
+    """InputError where columns are of a size (n_columns,) that float32 does not hold; 0 is none."""
+    tiny, huge = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
+    for column in np.flatnonzero((size > 0) & ((size < tiny) | (size > huge))):
+        raise InputError(
+            f"{table.path}: column {column} takes both signs and is of the order of "
+            f"{size[column]:.0e}; scale it to the order of 1"
+        )
+
+
 def _fit_observations(loaded: TrainingTables, cond: Table, train: np.ndarray) -> Normalizer:
     """Normaliser of observations: logarithms of columns that are above 0 in all rows."""
     lowest = np.min([rows.min(0) for rows in tables.chunks(cond.values)], 0)
@@ -297,7 +307,9 @@ def _fit_observations(loaded: TrainingTables, cond: Table, train: np.ndarray) ->
         some = train[:: max(1, len(train) // SCALE_ROWS)]
         size = np.median(np.abs(cond.values[some]), 0)
         # a column that is mostly zero has the scale of what it holds otherwise
-        size = np.where(size > 0, size, np.sqrt(np.square(cond.values[some]).mean(0)))
+        with np.errstate(over="ignore"):
+            size = np.where(size > 0, size, np.sqrt(np.square(cond.values[some]).mean(0)))
+        _check_scale(cond, np.where(lowest <= 0, size, 0.0))
         size = ASINH_SCALE * np.where(size > 0, size, 1.0)
         scale = torch.from_numpy(np.where(lowest <= 0, size, 0.0))
     chunks = (y for (y,) in loaded.chunks(train, [cond]))

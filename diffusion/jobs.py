@@ -88,8 +88,9 @@ class Job:
         kept = f" ({len(blocks) - len(left):,} are there)" if len(left) < len(blocks) else ""
         kind = "spectra" if sampler.observed is None else "observations"
         work = (
-            f"{blocks.num_samples:,} {kind} x {blocks.num_draws:,} draws in "
-            f"{len(blocks):,} blocks{kept}, {cost.evaluations} network evaluations each: about "
+            f"{blocks.num_samples:,} {kind} x {blocks.num_draws:,} "
+            f"draw{'s' * (blocks.num_draws > 1)} in {len(blocks):,} block"
+            f"{'s' * (len(blocks) > 1)}{kept}, {cost.evaluations} network evaluations each: about "
             f"{console.format_duration(seconds)} on {sampler.process.device} x "
             f"{processes.world_size()}"
         )

@@ -46,4 +46,10 @@ def name_columns(table: Table, declared: tuple[Parameter, ...]) -> tuple[Paramet
             "MAX, or r with --r-range MIN MAX"
         )
     check_columns(table, columns)
+    for column, each in zip(as_rows(table.values).T, columns, strict=True):
+        if len(column) > 1 and np.ptp(column) == 0:
+            raise InputError(
+                f"{table.path}: {each.name} is {column[0]:g} in each row, its prior is "
+                f"{each.low:g} to {each.high:g}; draw it from its prior, or leave the column out"
+            )
     return columns

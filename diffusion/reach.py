@@ -7,6 +7,7 @@ C_ell in place of D_ell, multipoles that are off by two. In normalised units suc
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
@@ -20,9 +21,16 @@ from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
 
 UNUSUAL, IMPOSSIBLE = 1.25, 2.0  # distances, in units of the reach, of a note and of a refusal
+NEAR = 3.0  # nearer than asinh takes values that are 1e6 too large
 SMALLEST_REACH, SMALLEST_RMS = 4.0, 1.5  # of few rows, which know no tails
 MAX_ROWS = 4096  # of an array of observations, on which causes are tried
-UNITS = {1e-12: "K^2", 1e12: "1e-12 uK^2", 1e-6: "mK^2", 1e6: "1e-6 uK^2"}
+UNITS = {  # {factor: the unit that values have, and that which was read}
+    1e-12: ("K^2", "uK^2"),
+    1e12: ("uK^2", "K^2"),
+    1e-6: ("mK^2", "uK^2"),
+    1e6: ("uK^2", "mK^2"),
+}
+QUANTITIES = {1: ("C_ell", "D_ell"), -1: ("D_ell", "C_ell")}  # {power of ell(ell+1)/2pi: likewise}
 
 Normalize = Callable[[torch.Tensor], torch.Tensor]
 
@@ -72,19 +80,39 @@ class Reach:
         return (-z.amin(1) / self.low).nan_to_num(nan=np.inf, posinf=np.inf).double().numpy()
 
 
-def _candidates(ell: FloatArray) -> Iterator[tuple[str, Callable[[FloatArray], FloatArray]]]:
-    """What may have gone wrong with a spectrum, and what undoes it."""
+@dataclasses.dataclass(frozen=True)
+class Slip:
+    """What may have gone wrong with a spectrum.
+
+    Attributes:
+        words: What was taken for what.
+        undo: Function of D_ell as they were read, shape (n, n_columns).
+        of_multipoles: Whether it can only happen where columns are multipoles.
+        of_units: Whether it is one of units, which takes rows far away.
+    """
+
+    words: str
+    undo: Callable[[FloatArray], FloatArray]
+    of_multipoles: bool
+    of_units: bool = False
+
+
+def _slips(ell: FloatArray) -> Iterator[Slip]:
+    """All slips that are told apart, of spectra at these multipoles."""
     weight = ell * (ell + 1) / (2 * np.pi)
-    for (factor, unit), is_cl in itertools.product({1.0: "", **UNITS}.items(), (False, True)):
-        if factor == 1 and not is_cl:
+    for (factor, units), (power, names) in itertools.product(
+        {1.0: None, **UNITS}.items(), {0: None, **QUANTITIES}.items()
+    ):
+        if not units and not names:
             continue
-        quantity = "C_ell" if is_cl else "D_ell"
-        words = f"{quantity} in {unit}" if unit else "C_ell, which lacks the factor ell(ell+1)/2pi"
-        undo = (weight if is_cl else 1.0) / factor
-        yield words, lambda dl, undo=undo: dl * undo  # type: ignore[misc]
+        own, read = (
+            " in ".join(pair[k] for pair in (names, units) if pair is not None) for k in (0, 1)
+        )
+        undo = functools.partial(np.multiply, weight**power / factor)
+        yield Slip(f"{own} was taken for {read}", undo, bool(power), factor != 1)
     for shift in (-2, -1, 1, 2):
-        words = f"multipoles that begin at ell = {2 + shift}, not 2"
-        yield words, lambda dl, shift=shift: np.roll(dl, shift, 1)  # type: ignore[misc]
+        undo = functools.partial(np.roll, shift=shift, axis=1)
+        yield Slip(f"multipoles begin at ell = {2 + shift}, not 2", undo, True)
 
 
 def likely_cause(
@@ -99,13 +127,19 @@ def likely_cause(
     """
     ell = np.arange(2.0, 2 + values.shape[1])
     best, cause = UNUSUAL, None
-    for words, undo in _candidates(ell):
-        if not is_spectrum and "ell" in words.removeprefix("D_ell"):
+    near = np.median(distance(values)) < NEAR
+    for slip in _slips(ell):
+        if slip.of_multipoles and not is_spectrum:
             continue
         with np.errstate(over="ignore"):
-            found = float(np.median(distance(undo(values))))
-        if found < best:
-            best, cause = found, words
+            undone = slip.undo(values)
+            found, twice = (
+                float(np.median(distance(rows))) for rows in (undone, slip.undo(undone))
+            )
+        # asinh of what is far too small is 0, which any unit seems to explain
+        explains_all = slip.of_units and near and twice < UNUSUAL
+        if found < best and not explains_all:
+            best, cause = found, slip.words
     return cause
 
 
@@ -146,10 +180,9 @@ def check(reach: Reach, observed: Observed, insist: bool) -> bool:
     Raises:
         InputError: If rows lie far outside and nobody insists.
     """
-    step = max(1, MAX_ROWS)
     values, distances = observed.values, []
-    for first in range(0, len(values), step):
-        distances.append(observed.distance(reach, np.asarray(values[first : first + step])))
+    for first in range(0, len(values), MAX_ROWS):
+        distances.append(observed.distance(reach, np.asarray(values[first : first + MAX_ROWS])))
     distance = np.concatenate(distances)
     outside = distance > UNUSUAL
     if not outside.any():
@@ -158,11 +191,14 @@ def check(reach: Reach, observed: Observed, insist: bool) -> bool:
     chosen = np.asarray(values[outside.nonzero()[0][:MAX_ROWS]], float)
     cause = likely_cause(chosen, lambda rows: observed.distance(reach, rows), observed.is_spectrum)
     far = distance > IMPOSSIBLE
+    which, where = "the observation lies", ""
+    if len(values) > 1:
+        which, where = f"{outside.sum():,} of {len(values):,} observations lie", f"row {row} "
     message = (
-        f"{observed.name}: {outside.sum():,} of {len(values):,} observations lie outside of what "
-        f"the model was trained on, row {row} {distance[row]:.3g} times as far as any training row"
+        f"{observed.name}: {which} outside of what the model was trained on, {where}"
+        f"{distance[row]:.3g} times as far as any training row"
     )
-    message += f"; they look like {cause}" if cause else ""
+    message += f"; it looks as if {cause}" if cause else ""
     if far.any() and not insist:
         advice = "say so with --units, --quantity or --ell-min" if cause else "check unit and ell"
         raise InputError(f"{message}; {advice}, or insist with --allow-outliers")

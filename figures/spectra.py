@@ -21,7 +21,7 @@ PARTS: dict[str, style.Line] = {  # of a budget
     "ILC bias": {"color": style.PURPLE, "ls": "", "marker": "v", "ms": 4},
     "ILC bias, expected": {"color": style.PURPLE, "ls": ":", "lw": 1.5},
 }
-MIN_DRAWS = 20  # below, a histogram and a 95 % quantile mean nothing
+MIN_DRAWS = 20  # below, a histogram and quantiles mean nothing
 TENSORS: tuple[style.Line, ...] = (
     {"color": "#999999", "ls": "-"},
     {"color": style.DARK, "ls": (0, (6, 2))},
@@ -34,13 +34,13 @@ class Example:
 
     Attributes:
         ell: Multipoles.
-        observed: Observation.
+        observed: Observation; None where it is no spectrum of these multipoles.
         truth: None where it is unknown.
         dl_signal: Expected primordial spectrum; None where it is unknown.
     """
 
     ell: npt.NDArray
-    observed: FloatArray
+    observed: FloatArray | None
     truth: FloatArray | None
     dl_signal: FloatArray | None
 
@@ -101,7 +101,7 @@ def denoised_example(
     figure, axes = style.make_axes(2 if known else 1, 9.0 if known else 5.0)
     left, ell = axes[0], example.ell
     _draw_theory(left, example)
-    style.observation(left, ell, example.observed)
+    _draw_observation(left, example)
     _draw_truth(left, example)
     left.plot(ell, denoised, **style.OUTPUT, label="output")
     style.spectrum_axis(left)
@@ -130,7 +130,7 @@ def posterior_example(
     left, ell = axes[0], example.ell
     _draw_theory(left, example)
     style.posterior_band(left, ell, quantiles)
-    style.observation(left, ell, example.observed)
+    _draw_observation(left, example)
     _draw_truth(left, example)
     style.spectrum_axis(left)
     if r_draws is not None:
@@ -144,6 +144,11 @@ def posterior_example(
 def _draw_theory(axis: "Axes", example: Example) -> None:
     if example.dl_signal is not None and (example.dl_signal > 0).all():
         style.theory_band(axis, example.ell, example.dl_signal)
+
+
+def _draw_observation(axis: "Axes", example: Example) -> None:
+    if example.observed is not None:
+        style.observation(axis, example.ell, example.observed)
 
 
 def _draw_truth(axis: "Axes", example: Example) -> None:
@@ -223,8 +228,12 @@ def generated_examples(
     left.plot(ell, generated[0], **style.OUTPUT, lw=0.8, label="generated")
     left.plot(ell, generated[1:4].T, **style.OUTPUT, lw=0.8)
     quantiles = style.along({**style.OUTPUT, "marker": None}, ell)
-    for q, label in ((0.16, "generated: 16, 50, 84 %"), (0.5, None), (0.84, None)):
-        right.plot(ell, np.quantile(generated, q, axis=0), **quantiles, label=label)
+    if len(generated) < MIN_DRAWS:
+        right.plot(ell, generated[0], **style.OUTPUT, lw=0.8, label="generated, all")
+        right.plot(ell, generated[1:].T, **style.OUTPUT, lw=0.8)
+    else:
+        for q, label in ((0.16, "generated: 16, 50, 84 %"), (0.5, None), (0.84, None)):
+            right.plot(ell, np.quantile(generated, q, axis=0), **quantiles, label=label)
     style.spectrum_axis(left)
     style.spectrum_axis(right)
     return figure

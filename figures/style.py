@@ -37,6 +37,7 @@ LEGEND = 8  # font size
 MAX_NAME = 36  # characters of a run's name
 
 ELL_LABEL = r"multipole $\ell$"
+FEW = 4  # high over low of an axis of few multipoles
 R_LABEL = "tensor-to-scalar ratio $r$"
 DL_LABEL = r"$D_\ell^{BB}\;[\mu\mathrm{K}^2]$"
 
@@ -113,8 +114,13 @@ def log_axis(axis: "Axes", label: str) -> None:
 
 
 def ell_axis(axis: "Axes") -> None:
-    """A logarithmic x axis of multipoles."""
+    """A logarithmic x axis of multipoles, after all is drawn."""
+    from matplotlib.ticker import MaxNLocator
+
     log_axis(axis, ELL_LABEL)
+    low, high = axis.get_xlim()
+    if high < FEW * low:  # where 1, 2 and 5 are too few ticks, and others no multipoles
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def spectrum_axis(axis: "Axes") -> None:

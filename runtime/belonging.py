@@ -163,10 +163,8 @@ def _compare(
 
 
 def _identity(record: Record) -> dict[str, Any]:
-    prior = record.prior
-    r_range = prior.r_range and list(prior.r_range)
-    own = {"nside": record.nside, "split": record.split, "r": prior.r}
-    return {**own, "r_range": r_range, "seed": record.seed}
+    own = {"nside": record.nside, "split": record.split, "r": record.prior.r_or_range}
+    return {**own, "seed": record.seed}
 
 
 def _sky(a: Record, b: Record) -> list[Difference]:

@@ -4,6 +4,7 @@ https://getdist.readthedocs.io/en/latest/intro.html#samples-file-format
 """
 
 import argparse
+import glob
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,18 @@ def files(root: str) -> dict[str, str]:
     """{kind: path} of what `write` writes."""
     kinds = ("txt", "paramnames", "ranges", "properties.ini")
     return {kind: f"{root}.{kind}" for kind in kinds}
+
+
+def beside(folder: str, root: str | None) -> list[str]:
+    """Roots of the chains in a folder that `write` left there, one that is written anew aside."""
+    suffix, found = ".properties.ini", []
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*" + suffix))):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            is_ours = file.read(len(PROPERTIES) + 1) == PROPERTIES
+        own = path.removesuffix(suffix)
+        if is_ours and (root is None or os.path.abspath(own) != os.path.abspath(root)):
+            found.append(own)
+    return found
 
 
 def latex(name: str) -> str:

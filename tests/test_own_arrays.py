@@ -165,3 +165,50 @@ def test_resume_names_both_values(capsys):
     np.save("y.npy", y)
     other = [word if word != "8" else "9" for word in OWN]
     assert "A_d" in fails(train.main, [*other, *TINY, "--resume"], capsys)
+
+
+def test_resume_names_the_file_that_changed(capsys):
+    train.main([*OWN, *TINY])
+    np.save("y.npy", np.load("y.npy")[::-1])
+    error = fails(train.main, [*OWN, *TINY, "--resume"], capsys)
+    assert "another content of --cond-file" in error and "sha256" not in error
+
+
+def test_a_bad_command_line_is_one_line(capsys):
+    for argv in (["--param", "r", "1", "0"], ["--epochs", "none"], ["--unknown"], ["--param", "r"]):
+        with pytest.raises(SystemExit, match="2"):
+            train.main([*OWN, *argv])
+        out, error = capsys.readouterr()
+        assert not out and error.count("\n") == 1 and ": error: " in error
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e250])
+def test_a_column_of_no_size_is_refused(size, capsys):
+    y = np.load("y.npy")
+    y[:, 3] = (y[:, 3] - y[:, 3].mean()) * size
+    np.save("y.npy", y)
+    assert "column 3 takes both signs" in fails(train.main, [*OWN, *TINY], capsys)
+
+
+def test_a_parameter_that_does_not_vary_is_refused(capsys):
+    theta = np.load("theta.npy")
+    theta[:, 1] = 5
+    np.save("theta.npy", theta)
+    assert "A_d is 5 in each row" in fails(train.main, [*OWN, *TINY], capsys)
+
+
+def test_an_observation_of_other_columns_is_left_out_of_the_figure(capsys):
+    train.main(["--data-file", "x.npy", *OWN, *TINY])
+    sample.main([*DRAW, "--data-file-gt", "x_test.npy", "--out-dir", "run"])
+    out, error = capsys.readouterr()
+    assert "could not be drawn" not in error and os.path.exists("run/examples.png")
+    assert "ell = 2-4, denoised" in out
+
+
+def test_chains_that_stay_are_named(capsys):
+    train.main([*OWN, *TINY])
+    sample.main([*DRAW, "--out-dir", "run", "--chains", "run/first"])
+    assert "chains of an earlier run" not in capsys.readouterr().err
+    sample.main([*DRAW, "--out-dir", "run", "--chains", "run/second", "--seed", "1"])
+    assert "earlier run stay, for you named them: run/first\n" in capsys.readouterr().err
+    assert os.path.exists("run/first.txt") and os.path.exists("run/second.txt")

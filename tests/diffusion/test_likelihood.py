@@ -229,6 +229,18 @@ def test_the_script_on_an_untrained_prior(folder):
     assert jsonfiles.read_json("log_likelihood.json")["quantity"] == "log-likelihood"
 
 
+@pytest.mark.parametrize("r", [{"r": 0.004}, {"r": None, "r_range": [0.0, 0.01]}])
+@pytest.mark.parametrize("observed", [[], ["--data-file-noisy", "noisy.npy"]])
+def test_spectra_of_another_r_are_no_draws_of_the_law(folder, r, observed, capsys):
+    for name, quantity in (("gt", "primordial BB"), ("noisy", "observed BB")):
+        record = Record.from_json({"quantity": quantity, **r})
+        tables.write_array(f"{name}.npy", np.load(f"{name}.npy"), record)
+    model = "posterior.pth" if observed else "prior.pth"
+    _, report = run("--model-checkpoint", model, "--allow-outliers", *observed)
+    assert "kullback_leibler" not in report and "exact_log_likelihood" not in report
+    assert "no draws of its law" in capsys.readouterr().err
+
+
 def test_the_script_on_posteriors(folder):
     observed = ["--data-file-noisy", "noisy.npy", "--model-checkpoint"]
     _, report = run(*observed, "posterior.pth")

@@ -35,11 +35,13 @@ def test_other_rows_of_the_same_law_pass():
 
 WEIGHT = ELL * (ELL + 1) / (2 * np.pi)
 SLIPS = {
-    r"D_ell in K\^2": lambda dl: dl * 1e-12,
-    r"D_ell in mK\^2": lambda dl: dl * 1e-6,
-    "C_ell, which lacks": lambda dl: dl / WEIGHT,
-    r"C_ell in K\^2": lambda dl: dl / WEIGHT * 1e-12,
-    "look like D_ell in 1e-12": lambda dl: dl * 1e12,
+    r"as if K\^2 was taken for uK\^2": lambda dl: dl * 1e-12,
+    r"as if uK\^2 was taken for K\^2": lambda dl: dl * 1e12,
+    r"as if mK\^2 was taken for uK\^2": lambda dl: dl * 1e-6,
+    "as if C_ell was taken for D_ell": lambda dl: dl / WEIGHT,
+    "as if D_ell was taken for C_ell": lambda dl: dl * WEIGHT,
+    r"as if C_ell in K\^2 was taken for D_ell in uK\^2": lambda dl: dl / WEIGHT * 1e-12,
+    r"as if D_ell in K\^2 was taken for C_ell in uK\^2": lambda dl: dl * WEIGHT * 1e-12,
 }
 
 
@@ -72,8 +74,25 @@ def test_the_recipe_takes_noise_but_no_other_unit():
 
 def test_no_spectrum_is_not_taken_for_one():
     with pytest.raises(InputError) as caught:
-        check(SLIPS["C_ell, which lacks"](spectra(1, 6)), is_spectrum=False)
+        check(SLIPS["as if C_ell was taken for D_ell"](spectra(1, 6)), is_spectrum=False)
     assert "C_ell" not in str(caught.value)
+
+
+def test_a_single_observation_is_no_row_of_many(capsys):
+    assert check(50 * spectra(1, 3), insist=True)
+    said = capsys.readouterr().err
+    assert "the observation lies outside" in said and "row" not in said.split("any training row")[0]
+
+
+def test_a_tail_of_band_powers_is_no_slip_of_units(capsys):
+    # asinh of values that are far too small is 0, which training rows do reach
+    values = np.random.default_rng(7).normal(size=(200, 3))
+    scale = torch.ones(3)
+    normalizer = Normalizer.fit([torch.from_numpy(values)], scale)
+    far = Observed("y.npy", np.full((1, 3), 12.0), normalizer.normalize, False, False)
+    reach.check(Reach.of([normalizer.normalize(torch.from_numpy(values))]), far, insist=True)
+    said = capsys.readouterr().err
+    assert "outside" in said and "taken for" not in said
 
 
 def test_reach_round_trip():

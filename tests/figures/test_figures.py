@@ -38,6 +38,19 @@ def test_a_budget_draws_negative_parts_by_their_size():
     np.testing.assert_array_equal(drawn, S)
 
 
+def test_few_multipoles_have_whole_ticks():
+    ell = np.arange(2, 5)
+    (axis,) = spectra.denoised_example(spectra.Example(ell, None, S[:3], None), S[:3], None).axes
+    assert labels(axis) == ["truth", "output"]
+    assert set(axis.get_xticks()) <= set(range(10))
+
+
+def test_few_generated_spectra_have_no_quantiles():
+    for n, expected in ((3, "generated, all"), (40, "generated: 16, 50, 84 %")):
+        right = spectra.generated_examples(ELL, S * np.ones((n, 1)), None).axes[1]
+        assert labels(right) == [expected]
+
+
 def test_examples_leave_out_what_is_unknown():
     bare = spectra.Example(ELL, 2 * S, None, None)
     (axis,) = spectra.denoised_example(bare, S, None).axes

@@ -61,7 +61,7 @@ OTHER_SKIES = {
     "nside": {"nside": 8},
     "seed": {"seed": 1},
     "split": {"split": "train"},
-    "r_range": {"prior": prior(r_range=(0.0, 0.02))},
+    "r": {"prior": prior(r_range=(0.0, 0.02))},
     "signal_template": {"prior": prior(1.001)},
     "foregrounds": {"sky": Sky(a_lens=1.0, foregrounds=["d1", "s1"])},
     "a_lens": {"sky": Sky(a_lens=0.5, foregrounds=["none"])},
