@@ -113,17 +113,25 @@ def _r(report: RReport) -> list[str]:
         bias += " (an exact posterior has some, too, near an edge of its prior)"
     limits = {0.68: report.upper_limit_68, 0.95: report.upper_limit_95}
     words = [_limit(level, limit) for level, limit in limits.items()]
+    limits_of = {  # columns of limits that no row has are left out
+        name: values
+        for name, values in (
+            ("exact", [row.exact for row in report.sigma]),
+            ("Fisher limit", [row.fisher for row in report.sigma]),
+        )
+        if any(value is not None for value in values)
+    }
     rows = [
         [
             f"{row.r:.3g}",
             number(Estimate(row.sigma, row.error)),
-            *("–" if value is None else f"{value:.3g}" for value in (row.exact, row.fisher)),
+            *("–" if v[k] is None else f"{v[k]:.3g}" for v in limits_of.values()),
             number(Estimate(row.rms_error, row.rms_error_error)),
             number(row.bias),
         ]
-        for row in report.sigma
+        for k, row in enumerate(report.sigma)
     ]
-    header = ["true r", "sigma(r)", "exact", "Fisher limit", "rms error", "bias, sigma"]
+    header = ["true r", "sigma(r)", *limits_of, "rms error", "bias, sigma"]
     return [
         f"Mean of r̂: {number(report.mean_r)}, bias against the truth {bias}. Medians over "
         f"skies: {', '.join(words)}.",

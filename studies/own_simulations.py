@@ -35,7 +35,7 @@ TENSORS = 0.1 * (80 / ELL) ** 1.2 * np.exp(-((ELL / 220) ** 2))  # D_b per unit 
 DUST = 0.004 * (ELL / 80) ** -0.42  # D_b per uK^2 of dust power at 353 GHz, uK^2
 NOISE = 0.003 * (1 + ELL / 200)  # standard deviation of a band power, uK^2
 NEIGHBOURS = -0.1  # correlation of the noise of neighbouring bands
-NUM_TRAIN, NUM_TEST, NUM_DRAWS = 200_000, 1000, 256
+NUM_TRAIN, NUM_TEST, NUM_DRAWS = 200_000, 4000, 64
 GRID = 1001  # points of a marginal
 SEED = 0
 
