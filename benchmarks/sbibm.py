@@ -47,6 +47,7 @@ SEEDS = (0, 1, 2)
 NUM_OBSERVATIONS, NUM_DRAWS = 10, 10_000  # of a task; as many draws as sbibm has references
 PUBLISHED = ("NPE", "SNPE")  # algorithms of the paper, the nearest in kind
 PACKAGES = ("sbi", "sbibm")
+COSTS = ("training", "sampling")  # whose CPU times are kept
 OUT_DIR = "results/sbibm"
 
 
@@ -146,8 +147,8 @@ def tool_row(cells: Sequence[Cell], tool: type["Tool"], args: argparse.Namespace
     return [
         spread([value for value in scores.values() if value is not None]),
         ", ".join(f"{value:.3f}" for value in np.mean(each, 0)),
-        spread([record["epochs"] for record in done]),
-        *(spread([record["seconds"][k] for record in done]) for k in ("training", "sampling")),
+        f"{np.mean([record['epochs'] for record in done]):.0f}",
+        *(f"{np.mean([record['seconds'][k] for record in done]):.0f}" for k in COSTS),
         number,
     ]
 
@@ -240,7 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         type=cli.positive_int,
         default=list(BUDGETS),
-        help="simulations of a training",
+        help="simulations",
     )
     group.add_argument("--tools", nargs="+", choices=names, default=names)
     group.add_argument("--seeds", nargs="+", type=cli.non_negative_int, default=list(SEEDS))
