@@ -172,7 +172,8 @@ class Trained:
         """Draws of the posterior p(D_ell | y), or p(D_ell, r | y): those of sample.py.
 
         Args:
-            y: Observations as the model was trained on, D_ell in uK^2, shape (n, n_cond).
+            y: Observations as the model was trained on, D_ell in uK^2, shape (n, n_cond), or
+                (n_cond,) of one.
             num_draws: Draws for each row of y.
             seed: Of all random numbers.
             method: A key of solvers.SOLVERS.
@@ -217,7 +218,7 @@ class Trained:
 
     def _check_observations(self, y: npt.ArrayLike) -> FloatArray:
         """y as a float64 array; InputError unless it holds one or more observations."""
-        observed, n_cond = np.asarray(y, float), self.architecture.n_cond
+        observed, n_cond = np.atleast_2d(np.asarray(y, float)), self.architecture.n_cond
         if observed.ndim != 2 or not len(observed) or observed.shape[1] != n_cond:
             raise InputError(
                 f"y has shape {observed.shape}; needed is (n, {n_cond}), one observation a row"

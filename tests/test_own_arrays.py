@@ -62,6 +62,7 @@ def test_parameters_alone(capsys):
     posterior = trained.posterior(np.load("y_test.npy"), num_draws=7, num_steps=3)
     assert posterior.dl is None and posterior.r is posterior.parameters["r"]
     np.testing.assert_allclose(posterior.r, np.load("run/r_draws.npy"), rtol=1e-6)
+    assert trained.posterior(np.load("y_test.npy")[0], num_draws=7, num_steps=3).r.shape == (1, 7)
 
 
 def test_spectra_whose_observations_are_not_aligned():
