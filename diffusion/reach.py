@@ -21,6 +21,7 @@ from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
 
 UNUSUAL, IMPOSSIBLE = 1.25, 2.0  # distances, in units of the reach, of a note and of a refusal
+EXPLAINED = 0.8  # distance below which a slip explains a row: of training rows few reach as far
 NEAR = 3.0  # nearer than asinh takes values that are 1e6 too large
 SMALLEST_REACH, SMALLEST_RMS = 4.0, 1.5  # of few rows, which know no tails
 MAX_ROWS = 4096  # of an array of observations, on which causes are tried
@@ -126,7 +127,7 @@ def likely_cause(
         is_spectrum: Whether columns are multipoles from 2 on.
     """
     ell = np.arange(2.0, 2 + values.shape[1])
-    best, cause = UNUSUAL, None
+    best, cause = EXPLAINED, None
     near = np.median(distance(values)) < NEAR
     for slip in _slips(ell):
         if slip.of_multipoles and not is_spectrum:

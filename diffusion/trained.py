@@ -80,6 +80,8 @@ class Trained:
         shapes = {name: tensor.shape for name, tensor in outline.state_dict().items()}
         for name in ("weights", "ema_weights"):
             _check_tensors(path, name, content.get(name), shapes)
+            if not (content[name].get("start.variances", torch.ones(1)) > 0).all():
+                raise InputError(f"{path}: {name} start.variances is not above 0; train again")
         for key in ("training", "data", "resume"):
             if not isinstance(content.get(key), dict):
                 raise InputError(f"{path}: {key} is missing; train again")

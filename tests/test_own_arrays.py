@@ -213,3 +213,11 @@ def test_chains_that_stay_are_named(capsys):
     sample.main([*DRAW, "--out-dir", "run", "--chains", "run/second", "--seed", "1"])
     assert "earlier run stay, for you named them: run/first\n" in capsys.readouterr().err
     assert os.path.exists("run/first.txt") and os.path.exists("run/second.txt")
+
+
+def test_a_start_that_is_no_covariance_is_refused(capsys):
+    train.main([*OWN, *TINY])
+    content = checkpoints.read("model.pth")
+    content["ema_weights"]["start.variances"][0] = -1.0
+    checkpoints.save("model.pth", content)
+    assert "start.variances is not above 0" in fails(sample.main, DRAW, capsys)
