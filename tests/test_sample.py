@@ -541,7 +541,7 @@ def test_the_python_interface_refuses_what_does_not_fit(work):
     for call, words in (
         (lambda: prior.posterior(y), "not conditional"),
         (lambda: joint.generate(3), "is conditional"),
-        (lambda: joint.posterior(y[0]), r"shape \(6,\)"),
+        (lambda: joint.posterior(y[None]), r"shape \(1, 2, 6\)"),
         (lambda: joint.posterior(y[:0]), "shape"),
         (lambda: joint.posterior(y[:, 1:]), r"needed is \(n, 6\)"),
         (lambda: joint.posterior(0 * y), "above 0"),
