@@ -48,7 +48,7 @@ def test_machine_runs(monkeypatch, tmp_path, capsys):
     assert written["machine"].count("| training |") == 3
     shares = [line.split("|")[3:-1] for line in machine.shares().splitlines()[2:]]
     assert all(sum(map(float, parts)) == pytest.approx(1, abs=0.03) for parts in shares)
-    assert all(0 < float(part) < 1 for parts in shares for part in parts)
+    assert all(0 <= float(part) <= 1 for parts in shares for part in parts)  # rounded
     assert machine.throughputs("cpu").count("| draws |") == len(devices.PRECISIONS)
 
 
