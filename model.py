@@ -77,63 +77,52 @@ class FourierTime(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """h + silu(W norm(h) + V embedding): the noise level enters every block."""
+    """h + U silu(W norm(h) + V embedding): the noise level enters every block.
 
-    def __init__(self, hidden_dim: int, embed_dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden_dim)
-        self.linear = nn.Linear(hidden_dim, hidden_dim)
-        self.modulation = nn.Linear(embed_dim, hidden_dim)
-
-    def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """Shape (n, hidden_dim), of h; embedding (n, embed_dim), or (embed_dim,) for all rows."""
-        # both biases ride on the small product, and one pass over memory adds the large one
-        shift = self.modulation(embedding) + self.linear.bias
-        return h + nn.functional.silu(torch.addmm(shift, self.norm(h), self.linear.weight.T))
-
-
-class DenseBlock(nn.Module):
-    """h + U silu(W norm(h) + V embedding): twice the depth of a `ResidualBlock`.
-
-    Where all that a state has to do with its observation goes through the blocks, this learns
-    more from as many rows and in the same time.
+    Args:
+        hidden_dim: Width of h.
+        width: Units inside of the block.
+        embed_dim: Width of the time embedding.
     """
 
-    def __init__(self, hidden_dim: int, embed_dim: int):
+    def __init__(self, hidden_dim: int, width: int, embed_dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_dim)
-        self.linear = nn.Linear(hidden_dim, hidden_dim)
-        self.modulation = nn.Linear(embed_dim, hidden_dim)
-        self.output = nn.Linear(hidden_dim, hidden_dim)
+        self.linear = nn.Linear(hidden_dim, width)
+        self.modulation = nn.Linear(embed_dim, width)
+        self.output = nn.Linear(width, hidden_dim)
 
     def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """Shape (n, hidden_dim), of h; embedding (n, embed_dim), or (embed_dim,) for all rows."""
+        """Shape (..., hidden_dim), of h; embedding (..., embed_dim) broadcasts to it."""
         hidden = self.linear(self.norm(h)) + self.modulation(embedding)
         return h + self.output(nn.functional.silu(hidden))
 
 
-class PerMultipole(nn.Module):
-    """A small network of its own for each multipole: one hidden layer of silu units.
+class PerCoordinate(nn.Module):
+    """A small network of its own for each coordinate: one hidden layer of silu units.
 
     On the full sky multipoles are independent given r, and most of what a score adds to a
-    Gaussian is the skewness of each. Units that see one multipole learn that from far fewer rows
-    than a dense network, which also has to find out that the other multipoles do not matter.
+    Gaussian is the skewness of each. Units that see one multipole, or one mode of correlated ones,
+    learn that from far fewer rows than a dense network, which also has to find out that the others
+    do not matter.
 
     Args:
-        num_inputs: Values that each multipole sees.
-        n_dim: Number of multipoles, and of parameters, which count as one each.
+        num_inputs: Values that each coordinate sees.
+        n_dim: Number of coordinates: multipoles and parameters, or modes.
         embed_dim: Width of the time embedding, which sets biases and output weights.
         context_dim: Width of the context that sets output weights as well; 0 for none.
-        units: Hidden units of each multipole.
+        units: Hidden units of each coordinate.
     """
 
     def __init__(
-        self, num_inputs: int, n_dim: int, embed_dim: int, context_dim: int, units: int = 16
+        self, num_inputs: int, n_dim: int, embed_dim: int, context_dim: int = 0, units: int = 8
     ):
         super().__init__()
         self.shape = (n_dim, units)
         self.slopes = nn.Parameter(torch.randn(num_inputs, n_dim, units) / math.sqrt(num_inputs))
         self.biases = nn.Linear(embed_dim, n_dim * units)
+        # silu(x) - x/2 is even: without biases of the order of 1 no sum of them has a kurtosis
+        nn.init.normal_(self.biases.bias)
         self.weights = nn.Linear(embed_dim, n_dim * units)
         self.context = nn.Linear(context_dim, n_dim * units) if context_dim else None
         for layer in filter(None, (self.weights, self.context)):
@@ -141,32 +130,50 @@ class PerMultipole(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def hidden(self, inputs: list[torch.Tensor], embedding: torch.Tensor) -> torch.Tensor:
-        """Units, shape (n, n_dim, units), of a list of inputs, each of shape (n, n_dim)."""
+        """Units, shape (..., n_dim, units), of a list of inputs, each of shape (..., n_dim)."""
         total = self.biases(embedding).unflatten(-1, self.shape)
         for slope, values in zip(self.slopes, inputs, strict=True):
             total = torch.addcmul(total, values[..., None], slope)
         return nn.functional.silu(total)
 
     def output(
-        self, hidden: torch.Tensor, embedding: torch.Tensor, context: torch.Tensor
+        self, hidden: torch.Tensor, embedding: torch.Tensor, context: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Shape (n, n_dim); context of shape (n, context_dim)."""
+        """Shape (..., n_dim); context of shape (..., context_dim)."""
         weights = self.weights(embedding)
         if self.context is not None:
             weights = weights + self.context(context)
         return (hidden * weights.unflatten(-1, self.shape)).sum(-1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whitened:
+    """What a `GaussianStart` makes of v; shapes (..., n_dim).
+
+    Attributes:
+        modes: v in the modes of C, of mean 0 and variance 1.
+        seen: The same, back in the coordinates of v.
+        velocity: Exact where x_0 is Gaussian.
+        scale: Of what the Gaussian leaves of the velocity, in modes.
+    """
+
+    modes: torch.Tensor
+    seen: torch.Tensor
+    velocity: torch.Tensor
+    scale: torch.Tensor
+
+
 class GaussianStart(nn.Module):
-    """The posterior N(B y, C) of a linear regression, from which a network of parameters starts.
+    """The linear regression N(B y, C) of the training rows, from which a network starts.
 
     In the modes of C, of variance s, and with D = s cos(theta)^2 + sin(theta)^2 and the mean
     m = B y, v = cos(theta) x_0 + sin(theta) z has the variance D about cos(theta) m, and
         dv/dtheta = cos(theta) sin(theta) (1 - s) (v - cos(theta) m) / D - sin(theta) m.
     What that leaves of the target has the variance s / D: the network sees unit variance at every
     noise level, and returns it (as Karras et al. 2022, arXiv:2206.00364, section 5, for one s).
-    A Gaussian posterior is then exact from the start, however narrow, and others are learnt as
-    what they differ in from it. Before `set`, B = 0 and C = 1, and it changes nothing.
+    Gaussian data are then exact from the start, however narrow and correlated, and others are
+    learnt as what they differ in from it. Solvers integrate in its frame, `dynamics.Frame`.
+    Before `set`, B = 0 and C = 1; without observations, B = 0.
     """
 
     regression: torch.Tensor
@@ -185,46 +192,41 @@ class GaussianStart(nn.Module):
         self.variances.copy_(variances.clamp_min(1e-6))  # no part of the output is lost
         self.modes.copy_(modes)
 
-    def forward(
-        self, v: torch.Tensor, theta: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the network sees, the velocity, and the scale of what it adds, in modes.
+    def forward(self, v: torch.Tensor, theta: torch.Tensor, y: torch.Tensor | None) -> Whitened:
+        """What the Gaussian says of v.
 
         Args:
-            v: Shape (n, n_dim).
-            theta: Shape (n, 1) or (1,).
-            y: Shape (n, n_cond).
-
-        Returns:
-            Shapes (n, n_dim) and (n, n_dim), and (n, n_dim) or (n_dim,).
+            v: Shape (..., n_dim).
+            theta: Shape (..., 1), which broadcasts to it.
+            y: Shape (..., n_cond), or None.
         """
         cos, sin = theta.cos(), theta.sin()
-        mean = y @ self.regression
+        mean = v.new_zeros(()) if y is None else y @ self.regression
         rest = (v - cos * mean) @ self.modes
         variance = self.variances * cos**2 + sin**2
         velocity = (cos * sin * (1 - self.variances) * rest / variance) @ self.modes.T - sin * mean
-        seen = (rest / variance.sqrt()) @ self.modes.T
-        return seen, velocity, (self.variances / variance).sqrt()
+        modes, scale = rest / variance.sqrt(), (self.variances / variance).sqrt()
+        return Whitened(modes, modes @ self.modes.T, velocity, scale)
 
 
 class ScoreNet1D(nn.Module):
     """Velocity of the probability-flow ODE, given an observation y or not.
 
     With theta = atan(sigma/alpha) and v = x / sqrt(alpha^2 + sigma^2) of x = alpha x_0 + sigma z it
-    is dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x], see `sde_utils`: a residual MLP plus
-    one small network per multipole, of v and theta. It starts at zero, which is exact for
-    uncorrelated Gaussian data of unit variance, and learns the rest. Trained on the noise that
-    follows, sin(theta) v + cos(theta) dv/dtheta, its errors fade with the noise, where the reverse
-    process would add them up over many steps (compare Karras et al. 2022, arXiv:2206.00364,
-    section 5). The noise level enters as Fourier features of log(sigma/alpha), which resolve small
-    and large noise alike.
+    is dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x], see `sde_utils`. It starts as that
+    of a Gaussian with the covariance of the data, see `GaussianStart`, and learns the rest: with a
+    residual MLP, one small network per multipole, and one per mode of the covariance, of v and
+    theta. Trained on the noise that follows, sin(theta) v + cos(theta) dv/dtheta, its errors fade
+    with the noise, where the reverse process would add them up over many steps (compare Karras et
+    al. 2022, arXiv:2206.00364, section 5). The noise level enters as Fourier features of
+    log(sigma/alpha), which resolve small and large noise alike.
 
     A conditional network shows each multipole its own observation, and the parameters where some
     are diffused too. The MLP then reads all units, from which it can add up what the multipoles
     say about r, as the exact posterior does, and tells each multipole how to weigh its own. An
     observation that has no value for each multipole reaches the MLP alone. Where parameters alone
-    are diffused the MLP is all there is, and deeper: no part of the observation belongs to one.
-    It then starts from a linear regression on the observation instead, see `GaussianStart`.
+    are diffused the MLP is all there is, and its blocks are wider: no part of the observation
+    belongs to one.
 
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
@@ -238,17 +240,20 @@ class ScoreNet1D(nn.Module):
         hidden_dim, embed_dim = architecture.hidden_dim, architecture.embed_dim
         self.fourier = FourierTime(embed_dim)
         self.embedding = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.SiLU())
-        num_units, self.per_multipole, self.start = 0, None, None
+        self.start = GaussianStart(n_dim, n_cond)
+        num_units, width = 0, hidden_dim
+        self.per_multipole, self.per_mode = None, None
         if architecture.per_multipole:
             num_inputs = 1 + architecture.aligned + n_param
             context_dim = hidden_dim if architecture.conditional else 0
-            self.per_multipole = PerMultipole(num_inputs, n_dim, embed_dim, context_dim)
+            self.per_multipole = PerCoordinate(num_inputs, n_dim, embed_dim, context_dim)
+            self.per_mode = PerCoordinate(1, n_dim, embed_dim)
             num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
-        else:
-            self.start = GaussianStart(n_dim, n_cond)
+            width = -(-hidden_dim // 4)  # wider ones learn no more beside the units, and cost more
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
-        block = ResidualBlock if architecture.per_multipole else DenseBlock
-        blocks = (block(hidden_dim, embed_dim) for _ in range(architecture.num_layers))
+        blocks = (
+            ResidualBlock(hidden_dim, width, embed_dim) for _ in range(architecture.num_layers)
+        )
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, n_dim)
@@ -261,43 +266,42 @@ class ScoreNet1D(nn.Module):
         """Velocity dv/dtheta, shape of x.
 
         Args:
-            x: Noised state, shape (n, n_ell + n_param), not scaled.
-            t: Scalar tensor, or shape (n,).
-            y: Normalised observations, shape (n, n_cond); None for an unconditional network.
+            x: Noised state, shape (..., n_ell + n_param), not scaled.
+            t: Of a shape that broadcasts to (...); rows that share their time share its embedding.
+            y: Normalised observations, shape (..., n_cond); None for an unconditional network.
         """
         v = x / prior_std(self.sde, t)[..., None]
         log_ratio = (self.sde.sigma(t) / self.sde.alpha(t)).log()
         embedding = self.embedding(self.fourier(log_ratio / 4))
-        if self.per_multipole is None:
-            assert self.start is not None and y is not None
-            return self._from_start(self.start, v, log_ratio.exp().atan(), y, embedding)
-        given = [y] if self.architecture.conditional and y is not None else []
-        n_param = self.architecture.n_param
-        aligned = given if self.architecture.aligned else []
-        inputs = [v, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
-        inputs += [v[:, -k - 1, None].expand_as(v) for k in range(n_param)]
-        units = self.per_multipole.hidden(inputs, embedding)
-        h = self._features(torch.cat([v, *given, units.flatten(1)], 1) if given else v, embedding)
-        velocity = self.output(h) + self.per_multipole.output(units, embedding, h)
-        return velocity.to(x.dtype)  # bf16, where autocast asks for it, ends with the network
+        with torch.autocast(v.device.type, enabled=False):
+            white = self.start(v, log_ratio.exp().atan()[..., None], y)
+        # bf16, where autocast asks for it, ends with what is added
+        added = self._added(v, white, y, embedding).to(v.dtype)
+        with torch.autocast(v.device.type, enabled=False):
+            in_modes = added @ self.start.modes
+            if self.per_mode is not None:
+                units = self.per_mode.hidden([white.modes], embedding)
+                in_modes = in_modes + self.per_mode.output(units, embedding)
+            return white.velocity + (white.scale * in_modes) @ self.start.modes.T
 
-    def _from_start(
-        self,
-        start: GaussianStart,
-        v: torch.Tensor,
-        theta: torch.Tensor,
-        y: torch.Tensor,
-        embedding: torch.Tensor,
+    def _added(
+        self, v: torch.Tensor, white: Whitened, y: torch.Tensor | None, embedding: torch.Tensor
     ) -> torch.Tensor:
-        with torch.autocast(v.device.type, enabled=False):
-            seen, velocity, scale = start(v, theta[..., None], y)
-        added = self.output(self._features(torch.cat([seen, y], 1), embedding))
-        with torch.autocast(v.device.type, enabled=False):
-            return velocity + (scale * (added.to(v.dtype) @ start.modes)) @ start.modes.T
+        """What is learnt but for the units of modes, shape of v."""
+        given = [] if y is None else [y]
+        if self.per_multipole is None:
+            return self.output(self._features([white.seen, *given], embedding))
+        n_param, seen = self.architecture.n_param, white.seen
+        aligned = given if self.architecture.aligned else []
+        inputs = [seen, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
+        inputs += [seen[..., -k - 1, None].expand_as(seen) for k in range(n_param)]
+        units = self.per_multipole.hidden(inputs, embedding)
+        h = self._features([v, *given, *(units.flatten(-2) for _ in given)], embedding)
+        return self.output(h) + self.per_multipole.output(units, embedding, h)
 
-    def _features(self, inputs: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """What the MLP makes of its inputs, shape (n, hidden_dim)."""
-        h = self.input(inputs)
+    def _features(self, inputs: list[torch.Tensor], embedding: torch.Tensor) -> torch.Tensor:
+        """What the MLP makes of its inputs, shape (..., hidden_dim)."""
+        h = self.input(torch.cat(inputs, -1))
         for block in self.blocks:
             h = block(h, embedding)
         return nn.functional.silu(self.norm(h))

@@ -31,6 +31,7 @@ VelocityFn = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 ScoreFn = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 U_MIN = 0.01  # smallest noise-to-signal ratio sigma/alpha, in training and in sampling
+LEVEL_ROWS = 8  # of a batch that share their noise level in training, and the work for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,10 +299,11 @@ def denoising_loss(
     so that it is also the squared error of the velocity, against cos(theta) z - sin(theta) x_0,
     with weight cos(theta)^2 = alpha^2 / (alpha^2 + sigma^2). log(sigma/alpha) is uniform between
     U_MIN and its value at t = 1, and stratified over the batch, so that every batch covers all
-    scales.
+    scales. LEVEL_ROWS rows that follow each other share it.
 
     Args:
-        model: Callable (x, t) -> dv/dtheta; (x, t, y=...) if conditional.
+        model: Callable (x, t) -> dv/dtheta; (x, t, y=...) if conditional; x has the shape (levels,
+            rows of a level, n_dim), t (levels, 1).
         sde: An instance of a class in `SDES`.
         x0: Normalised data, shape (n, n_dim).
         generator: torch.Generator on the device of x0.
@@ -315,13 +317,18 @@ def denoising_loss(
     import torch
 
     first, n = batch or (0, len(x0))
+    size = math.gcd(LEVEL_ROWS, n)  # rows of a noise level
     part = slice(first, first + len(x0))
     one = x0.new_ones(())
     u_max = sde.sigma(one) / sde.alpha(one)
-    strata = torch.arange(n, device=x0.device)
-    uniform = torch.rand(n, device=x0.device, generator=generator)
-    t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / n))[part]
+    uniform = torch.rand(n // size, device=x0.device, generator=generator)
+    strata = torch.arange(n // size, device=x0.device)
+    t = sde.time(U_MIN * (u_max / U_MIN) ** ((strata + uniform) / len(strata)))
+    t = t.repeat_interleave(size)[part]
     z = torch.randn((n, *x0.shape[1:]), device=x0.device, generator=generator)[part]
-    x = sde.alpha(t)[:, None] * x0 + sde.sigma(t)[:, None] * z
-    predicted = noise_from_velocity(sde, x, t[:, None], _given(model, y)(x, t))
+    same = math.gcd(size, first, len(x0))  # of rows that follow each other, all at one level
+    t, x0, z = t[::same, None], x0.unflatten(0, (-1, same)), z.unflatten(0, (-1, same))
+    given = y if y is None else y.unflatten(0, (-1, same))
+    x = sde.alpha(t)[..., None] * x0 + sde.sigma(t)[..., None] * z
+    predicted = noise_from_velocity(sde, x, t[..., None], _given(model, given)(x, t))
     return (predicted - z).square().mean()

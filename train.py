@@ -335,7 +335,7 @@ def train(options: Options, argv: list[str] | None) -> None:
     )
     rows = prepared.train
     linear = best_linear(configuration.sde, rows, prepared.held_out)
-    if network.start is not None and not options.init_from:
+    if not options.init_from:
         network.start.set(linear.regression, linear.variances, linear.modes)
     with processes.process_group(device):
         held_out = HeldOutLoss(linear, prepared.held_out, settings.seed)

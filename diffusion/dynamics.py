@@ -1,16 +1,76 @@
-"""The reverse process: a forward SDE with the velocity that a network returns, and its start."""
+"""The reverse process: a forward SDE, the velocity that a network returns, and a Gaussian frame.
+
+In the coordinates of a Gaussian N(m, C) the flow of Gaussian data stands still, whatever their mean
+and covariance: a solver follows no more than what the data differ in from it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Self
 
 import sde_utils
-from sde_utils import SDE, VelocityFn, cpu_time, prior_std
+from sde_utils import SDE, VelocityFn, angle, cpu_time, prior_std
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from model import GaussianStart
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frame:
+    """Coordinates xi of a Gaussian N(m, C) at each angle theta of noise.
+
+    In the modes of C, of variance s,
+        v = cos(theta) m + B(theta) xi,  B^2 = s cos(theta)^2 + sin(theta)^2,
+    so that xi is N(0, 1) at each theta and constant along the flow where x_0 is N(m, C). With
+    m = 0 and s = 1 it is v itself.
+
+    Attributes:
+        mean: m, shape (n, n_dim) or one that broadcasts to it.
+        variances: s, shape (n_dim,), or a number.
+        modes: Columns of (n_dim, n_dim), orthogonal; None for those of the coordinates.
+    """
+
+    mean: Tensor | float = 0.0
+    variances: Tensor | float = 1.0
+    modes: Tensor | None = None
+
+    @classmethod
+    def of(cls, start: GaussianStart, y: Tensor | None = None) -> Self:
+        """That of a network: the linear regression of its training rows on observations y."""
+        mean = 0.0 if y is None else y @ start.regression
+        return cls(mean, start.variances, start.modes)
+
+    def _width(self, theta: float) -> Tensor | float:
+        return (self.variances * math.cos(theta) ** 2 + math.sin(theta) ** 2) ** 0.5
+
+    def _into_modes(self, rows: Tensor) -> Tensor:
+        return rows if self.modes is None else rows @ self.modes
+
+    def place(self, xi: Tensor, theta: float) -> Tensor:
+        """v of coordinates xi, shape (n, n_dim)."""
+        rest = self._width(theta) * xi
+        rest = rest if self.modes is None else rest @ self.modes.T
+        return math.cos(theta) * self.mean + rest
+
+    def coordinate(self, v: Tensor, theta: float) -> Tensor:
+        """xi of v, shape (n, n_dim)."""
+        return self._into_modes(v - math.cos(theta) * self.mean) / self._width(theta)
+
+    def slope(self, xi: Tensor, theta: float, velocity: Tensor) -> Tensor:
+        """dxi/dtheta where v moves at the velocity dv/dtheta, shape of xi."""
+        width = self._width(theta)
+        growth = math.sin(theta) * math.cos(theta) * (1 - self.variances) / width  # dB/dtheta
+        return (self._into_modes(velocity + math.sin(theta) * self.mean) - growth * xi) / width
+
+    def log_volume(self, theta: float, n_dim: int) -> float:
+        """log |dv/dxi|: the sum of log B over n_dim modes."""
+        width = self._width(theta)
+        return n_dim * math.log(width) if isinstance(width, float) else float(width.log().sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +81,44 @@ class Dynamics:
         sde: The forward SDE.
         velocity_fn: Callable (x, t) -> dv/dtheta, with y closed over: `sde_utils.make_velocity_fn`.
         generator: Of the noise of stochastic steps, on the device of x; None for the ODE.
+        frame: In which solvers of the ODE integrate.
+        from_noise: Whether the process starts from noise alone, at theta = pi/2, where xi is
+            N(0, 1) exactly, whatever the data. The largest time of the SDE lies below that, by 0.1
+            for VE up to sigma = 10; from there up the slope stays as it is. A start at the largest
+            time itself would keep what m and C are off.
     """
 
     sde: SDE
     velocity_fn: VelocityFn
     generator: torch.Generator | None = None
+    frame: Frame = Frame()
+    from_noise: bool = False
 
-    def slope(self, v: Tensor, t: Tensor) -> Tensor:
-        """dv/dtheta of the probability-flow ODE at v = x / sqrt(alpha^2 + sigma^2), shape of v."""
-        return self.velocity_fn(prior_std(self.sde, t) * v, t)
+    @property
+    def largest_angle(self) -> float:
+        """theta at t = 1, the largest at which the velocity is known."""
+        return float(angle(self.sde, cpu_time(1)))
+
+    def angle(self, t: Tensor) -> float:
+        """theta from which a step at time t integrates."""
+        if self.from_noise and t >= 1:
+            return math.pi / 2
+        return float(angle(self.sde, t))
+
+    def coordinate(self, x: Tensor, t: Tensor) -> Tensor:
+        """xi of rows x at time t, shape of x."""
+        return self.frame.coordinate(x / prior_std(self.sde, t), float(angle(self.sde, t)))
+
+    def rows(self, xi: Tensor, t: Tensor) -> Tensor:
+        """Rows x of xi at time t, shape of xi."""
+        return prior_std(self.sde, t) * self.frame.place(xi, float(angle(self.sde, t)))
+
+    def slope(self, xi: Tensor, theta: float) -> Tensor:
+        """dxi/dtheta of the probability-flow ODE, shape of xi; see `from_noise` for large theta."""
+        theta = min(theta, self.largest_angle)
+        t = self.sde.time(cpu_time(math.tan(theta)))
+        v = self.frame.place(xi, theta)
+        return self.frame.slope(xi, theta, self.velocity_fn(prior_std(self.sde, t) * v, t))
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x], shape of x."""
@@ -38,24 +127,3 @@ class Dynamics:
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Score of the noised data, shape of x."""
         return sde_utils.score_from_velocity(self.sde, x, t, self.velocity_fn(x, t))
-
-
-def start_posterior(dynamics: Dynamics, z: Tensor, t: Tensor | float) -> Tensor:
-    """Start of the reverse process for p(x_0 | y): the SDE's prior about the posterior's mean.
-
-    x_t is distributed as N(alpha E[x_0 | y], sigma^2) up to the posterior's variance. The SDE's
-    prior leaves out that mean, of which the probability-flow ODE then loses the share
-    std(x_0 | y) alpha / sigma: several percent for VE up to sigma = 10. One evaluation, where
-    noise drowns all but the mean, gives it back.
-
-    Args:
-        dynamics: The reverse process, with y closed over.
-        z: Standard normal noise, shape (n, n_dim).
-        t: The time at which to start, scalar tensor or number.
-
-    Returns:
-        x at time t, shape of z.
-    """
-    t = cpu_time(t)
-    x = dynamics.sde.sigma(t) * z
-    return x + dynamics.sde.alpha(t) * dynamics.denoise(x, t)

@@ -9,7 +9,7 @@ import torch
 
 import sde_utils
 from diffusion import likelihood, parameters
-from diffusion.dynamics import Dynamics
+from diffusion.dynamics import Dynamics, Frame
 from diffusion.observations import Given
 from diffusion.trained import Trained
 from runtime import atomic, console, resources, tables
@@ -60,7 +60,8 @@ class LogLikelihoods:
 
 
 def _dynamics(trained: Trained, y: torch.Tensor | None) -> Dynamics:
-    return Dynamics(trained.sde, sde_utils.make_velocity_fn(trained.network, y))
+    velocity_fn = sde_utils.make_velocity_fn(trained.network, y)
+    return Dynamics(trained.sde, velocity_fn, frame=Frame.of(trained.network.start, y))
 
 
 def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
@@ -82,7 +83,7 @@ def of_spectra(trained: Trained, rows: Rows) -> FloatArray:
         y = trained.cond_normalizer.normalize(torch.tensor(rows.y, dtype=torch.float64))
         y = y.to(trained.device)
     with torch.no_grad():
-        result = likelihood.log_likelihood(_dynamics(trained, y), x, y is not None)
+        result = likelihood.log_likelihood(_dynamics(trained, y), x)
     result = result.cpu() + trained.normalizer.log_jacobian(*parts)
     if not result.isfinite().all():
         raise DivergedError("--log-likelihood: not finite; the network may be untrained")

@@ -20,7 +20,8 @@ Flags = tuple[tuple[str, dict[str, Any]], ...]
 NUM_SAMPLES, NUM_DRAWS = 10000, 64  # where no flag says otherwise
 NUM_DRAWS_OF_ONE = 1000  # of a single observation
 NOT_WITH_LOG_LIKELIHOOD = (
-    *("num_samples", "num_draws", "method", "ode_solver", "num_steps", "tolerance", "t_start"),
+    *("num_samples", "num_draws", "method", "ode_solver", "tolerance", "t_start"),
+    *("num_steps", "num_evaluations"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
     *("batch_size", "precision", "seed", "resume", "chains"),
 )
@@ -106,6 +107,14 @@ SOLVER: Flags = (
             "type": cli.positive_float,
             "help": "--ode-solver adaptive: error of a step, in standard deviations of the data "
             f"(default: {solvers.TOLERANCE:g})",
+        },
+    ),
+    (
+        "--num-evaluations",
+        {
+            "type": cli.positive_int,
+            "help": "of the network, at most, first and last step included (default: what the steps "
+            "of the solver take)",
         },
     ),
     (
@@ -247,5 +256,5 @@ def _check_solver(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 def read(args: argparse.Namespace) -> SolverSettings:
     """Settings of the solver that the flags name, defaults filled."""
-    names = (field.name for field in dataclasses.fields(SolverSettings))
+    names = ["num_evaluations", *(field.name for field in dataclasses.fields(SolverSettings))]
     return SolverSettings.complete(**{name: getattr(args, name) for name in names})

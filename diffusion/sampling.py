@@ -16,7 +16,7 @@ import numpy as np
 import sde_utils
 from diffusion import solvers
 from diffusion.blocks import Blocks, batch_seed
-from diffusion.dynamics import Dynamics, start_posterior
+from diffusion.dynamics import Dynamics, Frame
 from diffusion.outputs import (
     GENERATED,
     POSTERIOR,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from diffusion.normalizers import Normalizer, StateNormalizer
-    from model import Architecture
+    from model import Architecture, GaussianStart
 
 CORRECTOR_STEPS, CORRECTOR_STEP_SIZE = 1, 0.1  # where no flag says otherwise
 
@@ -67,11 +67,12 @@ class SolverSettings:
     precision: str = "float32"
 
     @classmethod
-    def complete(cls, method: str, **given: Any) -> Self:
+    def complete(cls, method: str, num_evaluations: int | None = None, **given: Any) -> Self:
         """Settings in which None stands for the default.
 
         Args:
             method: A key of solvers.SOLVERS.
+            num_evaluations: Of the network, at most, in the place of num_steps.
             given: The other attributes, or some of them.
 
         Raises:
@@ -81,11 +82,28 @@ class SolverSettings:
             raise InputError(f"method {method!r} is none of {', '.join(solvers.SOLVERS)}")
         given = {name: value for name, value in given.items() if value is not None}
         settings = cls(method, **{"num_steps": 1, **given})
+        if num_evaluations is not None:
+            if "num_steps" in given:
+                raise InputError("num_steps and num_evaluations: give one of the two")
+            return dataclasses.replace(settings, num_steps=settings._steps_of(num_evaluations))
         if "num_steps" not in given:
             return dataclasses.replace(settings, num_steps=settings.solver.num_steps)
         if settings.num_steps < 1:
             raise InputError(f"num_steps is {settings.num_steps}; needed is 1 or more")
         return settings
+
+    def _steps_of(self, num_evaluations: int) -> int:
+        """Steps that take as many evaluations at most."""
+        solver = self.solver
+        if solver.adaptive:
+            raise InputError("num_evaluations does not go with adaptive steps; give a tolerance")
+        per_step = solver.per_step + (self.corrector_steps if solver.corrected else 0)
+        if num_evaluations < per_step + solver.extra:
+            raise InputError(
+                f"num_evaluations is {num_evaluations}; this solver takes at least "
+                f"{per_step + solver.extra}"
+            )
+        return (num_evaluations - solver.extra) // per_step
 
     @property
     def solver(self) -> solvers.Solver:
@@ -161,6 +179,7 @@ class ReverseProcess:
         architecture: Sizes of the network.
         sde: The forward process.
         network: Callable as ScoreNet1D, on the device.
+        gaussian: The Gaussian that it starts from, in whose frame solvers integrate.
         settings: Of the solver.
         device: Where rows are integrated.
     """
@@ -168,6 +187,7 @@ class ReverseProcess:
     architecture: Architecture
     sde: sde_utils.VESDE | sde_utils.VPSDE
     network: Callable[..., torch.Tensor]
+    gaussian: GaussianStart
     settings: SolverSettings
     device: torch.device
 
@@ -230,23 +250,25 @@ class ReverseProcess:
         """Integrate a batch: the one place that knows what solvers take of a network."""
         import torch
 
-        began, evaluations = time.monotonic(), 0
+        began, x, t = time.monotonic(), batch.start, sde_utils.cpu_time(self.settings.t_start)
         seed = batch_seed(self.settings.seed, batch.number)
         generator = torch.Generator(self.device).manual_seed(seed)
-        velocity_fn = sde_utils.make_velocity_fn(network, batch.y)
-        dynamics = Dynamics(self.sde, velocity_fn, generator)
-        x = batch.start
+        dynamics = Dynamics(
+            self.sde,
+            sde_utils.make_velocity_fn(network, batch.y),
+            generator,
+            Frame.of(self.gaussian, batch.y),
+            from_noise=x is None,
+        )
         if x is None:
             shape = (batch.size, self.architecture.n_dim)
             z = torch.empty(shape, device=self.device).normal_(generator=generator)
-            x = z * sde_utils.prior_std(self.sde, self.t_start)
-            if batch.y is not None:
-                x, evaluations = start_posterior(dynamics, z, self.t_start), 1
-        times = sde_utils.reverse_times(self.sde, self.t_start, self.settings.num_steps)
+            x = dynamics.rows(z, t)
+        times = sde_utils.reverse_times(self.sde, t, self.settings.num_steps)
         follow = None if on_step is None else lambda t, x: on_step()
         step = self.settings.make_step()
         run = solvers.integrate(step, dynamics, x, times, batch.keep, follow)
-        cost = Cost(evaluations + run.evaluations, time.monotonic() - began)
+        cost = Cost(run.evaluations, time.monotonic() - began)
         return Integrated(run.x, cost, run.trajectory)
 
     def _gaussian(self, x: torch.Tensor, t: torch.Tensor, y: object = None) -> torch.Tensor:

@@ -159,7 +159,9 @@ class Trained:
             observed: D_ell, shape (n, n_ell), uK^2, perhaps on disk; None to generate.
             shown: Observation of whose first draw the states are kept; None for none.
         """
-        process = ReverseProcess(self.architecture, self.sde, self.network, settings, self.device)
+        process = ReverseProcess(
+            *(self.architecture, self.sde, self.network, self.network.start, settings, self.device)
+        )
         return Sampler(process, blocks, self.normalizer, self.cond_normalizer, observed, shown)
 
     def posterior(
