@@ -113,8 +113,8 @@ SOLVER: Flags = (
         "--num-evaluations",
         {
             "type": cli.positive_int,
-            "help": "of the network, at most, first and last step included (default: what the steps "
-            "of the solver take)",
+            "help": "of the network, at most, first and last step included, in the place of "
+            "--num-steps",
         },
     ),
     (
@@ -247,6 +247,8 @@ def _check_solver(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     """Rules across the flags of the solver."""
     if args.ode_solver and args.method != "ode":
         parser.error(f"--ode-solver does not go with --method {args.method}")
+    if args.num_steps and args.num_evaluations:
+        parser.error("--num-steps and --num-evaluations: give one of the two")
     solver = read(args).solver
     if not solver.corrected and (args.corrector_steps or args.corrector_step_size):
         parser.error(f"--corrector-steps and --corrector-step-size do not go with {args.method}")
