@@ -5,6 +5,7 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -319,6 +320,25 @@ def test_any_number_of_threads_gives_the_same_samples(case, threads, work, tmp_p
     shared = {150: 120}.get(threads, threads)  # two batches in each of 60 blocks
     assert f" on cpu with {shared} threads x 1;" in capsys.readouterr().err
     assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
+
+
+def test_the_memory_that_is_announced_is_enough_for_all_threads(tmp_path, monkeypatch):
+    """Wide rows in large batches, of which four threads take more than a figure does."""
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).uniform(1, 2, (100, 500))
+    tables.write_array("x.npy", rows, Record.from_json({"quantity": "primordial BB"}))
+    train.main([*TINY, "--data-file", "x.npy", "--epochs", "1", "--out", "wide.pth"])
+    words = "--model-checkpoint wide.pth --num-samples 4096 --batch-size 1024 --threads 4"
+    words += " --method pc --num-steps 3 --device cpu --out-dir out"
+    code = "import sys, sample; from runtime import resources; sample.main(sys.argv[1:])"
+    command = [sys.executable, "-c", f"{code}; print('peak', resources.peak_memory())"]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(sample.__file__)}
+    done = subprocess.run(
+        [*command, *words.split()], capture_output=True, text=True, check=True, env=environment
+    )
+    announced = re.search(r"up to ([\d.]+) GB of memory", done.stderr)
+    peak = float(re.search(r"peak (\d+)", done.stdout)[1])
+    assert peak < 1e9 * float(announced[1]) < 3 * peak
 
 
 def test_each_thread_computes_its_products_alone(work, tmp_path, monkeypatch):
