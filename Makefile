@@ -67,6 +67,7 @@ benchmarks: $(VENV)/.installed
 	$(PYTHON) -m benchmarks.draws
 	$(PYTHON) -m benchmarks.cleaning
 	$(PYTHON) -m benchmarks.overhead
+	$(PYTHON) -m benchmarks.contention
 	$(PYTHON) -m benchmarks.machine
 	$(PYTHON) -m benchmarks.scale
 

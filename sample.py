@@ -145,7 +145,7 @@ class Configuration:
     def identity(self, observed: Table | None) -> Json:
         """All that the draws depend on, for --resume: {flag: value}.
 
-        Threads, and the place and kind of a device, change them by no more than rounding.
+        Threads do not change them; the place and kind of a device do so by no more than rounding.
         """
         from runtime.checkpoints import file_sha256
 
@@ -208,9 +208,10 @@ def write_log_likelihood(
     paths = [os.path.join(args.out_dir, name) for name in run_folder.LIKELIHOOD]
     run_folder.check_beside(args.out_dir, identity["--model-checkpoint"])
     atomic.claim_outputs(paths, atomic.npy_bytes((len(rows),)))
-    likelihood_job.announce(trained.to(device), len(rows), args.out_dir)
+    threads = devices.set_threads(args.threads, device)
+    likelihood_job.announce(trained.to(device), len(rows), args.out_dir, threads)
     law = None if trained.joint else exact_law(observed, given.truth, trained.data)
-    result = likelihood_job.compute(trained, rows, law)
+    result = likelihood_job.compute(trained, rows, law, threads)
     report = likelihood_report(result.model, result.exact)
     run_folder.remove(paths[1:], paths)
     likelihood_job.write(paths[0], result.model, record)
@@ -328,7 +329,6 @@ def main(argv: list[str] | None = None) -> None:
 
     from diffusion.trained import Trained
 
-    devices.set_threads(args.threads)
     trained = Trained.load(args.model_checkpoint)
     sample_flags.check_model(parser, args, trained)
     if args.log_likelihood:
@@ -337,6 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     given = observations.load(observations.Files.from_arguments(args), trained)
     observed, truth = given.observed, given.truth
     config = Configuration.from_arguments(args, trained, observed)
+    threads = devices.set_threads(args.threads, config.device)
     sampler, blocks = config.sampler(trained, observed), config.blocks
     if config.shown >= blocks.num_samples:
         parser.error(f"--trajectory-index {config.shown}: there are {blocks.num_samples} rows")
@@ -345,7 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     whole = (TRAJECTORY,) if config.plot_trajectories else ()
     arrays = journal.PartialArrays(config.out_dir, shapes, whole, processes.rank())
     compared = {"--data-file-gt": None if truth is None else truth.sha256}
-    job = Job(sampler, arrays, config.identity(observed) | compared)
+    job = Job(sampler, arrays, config.identity(observed) | compared, threads)
     if config.resume and is_finished(config.out_dir, job.identity):
         console.info(f"{config.out_dir}: is finished; leave --resume out to sample anew")
         if config.chains is not None and processes.rank() == 0:

@@ -47,7 +47,7 @@ from runtime.priors import Parameter
 
 if TYPE_CHECKING:
     from diffusion.baseline import LossLevels
-    from diffusion.dataset import TrainingTables
+    from diffusion.dataset import Rows, TrainingTables
     from diffusion.trained import Trained
     from diffusion.trainer import CheckpointWriter, History, Trainer
 
@@ -139,7 +139,7 @@ class Options:
         init_from: Checkpoint with whose weights it starts, or None.
         out: Checkpoint.
         resume: Whether to go on with it.
-        device, threads: As runtime.devices takes them.
+        device, threads: As runtime.devices takes them; threads None for as many as pay.
         sde_name: A key of sde_utils.SDES.
         sde: The forward process.
         hidden_dim, embed_dim, num_layers: Of the network.
@@ -154,7 +154,7 @@ class Options:
     out: str
     resume: bool
     device: str
-    threads: int
+    threads: int | None
     sde_name: str
     sde: sde_utils.SDE
     hidden_dim: int
@@ -261,6 +261,25 @@ def find_checkpoint(options: Options, configuration: Configuration) -> Trained |
     return trained
 
 
+def share_threads(options: Options, limit: int, rows: Rows, before: Trained | None) -> int:
+    """Threads that share a batch: those asked for, of the stopped training, or as many as pay.
+
+    Args:
+        options: Of the command line.
+        limit: Of this process on its device.
+        rows: To train on.
+        before: A stopped training, which goes on bit for bit with as many; None for a new one.
+    """
+    from diffusion.shares import threads_that_pay
+
+    if options.threads is not None or rows.device.type != "cpu":
+        return limit
+    if before and isinstance(threads := before.resume.get("threads"), int):
+        return min(max(1, threads), devices.MAX_THREADS)
+    own_rows = min(options.training.batch_size, len(rows)) // processes.world_size()
+    return min(limit, threads_that_pay(own_rows, options.hidden_dim))
+
+
 def write_report(outputs: list[str], history: History, levels: LossLevels) -> None:
     """Write loss history and figure of a finished training, then print what it came to."""
     from diffusion import baseline
@@ -310,8 +329,8 @@ def train(options: Options, argv: list[str] | None) -> None:
     from diffusion.held_out import HeldOutLoss
     from diffusion.shrinkage import best_linear
 
-    devices.set_threads(options.threads)
     device, settings = devices.get_device(options.device), options.training
+    limit = devices.set_threads(options.threads, device)
     losses = [f"{options.out.removesuffix('.pth')}.loss.{kind}" for kind in ("npy", "png")]
     outputs = [options.out, *losses]
     tables = options.load_tables()
@@ -339,7 +358,8 @@ def train(options: Options, argv: list[str] | None) -> None:
         network.start.set(linear.regression, linear.variances, linear.modes)
     with processes.process_group(device):
         held_out = HeldOutLoss(linear, prepared.held_out, settings.seed)
-        training = trainer.Trainer(network, rows, held_out, settings)
+        threads = share_threads(options, limit, rows, before)
+        training = trainer.Trainer(network, rows, held_out, settings, threads)
         if before:
             training.restore(before)
         training.check_processes()

@@ -1,14 +1,32 @@
 """Sampling as a job: blocks that several processes compute and that a stopped run goes on with."""
 
+from __future__ import annotations
+
+import contextlib
 import dataclasses
+import itertools
 import os
+import threading
+from typing import TYPE_CHECKING
 
 from diffusion.outputs import TRAJECTORY
-from diffusion.sampling import Sampler
-from runtime import console, journal, jsonfiles, processes, resources, signals
+from diffusion.sampling import DrawnBlock, Sampler
+from runtime import (
+    console,
+    devices,
+    journal,
+    jsonfiles,
+    processes,
+    resources,
+    signals,
+)
 from runtime.errors import DivergedError, InputError, Interrupted
 from runtime.jsonfiles import Json
 from runtime.run_folder import IDENTITY
+from runtime.workers import Workers
+
+if TYPE_CHECKING:
+    from model import Architecture
 
 
 def is_finished(out_dir: str, identity: Json) -> bool:
@@ -21,6 +39,11 @@ def is_finished(out_dir: str, identity: Json) -> bool:
     return journal.flags_of(report.get(IDENTITY) or {}) == identity and not started
 
 
+def network_bytes(architecture: Architecture, rows: int) -> int:
+    """Bound on what a network and a solver take of memory for a batch of rows, as measured."""
+    return 4 * rows * (16 * architecture.hidden_dim + 256 * architecture.n_dim)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """All blocks of a sampler, and the files that they go into.
@@ -30,11 +53,13 @@ class Job:
         arrays: The outputs on their way to disk.
         identity: All that the draws depend on, {flag: value}: a run with --resume takes up what
             one of the same identity left.
+        threads: Blocks that a process computes at a time, or batches where there are fewer blocks.
     """
 
     sampler: Sampler
     arrays: journal.PartialArrays
     identity: Json
+    threads: int = 1
 
     def run(self, resume: bool) -> float:
         """Compute all blocks that are not on disk yet, each in one of the processes.
@@ -81,9 +106,15 @@ class Job:
         rows = blocks.num_draws * blocks.per_block
         cost = sampler.process.cost(min(rows, blocks.batch_size))
         seconds = cost.seconds * cost.evaluations * len(left) * blocks.batches_per_block
-        seconds /= processes.world_size()
+        own = len(left[:: processes.world_size()])
+        at_once, within = self._shares(own)
+        threads = at_once * min(within, blocks.batches_per_block)
+        seconds /= processes.world_size() * threads
         memory = resources.peak_memory() + resources.FIGURE_MEMORY
-        memory += 8 * 8 * rows * sampler.process.architecture.n_dim  # a block in float64
+        # blocks in float64, and what the network takes of memory for all batches but the first
+        sizes = sampler.process.architecture
+        memory += at_once * 8 * 8 * rows * sizes.n_dim
+        memory += (threads - 1) * network_bytes(sizes, min(rows, blocks.batch_size))
         disk = sum(map(self.arrays.size, self.arrays.shapes))
         kept = f" ({len(blocks) - len(left):,} are there)" if len(left) < len(blocks) else ""
         kind = "spectra" if sampler.observed is None else "observations"
@@ -91,29 +122,53 @@ class Job:
             f"{blocks.num_samples:,} {kind} x {blocks.num_draws:,} "
             f"draw{'s' * (blocks.num_draws > 1)} in {len(blocks):,} block"
             f"{'s' * (len(blocks) > 1)}{kept}, {cost.evaluations} network evaluations each: about "
-            f"{console.format_duration(seconds)} on {sampler.process.device} x "
-            f"{processes.world_size()}"
+            f"{console.format_duration(seconds)} on {sampler.process.device} with "
+            f"{devices.count_threads(threads)} x {processes.world_size()}"
         )
         resources.announce(work, memory, disk, self.arrays.folder)
 
+    def _shares(self, num_blocks: int) -> tuple[int, int]:
+        """(blocks that are computed at a time, threads of each)."""
+        at_once = max(1, min(self.threads, num_blocks))
+        return at_once, self.threads // at_once
+
     def _compute(self, chosen: list[int]) -> None:
-        """Compute the blocks of these numbers, and write them."""
-        sampler, arrays = self.sampler, self.arrays
+        """Compute the blocks of these numbers, and write them in the order in which they end."""
+        at_once, within = self._shares(len(chosen))
+        unwanted, one_at_a_time = threading.Event(), threading.Lock()
+        process = dataclasses.replace(self.sampler.process, workers=Workers(within, unwanted))
+        sampler = dataclasses.replace(self.sampler, process=process)
         steps_per_batch = sampler.process.settings.num_steps + 2
         steps = len(chosen) * sampler.blocks.batches_per_block * steps_per_batch
         bar = console.progress(total=steps, unit="step")
-        with signals.stop_request() as stop, arrays, bar:
-            for number in chosen:
-                block = sampler.block(number, bar.update)
-                first = sampler.blocks.observations(number).start
-                for output in sampler.outputs:
-                    arrays.write(output.name, first, output.rows(block.draws))
-                if block.trajectory is not None:
-                    arrays.write_whole(TRAJECTORY, block.trajectory)
-                evaluations, seconds = block.cost.evaluations, block.cost.seconds
-                arrays.finish(number, {"network_evaluations": evaluations, "seconds": seconds})
-                if stop.code:
-                    raise Interrupted(stop.code)
+
+        def on_step() -> None:
+            if unwanted.is_set():
+                raise Interrupted(0)
+            with one_at_a_time:
+                bar.update()
+
+        def draw(number: int) -> DrawnBlock:
+            return sampler.block(number, on_step)
+
+        with signals.stop_request() as stop, self.arrays, bar:
+            numbers = itertools.takewhile(lambda _: not stop.code, chosen)
+            drawn = Workers(at_once, unwanted).finished(draw, numbers)
+            with contextlib.closing(drawn):
+                for number, block in drawn:
+                    self._write(number, block)
+            if stop.code:
+                raise Interrupted(stop.code)
+
+    def _write(self, number: int, block: DrawnBlock) -> None:
+        """Write a block, and note it."""
+        first = self.sampler.blocks.observations(number).start
+        for output in self.sampler.outputs:
+            self.arrays.write(output.name, first, output.rows(block.draws))
+        if block.trajectory is not None:
+            self.arrays.write_whole(TRAJECTORY, block.trajectory)
+        evaluations, seconds = block.cost.evaluations, block.cost.seconds
+        self.arrays.finish(number, {"network_evaluations": evaluations, "seconds": seconds})
 
     def record(self) -> Json:
         """How all blocks went, ready for JSON; seconds are summed over blocks.

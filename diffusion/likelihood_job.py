@@ -1,5 +1,6 @@
 """Log-likelihoods as a job: rows of files, block by block, into log_likelihood.npy."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -10,14 +11,16 @@ import torch
 import sde_utils
 from diffusion import likelihood, parameters
 from diffusion.dynamics import Dynamics, Frame
+from diffusion.jobs import network_bytes
 from diffusion.observations import Given
 from diffusion.trained import Trained
-from runtime import atomic, console, resources, tables
+from runtime import atomic, console, devices, resources, tables
 from runtime.errors import DivergedError, InputError
 from runtime.priors import FloatArray
 from runtime.records import Record
+from runtime.workers import Workers
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256  # small, so that a test set keeps all threads busy
 
 # (D_ell of rows, which rows these are) -> log p of their exact law, shape (n,)
 ExactLaw = Callable[[FloatArray, slice], FloatArray]
@@ -116,13 +119,14 @@ def gather(given: Given, trained: Trained) -> Rows:
     return Rows(dl, theta, None if given.observed is None else given.observed.values)
 
 
-def announce(trained: Trained, n: int, folder: str) -> None:
+def announce(trained: Trained, n: int, folder: str, threads: int) -> None:
     """One line on stderr: how long and how large the work is, by the time of one derivative.
 
     Args:
         trained: The model, on its device.
         n: Number of rows.
         folder: Of the outputs.
+        threads: Blocks of rows that are computed at a time.
     """
     sizes, rows, device = trained.architecture, min(n, BLOCK_ROWS), trained.device
     y = torch.zeros(rows, sizes.n_cond, device=device) if sizes.conditional else None
@@ -133,37 +137,45 @@ def announce(trained: Trained, n: int, folder: str) -> None:
         began = time.monotonic()
         float(pull_back(v)[0][0, 0])  # waits for a GPU
     derivatives = (2 * likelihood.NUM_STEPS + 1) * sizes.n_dim
-    seconds = -(-n // BLOCK_ROWS) * derivatives * (time.monotonic() - began)
+    num_blocks = -(-n // BLOCK_ROWS)
+    threads = min(threads, num_blocks)
+    seconds = num_blocks / threads * derivatives * (time.monotonic() - began)
     work = (
         f"{n:,} spectra, {derivatives:,} derivatives each: about {console.format_duration(seconds)}"
     )
+    work += f" on {device} with {devices.count_threads(threads)}"
     # states, and what is exact
-    memory = resources.peak_memory() + 1e8 + 64 * 8 * rows * sizes.n_dim
-    resources.announce(f"{work} on {device}", memory, atomic.npy_bytes((n,)), folder)
+    memory = resources.peak_memory() + 1e8 + threads * 64 * 8 * rows * sizes.n_dim
+    memory += 2 * (threads - 1) * network_bytes(sizes, rows)  # forward and back
+    resources.announce(work, memory, atomic.npy_bytes((n,)), folder)
 
 
-def compute(trained: Trained, rows: Rows, exact_law: ExactLaw | None) -> LogLikelihoods:
+def compute(
+    trained: Trained, rows: Rows, exact_law: ExactLaw | None, threads: int = 1
+) -> LogLikelihoods:
     """Log-likelihoods under a model, and under the exact law where that is known.
 
     Args:
         trained: The model, on its device.
         rows: Of any number.
         exact_law: Of the same rows; None where it is unknown.
+        threads: Blocks of rows that are computed at a time.
 
     Raises:
         DivergedError: If one is not finite.
     """
-    model, exact = [], []
-    with console.progress(total=len(rows), unit="spectrum") as bar:
-        for first in range(0, len(rows), BLOCK_ROWS):
-            chosen = slice(first, min(first + BLOCK_ROWS, len(rows)))
-            block = rows[chosen]
-            model.append(of_spectra(trained, block))
-            if exact_law is not None:
-                exact.append(exact_law(block.dl, chosen))
-            bar.update(len(block))
+    model, exact = np.empty(len(rows)), None if exact_law is None else np.empty(len(rows))
+    starts = range(0, len(rows), BLOCK_ROWS)
+    chosen = (slice(first, min(first + BLOCK_ROWS, len(rows))) for first in starts)
+    finished = Workers(threads).finished(lambda part: of_spectra(trained, rows[part]), chosen)
+    with console.progress(total=len(rows), unit="spectrum") as bar, contextlib.closing(finished):
+        for part, log_p in finished:
+            model[part] = log_p
+            if exact_law is not None and exact is not None:
+                exact[part] = exact_law(rows.dl[part], part)
+            bar.update(len(log_p))
             tables.release(rows.dl)
-    return LogLikelihoods(np.concatenate(model), np.concatenate(exact) if exact else None)
+    return LogLikelihoods(model, exact)
 
 
 def write(path: str, log_p: FloatArray, record: Record) -> None:

@@ -30,6 +30,7 @@ from runtime import devices, tables
 from runtime.errors import DivergedError, InputError
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
+from runtime.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -182,6 +183,7 @@ class ReverseProcess:
         gaussian: The Gaussian that it starts from, in whose frame solvers integrate.
         settings: Of the solver.
         device: Where rows are integrated.
+        workers: Threads that share the batches of a block.
     """
 
     architecture: Architecture
@@ -190,6 +192,7 @@ class ReverseProcess:
     gaussian: GaussianStart
     settings: SolverSettings
     device: torch.device
+    workers: Workers = dataclasses.field(default_factory=Workers)
 
     @property
     def t_start(self) -> torch.Tensor:
@@ -222,24 +225,29 @@ class ReverseProcess:
         """
         import torch
 
-        began, parts, evaluations, trajectory = time.monotonic(), [], 0, None
-        with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
-            for batch, rows in blocks.batches(number):
-                y_batch = None
-                if y is not None:
-                    owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
-                    y_batch = y[owners].to(self.device)
-                kept = None
-                if keep is not None and rows.start <= keep < rows.stop:
-                    kept = keep - rows.start
-                x = None if start is None else start[rows].to(self.device)
-                work = Batch(batch, rows.stop - rows.start, x, y_batch, kept)
-                run = self._integrate(self.network, work, on_step)
-                evaluations = max(evaluations, run.cost.evaluations)
-                trajectory = trajectory if run.trajectory is None else run.trajectory
-                parts.append(run.x.cpu())
+        began = time.monotonic()
+
+        def run(batch: tuple[int, slice]) -> Integrated:
+            batch_number, rows = batch
+            y_batch = None
+            if y is not None:
+                owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
+                y_batch = y[owners].to(self.device)
+            shown = keep is not None and rows.start <= keep < rows.stop
+            kept = keep - rows.start if shown else None
+            x = None if start is None else start[rows].to(self.device)
+            work = Batch(batch_number, rows.stop - rows.start, x, y_batch, kept)
+            # both contexts belong to the thread
+            with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
+                done = self._integrate(self.network, work, on_step)
+            return dataclasses.replace(done, x=done.x.cpu())
+
+        finished = self.workers.finished(run, blocks.batches(number))
+        parts = [part for _, part in sorted(finished, key=lambda each: each[0][0])]
+        evaluations = max(part.cost.evaluations for part in parts)
+        trajectory = next((p.trajectory for p in parts if p.trajectory is not None), None)
         cost = Cost(evaluations, time.monotonic() - began)
-        return Integrated(torch.cat(parts), cost, trajectory)
+        return Integrated(torch.cat([part.x for part in parts]), cost, trajectory)
 
     def _integrate(
         self,

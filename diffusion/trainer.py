@@ -6,6 +6,7 @@ follows the same path on any number of processes, to rounding.
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import dataclasses
 import math
@@ -19,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import model
 import sde_utils
+from diffusion import shares
 from diffusion.baseline import LossLevels
 from diffusion.dataset import Prepared, Rows
 from diffusion.held_out import HeldOutLoss
@@ -120,6 +122,7 @@ class Trainer:
         rows: `dataset.Rows` to train on.
         held_out: Callable network -> loss on held-out rows, with the linear denoiser's as `linear`.
         settings: Of the optimisation.
+        threads: Threads that share the rows of a batch.
 
     Attributes:
         ema: Copy of the network that follows with exponential averaging.
@@ -135,24 +138,25 @@ class Trainer:
         rows: Rows,
         held_out: HeldOutLoss,
         settings: TrainingSettings,
+        threads: int = 1,
     ) -> None:
         self.network, self.rows, self.held_out, self.settings = network, rows, held_out, settings
         self.batch_size = min(settings.batch_size, len(rows))
-        self.share, rest = divmod(self.batch_size, processes.world_size())
+        share, rest = divmod(self.batch_size, processes.world_size())
         if rest:
             raise InputError(
                 f"--batch-size: {self.batch_size} rows do not divide among "
                 f"{processes.world_size()} processes; choose a multiple"
             )
-        self.first = processes.rank() * self.share
+        self.parts = shares.cut(processes.rank() * share, share, threads)
+        self.threads = len(self.parts)
+        self.pool = concurrent.futures.ThreadPoolExecutor(self.threads)
         # in each epoch every row at most once, in full batches
         self.num_batches = len(rows) // self.batch_size
         self.num_steps = settings.epochs * self.num_batches
         self.ema = copy.deepcopy(network).requires_grad_(False)
         self.parameters, self.averages = list(network.parameters()), list(self.ema.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
-        self.generator = torch.Generator(rows.device)
-        self.replica = processes.replicate(network, rows.device)
         self.state = State(0, self._scalar(0.0), History())
 
     def _scalar(self, value: float) -> torch.Tensor:
@@ -192,6 +196,7 @@ class Trainer:
         return {
             "optimizer": self.optimizer.state_dict(),
             "step": self.state.step,
+            "threads": self.threads,
             "total": float(self.state.total),
             "history": self.state.history.to_json(),
         }
@@ -202,19 +207,28 @@ class Trainer:
         order = torch.randperm(len(self.rows), generator=generator)
         return order.to(self.rows.values.device)
 
+    def _part(self, step: int, index: torch.Tensor, part: slice) -> list[torch.Tensor]:
+        """What rows of a batch add to its loss and to the gradient of each parameter."""
+        settings = self.settings
+        generator = seeded(torch.Generator(self.rows.device), settings.seed, NOISE, step)
+        x0, y = self.rows[index[part]]
+        with devices.autocast(self.rows.device, settings.precision):
+            place = (part.start, self.batch_size)
+            loss = sde_utils.denoising_loss(self.network, self.network.sde, x0, generator, y, place)
+        loss = loss * (len(x0) / self.batch_size)
+        return [loss.detach(), *torch.autograd.grad(loss, self.parameters)]
+
     def take_step(self, step: int, index: torch.Tensor) -> torch.Tensor:
         """Take step number `step` on the batch of rows `index`; its loss, a scalar tensor."""
         settings = self.settings
-        seeded(self.generator, settings.seed, NOISE, step)
-        x0, y = self.rows[index[self.first : self.first + self.share]]
-        with devices.autocast(self.rows.device, settings.precision):
-            part = (self.first, self.batch_size)
-            loss = sde_utils.denoising_loss(
-                self.replica, self.network.sde, x0, self.generator, y, part
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = processes.all_reduce_sum(loss.detach() / processes.world_size())
+        *others, own = self.parts
+        pending = [self.pool.submit(self._part, step, index, part) for part in others]
+        totals = self._part(step, index, own)
+        for future in pending:
+            totals = list(torch._foreach_add(totals, future.result()))
+        loss, *gradients = processes.all_reduce_sums(totals)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
         self.optimizer.param_groups[0]["lr"] = learning_rate(step, self.num_steps, settings.lr)
         self.optimizer.step()
         # the average forgets the initial weights at the start of a training; AveragedModel would
@@ -295,7 +309,8 @@ class Trainer:
         Args:
             num_passes: Passes through the held-out rows at the end.
         """
-        timed = Trainer(copy.deepcopy(self.network), self.rows, self.held_out, self.settings)
+        network = copy.deepcopy(self.network)
+        timed = Trainer(network, self.rows, self.held_out, self.settings, self.threads)
         generator = seeded(torch.Generator(), self.settings.seed, TIMING)
         seconds = []
         for number in range(TIMED_STEPS):
@@ -320,8 +335,8 @@ class Trainer:
         parameters, device = sum(p.numel() for p in self.parameters), self.rows.device
         work = (
             f"{len(self.rows):,} rows, {self.num_steps - self.state.step:,} steps of "
-            f"{self.batch_size}, {parameters:,} parameters, on {device}: about "
-            f"{console.format_duration(seconds)}"
+            f"{self.batch_size}, {parameters:,} parameters, on {device} with "
+            f"{devices.count_threads(self.threads)}: about {console.format_duration(seconds)}"
         )
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device)

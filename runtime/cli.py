@@ -191,7 +191,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, device: bool = True) -> A
         group.add_argument(
             "--threads",
             type=positive_int,
-            help="CPU threads of each process (default: the cores, shared among the processes)",
+            help="CPU threads of each process (default: OMP_NUM_THREADS, or the cores, shared "
+            "among the processes; train.py takes fewer where batches are small)",
         )
         group.add_argument(
             "--precision",

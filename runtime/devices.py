@@ -1,5 +1,6 @@
 """Devices, threads and precision of PyTorch."""
 
+import contextlib
 import os
 import re
 import textwrap
@@ -16,23 +17,41 @@ MAX_THREADS = 1024  # of a process
 MAX_REASON = 100  # characters of what PyTorch says
 
 
-def set_threads(threads: int | None) -> None:
-    """Use this number of CPU threads; where None, all cores, shared among local processes.
+def num_threads(threads: int | None) -> int:
+    """CPU threads of this process: `threads`, else OMP_NUM_THREADS, else its share of the cores.
 
     Raises:
         InputError: If there are more than `MAX_THREADS`.
     """
-    import torch
-
     if threads is not None and threads > MAX_THREADS:  # too many end the process without a word
         raise InputError(f"--threads {threads}: at most {MAX_THREADS}")
-
-    if threads is None and processes.local_world_size() == 1:
-        return  # torch's own choice, which follows OMP_NUM_THREADS
+    if threads is not None:
+        return threads
+    if processes.local_world_size() == 1:  # torchrun sets it to 1 where nobody did
+        with contextlib.suppress(KeyError, ValueError):  # it may be a list, of nested loops
+            return min(MAX_THREADS, max(1, int(os.environ["OMP_NUM_THREADS"].partition(",")[0])))
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads or max(1, cores // processes.local_world_size()))
+    return max(1, cores // processes.local_world_size())
+
+
+def set_threads(threads: int | None, device: "torch.device") -> int:
+    """Threads among which work on a device is to be shared, see `num_threads`; 1 on a GPU.
+
+    On a CPU each of them computes its products alone: threads that share a product wait for the
+    slowest, at every product, which is long where another program has its core.
+    """
+    import torch
+
+    number, on_cpu = num_threads(threads), device.type == "cpu"
+    torch.set_num_threads(1 if on_cpu else number)
+    return number if on_cpu else 1
+
+
+def count_threads(number: int) -> str:
+    """A number of threads in words."""
+    return f"{number} thread{'s' * (number > 1)}"
 
 
 def autocast(device: "torch.device", precision: str) -> "torch.autocast":

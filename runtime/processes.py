@@ -129,18 +129,6 @@ def barrier() -> None:
         raise ConnectionError(PEER_LOST) from None
 
 
-def replicate(network: "torch.nn.Module", device: "torch.device") -> "torch.nn.Module":
-    """The network, with gradients that are means over all processes; itself where there is one."""
-    if world_size() == 1:
-        return network
-    from torch.nn.parallel import DistributedDataParallel
-
-    ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        network, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
-
-
 def all_reduce_sum(tensor: "torch.Tensor") -> "torch.Tensor":
     """Sum of a tensor over all processes, in place."""
     if world_size() > 1:
@@ -148,3 +136,14 @@ def all_reduce_sum(tensor: "torch.Tensor") -> "torch.Tensor":
 
         dist.all_reduce(tensor)
     return tensor
+
+
+def all_reduce_sums(tensors: "list[torch.Tensor]") -> "list[torch.Tensor]":
+    """Sums of tensors of one type over all processes, in one go."""
+    if world_size() == 1:
+        return tensors
+    import torch
+
+    total = all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors]))
+    parts = total.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

@@ -10,7 +10,7 @@ import torch
 
 import sde_utils
 import train
-from benchmarks import cleaning, draws, machine, overhead, quality, report, scale
+from benchmarks import cleaning, contention, draws, machine, overhead, quality, report, scale
 from diffusion import solvers
 from runtime import devices, jsonfiles, tables
 from runtime.records import Record
@@ -177,3 +177,25 @@ def test_compare_runs(all_tools, monkeypatch, tmp_path, capsys):
     compare.main(argv)
     assert (tmp_path / "RESULTS.md").read_text() == first
     assert capsys.readouterr().out.count("## Side by side") == 2
+
+
+def test_contention_runs(monkeypatch):
+    """Two rows of each script, at the rate alone and beside as many busy processes as cores."""
+    for name, value in {"ROWS": 200, "EPOCHS": 1, "NUM_SAMPLES": 40}.items():
+        monkeypatch.setattr(contention, name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    written = {}
+    monkeypatch.setattr(report, "write_section", written.__setitem__)
+    contention.main(["--repeats", "1"])
+    rows = [line.split("|")[1:-1] for line in written["contention"].splitlines() if ".py |" in line]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    assert [row[:2] for row in rows] == [
+        [script, busy] for script in ("train.py", "sample.py") for busy in ("0", "1")
+    ]
+    assert rows[0][3] == rows[2][3] == "1.00"
+
+
+def test_busy_processes_end_with_the_block():
+    with contention.busy_processes(2) as running:
+        assert all(process.poll() is None for process in running)
+    assert all(process.poll() is not None for process in running)

@@ -5,6 +5,7 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -310,6 +311,49 @@ def test_any_number_of_processes_gives_the_same_samples(case, world, work, tmp_p
     assert all(report.pop("seconds") > 0 for report in reports) and reports[0] == reports[1]
 
 
+@pytest.mark.parametrize(("case", "threads"), zip(CASES, (2, 3, 2, 150), strict=True))
+def test_any_number_of_threads_gives_the_same_samples(case, threads, work, tmp_path, capsys):
+    """More threads than blocks, too: the batches of a block are then shared."""
+    sample.main(arguments(work, case, tmp_path / "one"))
+    assert " on cpu with 1 thread x 1;" in capsys.readouterr().err
+    sample.main(arguments(work, case, tmp_path / "many", "--threads", str(threads)))
+    shared = {150: 120}.get(threads, threads)  # two batches in each of 60 blocks
+    assert f" on cpu with {shared} threads x 1;" in capsys.readouterr().err
+    assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
+
+
+def test_the_memory_that_is_announced_is_enough_for_all_threads(tmp_path, monkeypatch):
+    """Wide rows in large batches, of which four threads take more than a figure does."""
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).uniform(1, 2, (100, 500))
+    tables.write_array("x.npy", rows, Record.from_json({"quantity": "primordial BB"}))
+    train.main([*TINY, "--data-file", "x.npy", "--epochs", "1", "--out", "wide.pth"])
+    words = "--model-checkpoint wide.pth --num-samples 4096 --batch-size 1024 --threads 4"
+    words += " --method pc --num-steps 3 --device cpu --out-dir out"
+    code = "import sys, sample; from runtime import resources; sample.main(sys.argv[1:])"
+    command = [sys.executable, "-c", f"{code}; print('peak', resources.peak_memory())"]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(sample.__file__)}
+    done = subprocess.run(
+        [*command, *words.split()], capture_output=True, text=True, check=True, env=environment
+    )
+    announced = re.search(r"up to ([\d.]+) GB of memory", done.stderr)
+    peak = float(re.search(r"peak (\d+)", done.stdout)[1])
+    assert peak < 1e9 * float(announced[1]) < 3 * peak
+
+
+def test_each_thread_computes_its_products_alone(work, tmp_path, monkeypatch):
+    block, found = sampling.Sampler.block, set()
+
+    def noted(*args):
+        found.add((threading.current_thread().name, torch.get_num_threads()))
+        return block(*args)
+
+    monkeypatch.setattr(sampling.Sampler, "block", noted)
+    sample.main(arguments(work, "generate", tmp_path, "--threads", "2"))
+    assert {threads for _, threads in found} == {1}
+    assert threading.main_thread().name not in {name for name, _ in found}
+
+
 def test_torchrun(work, tmp_path):
     sample.main(arguments(work, "joint, ode", tmp_path / "one"))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -384,6 +428,18 @@ def test_a_signal_ends_it_after_a_block_and_a_second_at_once(
     assert all(name.startswith(".") for name in os.listdir(tmp_path / "out"))
     sample.main([*argv, "--resume"])
     assert "(3 are there)" in capsys.readouterr().err
+    assert arrays_of(tmp_path / "whole") == arrays_of(tmp_path / "out")
+
+
+@pytest.mark.parametrize("threads", ["2", "3"])
+def test_a_signal_ends_threads_after_their_blocks(threads, work, tmp_path, capsys, monkeypatch):
+    sample.main(arguments(work, "generate", tmp_path / "whole"))
+    argv = arguments(work, "generate", tmp_path / "out", "--threads", threads)
+    with monkeypatch.context() as patch:
+        stop_at_block(patch, 1, signal.SIGTERM)
+        assert "--resume goes on" in fails(sample.main, argv, 143, capsys)
+    assert 2 <= num_blocks(tmp_path / "out") < 5
+    sample.main([*argv, "--resume"])
     assert arrays_of(tmp_path / "whole") == arrays_of(tmp_path / "out")
 
 
@@ -503,7 +559,8 @@ def test_two_runs_do_not_write_into_one_folder(work, tmp_path, capsys):
     assert "another process is writing it" in line
 
 
-def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_diverged_draws_leave_nothing(threads, work, tmp_path, capsys, monkeypatch):
     block = ReverseProcess.block
 
     def diverged(*args, **kwargs):
@@ -511,7 +568,7 @@ def test_diverged_draws_leave_nothing(work, tmp_path, capsys, monkeypatch):
         return dataclasses.replace(run, x=run.x * float("inf"))
 
     monkeypatch.setattr(ReverseProcess, "block", diverged)
-    argv = arguments(work, "generate", tmp_path / "out")
+    argv = arguments(work, "generate", tmp_path / "out", "--threads", threads)
     assert "diverged" in fails(sample.main, argv, 3, capsys)
     assert not (tmp_path / "out").exists()
 

@@ -16,7 +16,7 @@ import torch
 import model
 import sde_utils
 import train
-from diffusion import baseline, dataset, trainer
+from diffusion import baseline, dataset, shares, trainer
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from diffusion.trained import Trained
@@ -101,6 +101,51 @@ def test_a_stopped_training_goes_on_bit_for_bit(flags, step, number, monkeypatch
     assert_same("whole.pth", "stopped.pth")
 
 
+def test_threads_share_a_batch_and_a_stopped_training_keeps_their_number(monkeypatch, capsys):
+    """Their number decides the last digits, and nothing else."""
+    monkeypatch.setattr(shares, "MIN_ROWS", 10)
+    monkeypatch.setattr(shares, "MIN_WORK", 1000)
+    train.main([*TINY, *JOINT, "--threads", "1", "--out", "one.pth"])
+    assert "on cpu with 1 thread:" in capsys.readouterr().err
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    argv = [*TINY, *JOINT, "--out"]
+    train.main([*argv, "whole.pth"])
+    assert "on cpu with 3 threads:" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, 9, signal.SIGTERM)
+        fails([*argv, "stopped.pth"], 143, capsys)
+    for kept, threads in (("1", []), ("3", ["--threads", "3"])):  # another machine has other cores
+        monkeypatch.setenv("OMP_NUM_THREADS", kept)
+        shutil.copy("stopped.pth", "again.pth")
+        train.main([*argv, "again.pth", "--resume", *threads])
+        assert "on cpu with 3 threads:" in capsys.readouterr().err
+        assert_same("whole.pth", "again.pth")
+    shutil.copy("stopped.pth", "again.pth")
+    train.main([*argv, "again.pth", "--resume", "--threads", "2"])
+    assert "on cpu with 2 threads:" in capsys.readouterr().err
+    with pytest.raises(AssertionError):
+        assert_same("one.pth", "whole.pth")
+    for name in ("whole.pth", "again.pth"):
+        assert_close("one.pth", name, 3 * BATCHES)
+
+
+def test_small_products_have_one_thread_and_the_number_grows_with_their_size():
+    assert shares.threads_that_pay(128, 64) == shares.threads_that_pay(63, 2048) == 1
+    assert shares.threads_that_pay(0, 256) == 1
+    assert shares.threads_that_pay(1024, 128) > 1
+    numbers = [shares.threads_that_pay(rows, 256) for rows in (64, 128, 1024, 4096, 2**20)]
+    assert numbers == sorted(numbers) and numbers[-1] > 16
+
+
+def test_every_row_has_one_thread():
+    for first, rows, threads in ((0, 50, 3), (50, 50, 50), (7, 2, 5), (0, 128, 1)):
+        parts = shares.cut(first, rows, threads)
+        indices = [index for part in parts for index in range(part.start, part.stop)]
+        assert indices == list(range(first, first + rows))
+        assert len(parts) == min(rows, threads)
+        assert max(p.stop - p.start for p in parts) - min(p.stop - p.start for p in parts) <= 1
+
+
 def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(monkeypatch, capsys):
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
     signal_at_step(monkeypatch, 5, signal.SIGINT)
@@ -179,17 +224,18 @@ def test_a_diverging_training_exits_with_3_and_keeps_the_last_good_checkpoint(
     step, capsys, monkeypatch
 ):
     """Gradients that are not finite spoil the weights a step before the loss."""
-    replicate, calls = processes.replicate, []
+    make, calls = trainer.make_network, []
 
     def spoil(gradient):
         calls.append(1)
-        return gradient * (float("nan") if len(calls) == step + trainer.TIMED_STEPS else 1)
+        return gradient * (float("nan") if len(calls) == step else 1)
 
-    def spoilt(network, device):
+    def spoilt(*args):
+        network = make(*args)
         network.output.bias.register_hook(spoil)
-        return replicate(network, device)
+        return network
 
-    monkeypatch.setattr(processes, "replicate", spoilt)
+    monkeypatch.setattr(trainer, "make_network", spoilt)
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
     assert "not finite" in fails(TINY, 3, capsys)
     assert Trained.load("model.pth").resume["step"] == step - 1
@@ -275,7 +321,8 @@ def test_it_says_how_long_and_how_large_and_what_it_wrote(capsys):
     captured = capsys.readouterr()
     network = Trained.load("model.pth").network
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters:,} parameters, on cpu: about "
+    expected = f"380 rows, {3 * BATCHES} steps of 50, {parameters:,} parameters, "
+    expected += "on cpu with 1 thread: about "
     assert expected in captured.err and "B of memory" in captured.err
     assert "rows per second" in captured.err and "wrote model.pth (" in captured.out
 

@@ -229,6 +229,15 @@ def test_the_script_on_an_untrained_prior(folder):
     assert jsonfiles.read_json("log_likelihood.json")["quantity"] == "log-likelihood"
 
 
+def test_threads_do_not_change_it(folder, monkeypatch, capsys):
+    monkeypatch.setattr(likelihood_job, "BLOCK_ROWS", 7)
+    one, _ = run("--model-checkpoint", "prior.pth", "--threads", "1")
+    assert " on cpu with 1 thread;" in capsys.readouterr().err
+    many, _ = run("--model-checkpoint", "prior.pth", "--threads", "3")
+    assert " on cpu with 3 threads;" in capsys.readouterr().err
+    assert np.array_equal(one, many)
+
+
 @pytest.mark.parametrize("r", [{"r": 0.004}, {"r": None, "r_range": [0.0, 0.01]}])
 @pytest.mark.parametrize("observed", [[], ["--data-file-noisy", "noisy.npy"]])
 def test_spectra_of_another_r_are_no_draws_of_the_law(folder, r, observed, capsys):

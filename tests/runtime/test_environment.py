@@ -155,7 +155,20 @@ def test_an_unknown_device_is_one_short_line(name):
 def test_threads_beyond_any_machine_are_refused():
     """PyTorch crashes the process."""
     with pytest.raises(InputError, match="--threads 100000: at most 1024"):
-        devices.set_threads(100_000)
+        devices.num_threads(100_000)
+
+
+def test_threads_are_those_asked_for_or_a_share_of_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = devices.num_threads(None)
+    assert cores >= 1 and devices.num_threads(3) == 3
+    for text, expected in (("5", 5), ("4,2", 4), ("", cores), ("many", cores), ("0", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert devices.num_threads(None) == expected
+        assert devices.num_threads(3) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun does
+    monkeypatch.setattr(processes, "local_world_size", lambda: 2)
+    assert devices.num_threads(None) == max(1, cores // 2)
 
 
 def test_devices_that_there_are():
