@@ -275,13 +275,12 @@ class ScoreNet1D(nn.Module):
         embedding = self.embedding(self.fourier(log_ratio / 4))
         with torch.autocast(v.device.type, enabled=False):
             white = self.start(v, log_ratio.exp().atan()[..., None], y)
-        # bf16, where autocast asks for it, ends with what is added
-        added = self._added(v, white, y, embedding).to(v.dtype)
-        with torch.autocast(v.device.type, enabled=False):
-            in_modes = added @ self.start.modes
-            if self.per_mode is not None:
-                units = self.per_mode.hidden([white.modes], embedding)
-                in_modes = in_modes + self.per_mode.output(units, embedding)
+        added, per_mode = self._added(v, white, y, embedding), v.new_zeros(())
+        if self.per_mode is not None:
+            units = self.per_mode.hidden([white.modes], embedding)
+            per_mode = self.per_mode.output(units, embedding)
+        with torch.autocast(v.device.type, enabled=False):  # with it bf16 ends
+            in_modes = added.to(v.dtype) @ self.start.modes + per_mode.to(v.dtype)
             return white.velocity + (white.scale * in_modes) @ self.start.modes.T
 
     def _added(
