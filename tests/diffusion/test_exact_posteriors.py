@@ -6,7 +6,6 @@ The frame is their linear regression, as a network has it: right on average, and
 """
 
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -96,13 +95,16 @@ def test_few_evaluations_reach_exact_posteriors(sde, name):
         assert found < bar
 
 
-def test_recommended_steps_add_little_to_the_floor_of_ten_thousand_draws():
+@pytest.mark.parametrize("name", solvers.ODE_SOLVERS)
+def test_recommended_steps_add_little_to_the_floor_of_ten_thousand_draws(name):
     """Whose distance is 0.0087 on average: with a third of that on top, the root is 5 % longer."""
-    floor = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(10000)
-    for sde, name in itertools.product(ALL, ("ab2", "ab3")):
-        solver = solvers.ODE_SOLVERS[name]
-        found, evaluations = worst_distance(sde, solver.step, solver.num_steps)
-        assert found < floor / 3 and evaluations <= 12
+    floor, solver = (
+        math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(10000),
+        solvers.ODE_SOLVERS[name],
+    )
+    for sde in ALL:
+        found, _ = worst_distance(sde, solver.step, solver.num_steps)
+        assert found < floor / 3
 
 
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
@@ -119,5 +121,6 @@ def test_neither_frame_nor_start_can_be_left_out():
     right, without = (worst_distance(ALL[0], ab2.step, 10, in_frame=k)[0] for k in (True, False))
     assert without > 4 * right
     # VE ends at sigma/alpha = 10, where a tenth of what the frame's mean is off is there still
-    ends = [worst_distance(ALL[0], ab2.step, 20, from_noise=start)[0] for start in (True, False)]
-    assert ends[0] < 0.001 and ends[1] > 0.005
+    for step in (ab2.step, solvers.DPMSolver2M()):
+        ends = [worst_distance(ALL[0], step, 20, from_noise=start)[0] for start in (True, False)]
+        assert ends[0] < 0.002 and ends[1] > 0.005
