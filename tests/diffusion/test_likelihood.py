@@ -1,5 +1,6 @@
 """Log-likelihoods from the flow against closed forms; the script on a small checkpoint."""
 
+import math
 import os
 
 import numpy as np
@@ -13,7 +14,7 @@ import sample
 import sde_utils
 from checks.exact import GaussianPosterior, degrees
 from diffusion import likelihood, likelihood_job, normalizers
-from diffusion.dynamics import Dynamics
+from diffusion.dynamics import Dynamics, Frame
 from runtime import checkpoints, jsonfiles, processes, tables
 from runtime.priors import Parameter
 from runtime.records import Record
@@ -25,14 +26,21 @@ MIXING = torch.tensor([[0.9, 0.0, 0.0], [0.4, 0.7, 0.0], [-0.3, 0.2, 0.8]], dtyp
 COVARIANCE = MIXING @ MIXING.T
 
 
-def gaussian(sde):
+VARIANCES, MODES = torch.linalg.eigh(COVARIANCE)
+EYE = torch.eye(3, dtype=torch.float64)  # float32 would make all of a sum float32
+IDENTITY = Frame(0.0, torch.ones(3).double(), EYE)
+FRAMES = {"identity": IDENTITY, "right": Frame(MEAN, VARIANCES, MODES)}
+FRAMES["wrong"] = Frame(-MEAN, VARIANCES.flip(0), MODES)
+
+
+def gaussian(sde, frame=IDENTITY):
     """The reverse process of data N(MEAN, COVARIANCE)."""
 
     def score(x, t):
-        noised = sde.alpha(t) ** 2 * COVARIANCE + sde.sigma(t) ** 2 * torch.eye(3)
+        noised = sde.alpha(t) ** 2 * COVARIANCE + sde.sigma(t) ** 2 * EYE
         return -(x - sde.alpha(t) * MEAN) @ torch.linalg.inv(noised)
 
-    return Dynamics(sde, velocity_from_score(sde, score))
+    return Dynamics(sde, velocity_from_score(sde, score), frame=frame)
 
 
 def gaussian_rows():
@@ -40,46 +48,51 @@ def gaussian_rows():
     return MEAN + torch.randn(200, 3, generator=generator, dtype=torch.float64) @ MIXING.T
 
 
-def errors(sde, num_steps, conditional, x):
+def errors(sde, frame, num_steps, x):
     """Error of each row's log-likelihood against data with noise U_MIN on top."""
-    covariance = COVARIANCE + sde_utils.U_MIN**2 * torch.eye(3)
+    covariance = COVARIANCE + sde_utils.U_MIN**2 * EYE
     exact = stats.multivariate_normal(MEAN, covariance).logpdf(x)
-    return likelihood.log_likelihood(gaussian(sde), x, conditional, num_steps).numpy() - exact
+    return likelihood.log_likelihood(gaussian(sde, frame), x, num_steps).numpy() - exact
 
 
-def start_error(sde, conditional, x):
-    """What the approximate law at t = 1 makes of it, exactly: the flow keeps whitened rows."""
-    one = torch.ones((), dtype=torch.float64)
-    alpha, sigma = sde.alpha(one), sde.sigma(one)
-    noised = alpha**2 * COVARIANCE + sigma**2 * torch.eye(3)
+def end_error(sde, frame, x):
+    """What a constant slope from the largest time on makes of it: the flow keeps whitened rows."""
+    dynamics = gaussian(sde, frame)
+    theta = dynamics.largest_angle
+    cos, sin = math.cos(theta), math.sin(theta)
 
-    def root(a):  # the flow between two times is the ratio of these, as all share their modes
-        values, modes = torch.linalg.eigh(a)
+    def root(covariance):  # the flow between two times is the ratio, as all share their modes
+        values, modes = torch.linalg.eigh(covariance)
         return modes * values.sqrt() @ modes.T
 
-    start = COVARIANCE + sde_utils.U_MIN**2 * torch.eye(3)
-    end = alpha * MEAN + (x - MEAN) @ torch.linalg.inv(root(start)) @ root(noised)
-    mean, variance = torch.zeros(3), alpha**2 + sigma**2
-    if conditional:
-        mean = alpha * likelihood._start_mean(gaussian(sde), 0 * x, one)[0]
-        variance = sigma**2
-    assumed = stats.multivariate_normal(mean, variance * np.eye(3)).logpdf(end)
-    return assumed - stats.multivariate_normal(alpha * MEAN, noised).logpdf(end)
+    first = COVARIANCE + sde_utils.U_MIN**2 * EYE
+    last = cos**2 * COVARIANCE + sin**2 * EYE
+    v = cos * MEAN + (x - MEAN) @ torch.linalg.inv(root(first)) @ root(last)
+    xi, h = frame.coordinate(v, theta), math.pi / 2 - theta
+    slope = dynamics.slope(xi, theta)
+    one = torch.zeros(1, 3).double()
+    jacobian = torch.autograd.functional.jacobian(lambda xi: dynamics.slope(xi, theta), one)
+    found = stats.multivariate_normal(np.zeros(3)).logpdf(xi + h * slope)
+    found += h * float(jacobian.reshape(3, 3).trace()) - frame.log_volume(theta, 3)
+    return found - stats.multivariate_normal(cos * MEAN, last).logpdf(v)
 
 
-@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
-def test_gaussian_closed_form_and_order(sde, conditional):
-    x = gaussian_rows()
-    known = start_error(sde, conditional, x)
-    sizes = []
-    for num_steps in (likelihood.NUM_STEPS, 2 * likelihood.NUM_STEPS, 4 * likelihood.NUM_STEPS):
-        sizes.append(np.abs(errors(sde, num_steps, conditional, x) - known).max())
+def test_gaussian_closed_form_and_order(sde, name):
+    x, frame = gaussian_rows(), FRAMES[name]
+    known = end_error(sde, frame, x)
+    steps = [k * likelihood.NUM_STEPS for k in (1, 2, 4)]
+    sizes = [np.abs(errors(sde, frame, n, x) - known).max() for n in steps]
     print(sizes, np.log2(np.array(sizes[:-1]) / sizes[1:]), np.abs(known).max(), known.mean())
-    assert sizes[0] < 3e-3  # nats, three multipoles
+    if name == "right":
+        assert max(sizes) < 1e-9 and np.abs(known).max() < 1e-9
+        return
+    assert sizes[0] < 5e-3  # nats, three multipoles, the worst of 200 rows, in a frame of others
     assert sizes[1] / sizes[2] > 2**3.5  # fourth order, Simpson's rule included
-    # the mean over the law itself is off by the square of what a row is
-    assert abs(known.mean()) < 0.02
+    # of second order in what is left of the angle, and of third order in the mean over the law
+    h = math.pi / 2 - gaussian(sde).largest_angle
+    assert np.abs(known).max() < 12 * h**2 and abs(known.mean()) < 3 * h**3 + h**2 / 200**0.5
 
 
 def test_a_wrong_trace_is_seen(monkeypatch):
@@ -90,7 +103,7 @@ def test_a_wrong_trace_is_seen(monkeypatch):
         return value, -trace
 
     monkeypatch.setattr(likelihood, "divergence", wrong)
-    assert np.abs(errors(sde_utils.VPSDE(), 16, False, gaussian_rows())).min() > 0.1
+    assert np.abs(errors(sde_utils.VPSDE(), IDENTITY, 16, gaussian_rows())).min() > 0.1
 
 
 def test_divergence_by_autograd():
@@ -128,10 +141,24 @@ def test_a_chi_square_law_by_quadrature(sde):
     exact = (log_weights - ((support - x) / u) ** 2 / 2).logsumexp(1) - np.log(
         u * np.sqrt(2 * np.pi)
     )
-    dynamics = Dynamics(sde, velocity_from_score(sde, score))
-    error = (likelihood.log_likelihood(dynamics, x, False) - exact).abs().max()
-    print(error)
-    assert error < 1e-3  # nats; most of it under VE, whose noise hides the law at t = 1 less
+    weights = log_weights.exp()
+    at = weights @ support
+    frame = Frame(at, (weights @ (support - at) ** 2)[None], torch.eye(1).double())
+    dynamics = Dynamics(sde, velocity_from_score(sde, score), frame=frame)
+    error, finer = (
+        likelihood.log_likelihood(dynamics, x, k * likelihood.NUM_STEPS) - exact for k in (1, 4)
+    )
+    # nats, of the worst row; the mean over the law
+    assert error.abs().max() < 1.5e-3
+    assert abs(exact.exp() @ error / exact.exp().sum()) < 1e-4
+    # the slope of a skewness k falls with cos(theta)^2: taken for constant above the largest time,
+    # pi/2 - h, it makes of log p k h^3 (z^3 - 3z) / 3 more
+    z = (x - at) / frame.variances.sqrt()
+    skewness = weights @ ((support - at) / frame.variances.sqrt()) ** 3
+    h = math.pi / 2 - dynamics.largest_angle
+    bound = float(abs(skewness) * h**3 * (z**3 - 3 * z).abs().max() / 3)
+    print(error.abs().max(), finer.abs().max(), bound)
+    assert finer.abs().max() < bound + 1e-5
 
 
 def test_jacobians_by_autograd():
