@@ -1,6 +1,8 @@
 """Laws of the SDEs, by autograd, and the loss."""
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 import torch
@@ -122,3 +124,65 @@ def test_score_and_loss_of_the_exact_gaussian_denoiser(sde):
     assert loss(exact) == pytest.approx(expected, abs=5 * 2 / 120000**0.5)
     assert loss(lambda x, t: 0 * x) == pytest.approx(1, abs=5 * 2 / 120000**0.5)
     assert loss(lambda x, t: -exact(x, t)) > 1  # a wrong sign is worse than nothing
+
+
+def recorder(seen):
+    """A model that notes (x, t, y) of each row, and answers with what depends on all three."""
+
+    def model(x, t, y=None):
+        rows = [x, t[..., None].expand(*x.shape[:-1], 1), *([] if y is None else [y])]
+        seen.append(torch.cat(rows, -1).flatten(0, -2))
+        return x * t[..., None] + (0 if y is None else y.sum(-1, keepdim=True))
+
+    return model
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 12, 50, 64])
+@pytest.mark.parametrize("sde", ALL, ids=sde_utils.SDES)
+def test_rows_that_follow_each_other_share_a_level_and_levels_are_stratified(sde, n):
+    """Eight rows, or the largest divisor that a batch shares with eight."""
+    generator, seen = torch.Generator().manual_seed(0), []
+    x0 = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    size = {1: 1, 7: 1, 8: 8, 12: 4, 50: 2, 64: 8}[n]
+
+    def model(x, t):
+        seen.extend([x, t])
+        return 0 * x
+
+    loss = sde_utils.denoising_loss(model, sde, x0, generator)
+    x, t = seen
+    assert x.shape == (n // size, size, 3) and t.shape == (n // size, 1)
+    one = torch.ones((), dtype=torch.float64)
+    bounds = [math.log(sde_utils.U_MIN), float((sde.sigma(one) / sde.alpha(one)).log())]
+    place = ((sde.sigma(t) / sde.alpha(t)).log()[:, 0] - bounds[0]) / (bounds[1] - bounds[0])
+    strata = (place * (n // size)).floor()
+    assert strata.tolist() == list(range(n // size))
+    # the loss of a batch is the mean over its levels of the mean over their rows
+    alpha, sigma = sde.alpha(t)[..., None], sde.sigma(t)[..., None]
+    z = (x - alpha * x0.reshape(x.shape)) / sigma
+    errors = (sigma * x / (alpha**2 + sigma**2) - z).square()
+    torch.testing.assert_close(loss, errors.mean((1, 2)).mean())
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("n", [8, 12, 24, 50])
+def test_a_batch_may_be_cut_anywhere(n, conditional):
+    """Each row keeps its noise and its level, and the mean of the parts is the loss of all."""
+    sde, generator = ALL[0], torch.Generator()
+    rows = torch.randn(n, 5, generator=generator.manual_seed(1), dtype=torch.float64)
+    x0, y = rows[:, :3], rows[:, 3:] if conditional else None
+
+    def loss(part, whole):
+        given = y if y is None else y[part]
+        args = x0[part], generator.manual_seed(2), given, None if whole else (part.start, n)
+        seen = []
+        return sde_utils.denoising_loss(recorder(seen), sde, *args), seen[0]
+
+    expected, expected_rows = loss(slice(0, n), True)
+    for edges in ([0, n], [0, n // 2, n], [0, 1, 5, n], [0, 8, n], list(range(n + 1))):
+        parts = [slice(*pair) for pair in itertools.pairwise(edges) if pair[0] < pair[1]]
+        losses, noised = zip(*(loss(part, False) for part in parts), strict=True)
+        assert torch.equal(torch.cat(noised), expected_rows)
+        shares = [(part.stop - part.start) / n for part in parts]
+        total = sum(share * value for share, value in zip(shares, losses, strict=True))
+        torch.testing.assert_close(total, expected)
