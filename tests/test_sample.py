@@ -36,7 +36,7 @@ from diffusion.blocks import Blocks
 from diffusion.sampling import ReverseProcess
 from diffusion.solver_settings import SolverSettings
 from diffusion.trained import Trained
-from model import Architecture
+from model import Architecture, GaussianStart
 from runtime import atomic, console, journal, jsonfiles, locks, provenance, tables
 from runtime.errors import InputError
 from runtime.priors import Prior
@@ -56,25 +56,43 @@ def test_generate_is_reproducible_and_follows_the_seed():
     assert 0 < report["ks_mean"] < 1 and report["network_evaluations"] == 4
 
 
+ENDS = {  # of a posterior that is a point: what is left of the noise, five standard deviations
+    "ab2": (SolverSettings("ode", num_steps=20), 5 * sde_utils.U_MIN),  # leaves the frame
+    "dpmpp2m": (SolverSettings("ode", num_steps=20, ode_solver="dpmpp2m"), 1e-3),  # denoises
+    "sde": (SolverSettings("sde", num_steps=20), 1e-3),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
 @pytest.mark.parametrize("num_draws", [1, 3, 7])
 @pytest.mark.parametrize("sde", sde_utils.SDES)
-def test_every_draw_belongs_to_its_own_observation(sde, num_draws):
-    """With a posterior that is a point at y, all draws of a row come back as its y."""
-    forward = sde_utils.SDES[sde]()
+def test_every_draw_belongs_to_its_own_observation(sde, num_draws, name):
+    """With a posterior that is a point at y, all draws of a row come back as its y.
+
+    Whatever the Gaussian of the network says of it.
+    """
+    forward, (settings, bar) = sde_utils.SDES[sde](), ENDS[name]
 
     def point(x, t, y):
         alpha, sigma = forward.alpha(t), forward.sigma(t)
         noise = (x - alpha * y) / sigma
         return (alpha * noise - sigma * y) / sde_utils.prior_std(forward, t)
 
-    y = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    sizes, settings = Architecture(n_ell=4, n_cond=4), SolverSettings("ode", num_steps=20)
-    process = ReverseProcess(sizes, forward, point, settings, torch.device("cpu"))
+    y, gaussian = (
+        torch.randn(10, 4, generator=torch.Generator().manual_seed(0)),
+        GaussianStart(4, 4),
+    )
+    sizes, cpu = Architecture(n_ell=4, n_cond=4), torch.device("cpu")
     blocks = Blocks(10, num_draws, batch_size=6)
     chosen = [y[blocks.observations(k)] for k in range(len(blocks))]
-    x = torch.cat([process.block(blocks, k, y=rows).x for k, rows in enumerate(chosen)])
     expected = y.repeat_interleave(num_draws, 0)
-    torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
+    for regression in (0.0, 0.5, -1.0):
+        variances = torch.tensor([0.1, 0.5, 1.0, 2.0])
+        gaussian.set(regression * torch.eye(4).roll(1, 0), variances, torch.eye(4).roll(1, 1))
+        process = ReverseProcess(sizes, forward, point, gaussian, settings, cpu)
+        x = torch.cat([process.block(blocks, k, y=rows).x for k, rows in enumerate(chosen)])
+        torch.testing.assert_close(x, expected, atol=bar, rtol=0)
+    assert (y[:, None] - y).abs().max(2).values.add(9 * torch.eye(10)).min() > 4 * bar
 
 
 def test_the_default_batch_shrinks_with_the_width_of_its_rows():
@@ -125,6 +143,7 @@ BAD_SAMPLE = {
     "--trajectory-index": ["--num-samples", "5", "--trajectory-index", "5"],
     "--device": ["--device", "toaster"],
     "--method": ["--method", "magic"],
+    "give one of the two": ["--num-evaluations", "5"],
     "cannot write": ["--out-dir", "model.pth"],
     "gone.pth": ["--model-checkpoint", "gone.pth"],
     "gone.npy": ["--data-file-noisy", "gone.npy"],
@@ -137,6 +156,35 @@ def test_bad_usage_of_sample(capsys):
     for part, argv in BAD_SAMPLE.items():
         assert part in fails(sample.main, ["--num-steps", "2", *argv], 2, capsys)
     assert sorted(os.listdir(".")) == before
+
+
+@pytest.mark.usefixtures("pairs")
+def test_evaluations_are_what_was_asked_for_at_most(capsys):
+    train.main([*TINY, *JOINT, "--epochs", "1"])
+    posterior = [*POSTERIOR[:-2], "--num-draws", "2", "--num-evaluations"]
+    for words, number, expected in (
+        ("--method ode", 5, 5),
+        ("--method ode --ode-solver ab3", 6, 6),
+        ("--method ode --ode-solver heun", 7, 6),
+        ("--method ode --ode-solver dpmpp2m", 3, 3),
+        ("--method sde", 4, 4),
+        ("--method pc --corrector-steps 3", 10, 9),
+        ("--method pc", 10, 9),
+    ):
+        sample.main([*posterior, str(number), *words.split()])
+        assert jsonfiles.read_json("metrics.json")["network_evaluations"] == expected, words
+    before = os.stat("metrics.json").st_mtime_ns
+    for words, part in (
+        ("9 --num-steps 3", "give one of the two"),
+        ("9 --method ode --ode-solver adaptive", "does not go with adaptive steps"),
+        ("1 --method ode --ode-solver heun", "num_evaluations is 1; this solver takes at least 2"),
+        ("4 --method pc --corrector-steps 3", "at least 5"),
+        ("0", "--num-evaluations"),
+        ("few", "--num-evaluations"),
+        ("9 --log-likelihood --param-file-gt data/r_gt_r0-0.01.npy", "does not go with --log-l"),
+    ):
+        assert part in fails(sample.main, [*posterior, *words.split()], 2, capsys)
+    assert os.stat("metrics.json").st_mtime_ns == before
 
 
 @pytest.mark.usefixtures("pairs")
@@ -606,6 +654,7 @@ def test_the_python_interface_refuses_what_does_not_fit(work):
         (lambda: joint.posterior(y * np.nan), "finite"),
         (lambda: joint.posterior(y, num_draws=0), "num_draws is 0"),
         (lambda: joint.posterior(y, num_steps=0), "num_steps is 0"),
+        (lambda: joint.posterior(y, num_steps=-1), "num_steps is -1"),
         (lambda: joint.posterior(y, method="magic"), "'magic' is none of sde, ode, pc"),
         (lambda: prior.generate(0), "num_samples is 0"),
     ):
@@ -616,10 +665,10 @@ def test_the_python_interface_refuses_what_does_not_fit(work):
 def test_resume_takes_a_default_for_the_same_typed_or_not(work, tmp_path, capsys):
     argv = arguments(work, "recipe", tmp_path)
     sample.main(argv)
-    typed = "--resume --ode-solver ab3 --t-start 1 --seed 0 --sde-type VE --precision float32"
+    typed = "--resume --ode-solver ab2 --t-start 1 --seed 0 --sde-type VE --precision float32"
     sample.main([*argv, *typed.split()])
     assert "is finished" in capsys.readouterr().err
-    sample.main([*argv, "--resume", "--ode-solver", "ab2"])
+    sample.main([*argv, "--resume", "--ode-solver", "ab3"])
     assert "is finished" not in capsys.readouterr().err
 
 
