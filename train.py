@@ -270,14 +270,15 @@ def share_threads(options: Options, limit: int, rows: Rows, before: Trained | No
         rows: To train on.
         before: A stopped training, which goes on bit for bit with as many; None for a new one.
     """
+    from diffusion import trainer
     from diffusion.shares import threads_that_pay
 
     if options.threads is not None or rows.device.type != "cpu":
         return limit
     if before and isinstance(threads := before.resume.get("threads"), int):
         return min(max(1, threads), devices.MAX_THREADS)
-    own_rows = min(options.training.batch_size, len(rows)) // processes.world_size()
-    return min(limit, threads_that_pay(own_rows, options.hidden_dim))
+    batch_rows = max(trainer.NOISED_ROWS, min(options.training.batch_size, len(rows)))
+    return min(limit, threads_that_pay(batch_rows // processes.world_size(), options.hidden_dim))
 
 
 def write_report(outputs: list[str], history: History, levels: LossLevels) -> None:

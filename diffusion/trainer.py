@@ -36,6 +36,7 @@ from runtime.records import Record
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200
 TIMED_STEPS = 5
+NOISED_ROWS = 256  # of a step at least: rows of smaller batches are noised more than once
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -125,6 +126,7 @@ class Trainer:
         threads: Threads that share the rows of a batch.
 
     Attributes:
+        draws: Noise draws of each row of a batch; the levels of noise are stratified over all.
         ema: Copy of the network that follows with exponential averaging.
         state: Where the training stands.
 
@@ -148,6 +150,8 @@ class Trainer:
                 f"--batch-size: {self.batch_size} rows do not divide among "
                 f"{processes.world_size()} processes; choose a multiple"
             )
+        self.draws = max(1, NOISED_ROWS // self.batch_size)
+        share *= self.draws
         self.parts = shares.cut(processes.rank() * share, share, threads)
         self.threads = len(self.parts)
         self.pool = concurrent.futures.ThreadPoolExecutor(self.threads)
@@ -213,14 +217,14 @@ class Trainer:
         generator = seeded(torch.Generator(self.rows.device), settings.seed, NOISE, step)
         x0, y = self.rows[index[part]]
         with devices.autocast(self.rows.device, settings.precision):
-            place = (part.start, self.batch_size)
+            place = (part.start, len(index))
             loss = sde_utils.denoising_loss(self.network, self.network.sde, x0, generator, y, place)
-        loss = loss * (len(x0) / self.batch_size)
+        loss = loss * (len(x0) / len(index))
         return [loss.detach(), *torch.autograd.grad(loss, self.parameters)]
 
     def take_step(self, step: int, index: torch.Tensor) -> torch.Tensor:
         """Take step number `step` on the batch of rows `index`; its loss, a scalar tensor."""
-        settings = self.settings
+        settings, index = self.settings, index.repeat(self.draws)
         *others, own = self.parts
         pending = [self.pool.submit(self._part, step, index, part) for part in others]
         totals = self._part(step, index, own)
