@@ -115,7 +115,7 @@ class PerCoordinate(nn.Module):
     """
 
     def __init__(
-        self, num_inputs: int, n_dim: int, embed_dim: int, context_dim: int = 0, units: int = 8
+        self, num_inputs: int, n_dim: int, embed_dim: int, context_dim: int = 0, units: int = 16
     ):
         super().__init__()
         self.shape = (n_dim, units)
@@ -247,7 +247,7 @@ class ScoreNet1D(nn.Module):
             num_inputs = 1 + architecture.aligned + n_param
             context_dim = hidden_dim if architecture.conditional else 0
             self.per_multipole = PerCoordinate(num_inputs, n_dim, embed_dim, context_dim)
-            self.per_mode = PerCoordinate(1, n_dim, embed_dim)
+            self.per_mode = PerCoordinate(1, n_dim, embed_dim, units=8)
             num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
             width = -(-hidden_dim // 4)  # wider ones learn no more beside the units, and cost more
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)

@@ -323,12 +323,12 @@ def test_any_number_of_threads_gives_the_same_samples(case, threads, work, tmp_p
 
 
 def test_the_memory_that_is_announced_is_enough_for_all_threads(tmp_path, monkeypatch):
-    """Wide rows in large batches, of which four threads take more than a figure does."""
+    """Wide rows in large batches, of which eight threads take more than a figure does."""
     monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).uniform(1, 2, (100, 500))
     tables.write_array("x.npy", rows, Record.from_json({"quantity": "primordial BB"}))
     train.main([*TINY, "--data-file", "x.npy", "--epochs", "1", "--out", "wide.pth"])
-    words = "--model-checkpoint wide.pth --num-samples 4096 --batch-size 1024 --threads 4"
+    words = "--model-checkpoint wide.pth --num-samples 8192 --batch-size 1024 --threads 8"
     words += " --method pc --num-steps 3 --device cpu --out-dir out"
     code = "import sys, sample; from runtime import resources; sample.main(sys.argv[1:])"
     command = [sys.executable, "-c", f"{code}; print('peak', resources.peak_memory())"]
@@ -338,7 +338,7 @@ def test_the_memory_that_is_announced_is_enough_for_all_threads(tmp_path, monkey
     )
     announced = re.search(r"up to ([\d.]+) GB of memory", done.stderr)
     peak = float(re.search(r"peak (\d+)", done.stdout)[1])
-    assert peak < 1e9 * float(announced[1]) < 3 * peak
+    assert 1e9 < peak < 1e9 * float(announced[1])  # the first batch and a figure need less
 
 
 def test_each_thread_computes_its_products_alone(work, tmp_path, monkeypatch):
