@@ -24,7 +24,7 @@ import model
 import sde_utils
 from benchmarks import report
 from diffusion import dataset, solvers, trainer
-from diffusion.dynamics import Dynamics
+from diffusion.dynamics import Dynamics, Frame
 from diffusion.settings import TrainingSettings
 from runtime import cli, console, devices
 
@@ -205,7 +205,8 @@ def throughput(task, precision, compiled, rows, device):
             duration = statistics.median(seconds(steps, device) for _ in range(3)) / STEPS
         else:
             solver, one = solvers.SOLVERS["ode"], torch.ones(())
-            dynamics = Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
+            velocity_fn, frame = sde_utils.make_velocity_fn(faster), Frame.of(network.start)
+            dynamics = Dynamics(network.sde, velocity_fn, frame=frame, from_noise=True)
             times = sde_utils.reverse_times(network.sde, one, solver.num_steps)
 
             def draw():
