@@ -52,7 +52,7 @@ class Architecture:
 
     @property
     def per_multipole(self) -> bool:
-        """Whether columns of the state have units of their own, see `PerMultipole`."""
+        """Whether columns of the state have units of their own, see `PerCoordinate`."""
         return self.n_ell > 0 or not self.conditional
 
 

@@ -47,7 +47,8 @@ from diffusion import observations, sample_flags
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.jobs import Job, is_finished
 from diffusion.outputs import TRAJECTORY, draws_file
-from diffusion.sampling import Sampler, SolverSettings
+from diffusion.sampling import Sampler
+from diffusion.solver_settings import SolverSettings
 from figures import corner, spectra, style
 from runtime import (
     atomic,

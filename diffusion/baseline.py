@@ -85,7 +85,7 @@ class LinearDenoiser:
     def __call__(
         self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Velocity dv/dtheta, shape of x (n, n_dim); t is a scalar tensor or has shape (n,)."""
+        """Velocity dv/dtheta, shape of x (..., n_dim); t broadcasts to (...)."""
         alpha, sigma = self.sde.alpha(t)[..., None], self.sde.sigma(t)[..., None]
         mean = 0 if y is None else y @ self.regression
         gain = (1 - self.variances) * self._gain(t)

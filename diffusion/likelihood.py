@@ -72,8 +72,6 @@ def log_likelihood(dynamics: Dynamics, x: torch.Tensor, num_steps: int = NUM_STE
         _, trace_middle = divergence(at_middle, middle)
         total = total + h / 6 * (trace + 4 * trace_middle + trace_next)
         xi, slope, trace = xi_next, slope_next, trace_next
-    h = (
-        math.pi / 2 - angles[-1]
-    )  # to noise alone, where there is no time: see `Dynamics.from_noise`
+    h = math.pi / 2 - angles[-1]  # to noise alone, which no time has: see `Dynamics.from_noise`
     xi, total = xi + h * slope, total + h * trace
     return total - xi.double().square().sum(1) / 2 - n_dim / 2 * math.log(2 * math.pi)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sde_utils
 from diffusion import solvers
 from diffusion.blocks import BATCH_ROWS, GPU_BATCH_ROWS
-from diffusion.sampling import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
+from diffusion.solver_settings import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
 from runtime import chains, cli, formats, processes
 
 if TYPE_CHECKING:

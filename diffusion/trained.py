@@ -19,7 +19,8 @@ from diffusion.blocks import Blocks, default_batch_size
 from diffusion.normalizers import POSITIVE, Normalizer, StateNormalizer
 from diffusion.outputs import PosteriorDraws, known_dl
 from diffusion.reach import Reach
-from diffusion.sampling import ReverseProcess, Sampler, SolverSettings
+from diffusion.sampling import ReverseProcess, Sampler
+from diffusion.solver_settings import SolverSettings
 from model import Architecture, ScoreNet1D
 from runtime import checkpoints, tables
 from runtime.errors import InputError

@@ -33,7 +33,8 @@ import train
 from diffusion import blocks as row_blocks
 from diffusion import sampling
 from diffusion.blocks import Blocks
-from diffusion.sampling import ReverseProcess, SolverSettings
+from diffusion.sampling import ReverseProcess
+from diffusion.solver_settings import SolverSettings
 from diffusion.trained import Trained
 from model import Architecture
 from runtime import atomic, console, journal, jsonfiles, locks, provenance, tables
