@@ -225,10 +225,11 @@ class ScoreNet1D(nn.Module):
     is dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x], see `sde_utils`. Without an
     observation it starts as that of a Gaussian with the covariance of the data, see
     `GaussianStart`, and learns the rest: with a residual MLP, one small network per multipole, and
-    one per mode of the covariance, of v and theta. Trained on the noise that follows, sin(theta) v + cos(theta) dv/dtheta, its errors fade
-    with the noise, where the reverse process would add them up over many steps (compare Karras et
-    al. 2022, arXiv:2206.00364, section 5). The noise level enters as Fourier features of
-    log(sigma/alpha), which resolve small and large noise alike.
+    one per mode of the covariance, of v and theta. Trained on the noise that follows,
+    sin(theta) v + cos(theta) dv/dtheta, its errors fade with the noise, where the reverse process
+    would add them up over many steps (compare Karras et al. 2022, arXiv:2206.00364, section 5).
+    The noise level enters as Fourier features of log(sigma/alpha), which resolve small and large
+    noise alike.
 
     A conditional network shows each multipole its own observation, and the parameters where some
     are diffused too. The MLP then reads all units, from which it can add up what the multipoles
