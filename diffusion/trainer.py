@@ -21,17 +21,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import model
 import sde_utils
 from diffusion import shares
-from diffusion.baseline import LossLevels
-from diffusion.dataset import Prepared, Rows
+from diffusion.dataset import Rows
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import Configuration, TrainingSettings
 from diffusion.streams import NOISE, ORDER, TIMING, seeded
 from diffusion.trained import Trained
-from runtime import atomic, checkpoints, console, devices, processes, resources, signals
+from runtime import console, devices, processes, resources, signals
 from runtime.errors import DivergedError, InputError, Interrupted
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
-from runtime.records import Record
 
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200
@@ -348,55 +346,3 @@ class Trainer:
         # what it has had so far, a checkpoint before it is written, and the figure
         memory = resources.peak_memory() + 2 * checkpoint_bytes(self.network)
         resources.announce(work, memory + resources.FIGURE_MEMORY, num_bytes, folder)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CheckpointWriter:
-    """Writes what a training has come to: the checkpoint, and its losses beside it.
-
-    Attributes:
-        path: The checkpoint.
-        loss_file: Table of the losses, .npy.
-        configuration: Of the training.
-        prepared: Its rows, whose normalisers and mean the checkpoint holds.
-        data: Record of the training rows.
-        provenance: Command, versions and commit.
-    """
-
-    path: str
-    loss_file: str
-    configuration: Configuration
-    prepared: Prepared
-    data: Record
-    provenance: Json
-
-    def write(self, trainer: Trainer, levels: LossLevels | None = None) -> None:
-        """Write both files.
-
-        Args:
-            trainer: The training.
-            levels: Of a finished one, which leaves no state to go on from.
-        """
-        history, cond = trainer.state.history, self.prepared.cond_normalizer
-        training = {"settings": self.configuration.to_json(), "history": history.to_json()}
-        if levels is not None:
-            training["levels"] = levels.to_json()
-        prior = dataclasses.replace(self.data.prior, mean_dl=self.prepared.mean_dl)
-        networks = {"weights": trainer.network, "ema_weights": trainer.ema}
-        content = {
-            "network_kwargs": dataclasses.asdict(self.configuration.architecture),
-            "sde": self.configuration.sde_json(),
-            **self.provenance,
-            "normalizer": self.prepared.normalizer.spectrum.state_dict(),
-            "cond_normalizer": None if cond is None else cond.state_dict(),
-            "reach": self.prepared.reach.to_json(),
-            "data": self.data.replace(prior=prior).to_json(),
-            **{
-                name: {key: value.cpu() for key, value in network.state_dict().items()}
-                for name, network in networks.items()
-            },
-            "training": training,
-            "resume": {} if levels is not None else trainer.resume_state(),
-        }
-        checkpoints.save(self.path, content)
-        atomic.write_npy(self.loss_file, history.table())
