@@ -164,8 +164,9 @@ class DPMSolver2M:
     Lu et al. 2022, arXiv:2211.01095, algorithm 2. With lambda = log(alpha/sigma), h = lambda_s -
     lambda_t and the denoiser D = E[x_0 | x],
         x_s = sigma_s/sigma_t x_t - alpha_s (e^(-h) - 1) D',
-    D' being D extrapolated linearly in lambda to the middle of the step. The state is (lambda, D)
-    of the last step.
+    D' being D extrapolated linearly in lambda to the middle of the step. From noise alone, where
+    x_t / sigma_t is that and e^(-h) is 0, the first step is x_s = sigma_s z + alpha_s D. The state
+    is (lambda, D) of the last step.
     """
 
     def __call__(
@@ -176,6 +177,9 @@ class DPMSolver2M:
         denoised = dynamics.denoise(x, t)
         log_snr, then = ((sde.alpha(time) / sde.sigma(time)).log() for time in (t, s))
         h, middle = then - log_snr, denoised
+        if dynamics.angle(t) == math.pi / 2:
+            z = dynamics.frame.place(dynamics.coordinate(x, t), math.pi / 2)
+            return sde.sigma(s) * z + sde.alpha(s) * denoised, (log_snr, denoised)
         if state is not None:
             log_snr_last, denoised_last = state
             ratio = h / (2 * (log_snr - log_snr_last))
