@@ -47,9 +47,10 @@ from runtime.priors import Parameter
 
 if TYPE_CHECKING:
     from diffusion.baseline import LossLevels
+    from diffusion.checkpoint_writer import CheckpointWriter
     from diffusion.dataset import Rows, TrainingTables
     from diffusion.trained import Trained
-    from diffusion.trainer import CheckpointWriter, History, Trainer
+    from diffusion.trainer import History, Trainer
 
 DATA_FILE = "data/dl_train_r0.001.npy"
 
@@ -327,6 +328,7 @@ def main(argv: list[str] | None = None) -> None:
 def train(options: Options, argv: list[str] | None) -> None:
     """Train what the options ask for, and write it."""
     from diffusion import baseline, dataset, trainer
+    from diffusion.checkpoint_writer import CheckpointWriter
     from diffusion.held_out import HeldOutLoss
     from diffusion.shrinkage import best_linear
 
@@ -367,7 +369,7 @@ def train(options: Options, argv: list[str] | None) -> None:
         seconds = training.seconds_left(held_out.passes_by_level())
         training.announce(seconds, num_bytes, options.folder)
         made_by = provenance.collect(argv) | {"run": provenance.run_id(configuration.to_json())}
-        writer = trainer.CheckpointWriter(
+        writer = CheckpointWriter(
             *(options.out, losses[0], configuration, prepared, tables.record, made_by)
         )
         steps, began = training.num_steps - training.state.step, time.monotonic()
