@@ -44,6 +44,11 @@ def learning_rate(step: int, num_steps: int, peak: float) -> float:
     return peak * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
+def noise_draws(batch_size: int) -> int:
+    """Times that a step noises each row of a batch."""
+    return max(1, NOISED_ROWS // batch_size)
+
+
 def checkpoint_bytes(network: torch.nn.Module) -> int:
     """Bytes of a checkpoint: weights, their average, and two moments of AdamW, in float32."""
     return 16 * sum(parameter.numel() for parameter in network.parameters())
@@ -161,7 +166,7 @@ class Trainer:
                 f"--batch-size: {self.batch_size} rows do not divide among "
                 f"{processes.world_size()} processes; choose a multiple"
             )
-        self.draws = max(1, NOISED_ROWS // self.batch_size)
+        self.draws = noise_draws(self.batch_size)
         share *= self.draws
         self.parts = shares.cut(processes.rank() * share, share, threads)
         self.threads = len(self.parts)
