@@ -55,6 +55,15 @@ class Architecture:
         """Whether columns of the state have units of their own, see `PerCoordinate`."""
         return self.n_ell > 0 or not self.conditional
 
+    @property
+    def gaussian_skip(self) -> bool:
+        """Whether the network adds to the velocity of a Gaussian, see `GaussianStart`.
+
+        Not where a spectrum has an observation: its posterior is as wide as the observation lets
+        it be, and the units learn that from fewer rows than what one width for all is off.
+        """
+        return self.n_ell == 0 or not self.conditional
+
 
 class FourierTime(nn.Module):
     """Random Fourier features of a scalar (Tancik et al. 2020, arXiv:2006.10739).
@@ -213,20 +222,21 @@ class ScoreNet1D(nn.Module):
     """Velocity of the probability-flow ODE, given an observation y or not.
 
     With theta = atan(sigma/alpha) and v = x / sqrt(alpha^2 + sigma^2) of x = alpha x_0 + sigma z it
-    is dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x], see `sde_utils`. It starts as that
-    of a Gaussian with the covariance of the data, see `GaussianStart`, and learns the rest: with a
-    residual MLP, one small network per multipole, and one per mode of the covariance, of v and
-    theta. Trained on the noise that follows, sin(theta) v + cos(theta) dv/dtheta, its errors fade
-    with the noise, where the reverse process would add them up over many steps (compare Karras et
-    al. 2022, arXiv:2206.00364, section 5). The noise level enters as Fourier features of
-    log(sigma/alpha), which resolve small and large noise alike.
+    is dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x], see `sde_utils`. Without an
+    observation it starts as that of a Gaussian with the covariance of the data, see
+    `GaussianStart`, and learns the rest: with a residual MLP, one small network per multipole, and
+    one per mode of the covariance, of v and theta. Trained on the noise that follows,
+    sin(theta) v + cos(theta) dv/dtheta, its errors fade with the noise, where the reverse process
+    would add them up over many steps (compare Karras et al. 2022, arXiv:2206.00364, section 5).
+    The noise level enters as Fourier features of log(sigma/alpha), which resolve small and large
+    noise alike.
 
     A conditional network shows each multipole its own observation, and the parameters where some
     are diffused too. The MLP then reads all units, from which it can add up what the multipoles
     say about r, as the exact posterior does, and tells each multipole how to weigh its own. An
     observation that has no value for each multipole reaches the MLP alone. Where parameters alone
-    are diffused the MLP is all there is, and its blocks are wider: no part of the observation
-    belongs to one.
+    are diffused the MLP is all there is, from a linear regression on the observation on, and its
+    blocks are wider: no part of the observation belongs to one.
 
     Args:
         sde: An instance of a class in `sde_utils.SDES`.
@@ -247,9 +257,11 @@ class ScoreNet1D(nn.Module):
             num_inputs = 1 + architecture.aligned + n_param
             context_dim = hidden_dim if architecture.conditional else 0
             self.per_multipole = PerCoordinate(num_inputs, n_dim, embed_dim, context_dim)
-            self.per_mode = PerCoordinate(1, n_dim, embed_dim, units=8)
             num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
-            width = -(-hidden_dim // 4)  # wider ones learn no more beside the units, and cost more
+            # wider blocks learn no more beside the units, and cost more
+            width = -(-hidden_dim // (2 if architecture.conditional else 4))
+            if architecture.gaussian_skip:
+                self.per_mode = PerCoordinate(1, n_dim, embed_dim, units=8)
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
         blocks = (
             ResidualBlock(hidden_dim, width, embed_dim) for _ in range(architecture.num_layers)
@@ -276,10 +288,12 @@ class ScoreNet1D(nn.Module):
         with torch.autocast(v.device.type, enabled=False):
             white = self.start(v, log_ratio.exp().atan()[..., None], y)
         added, per_mode = self._added(v, white, y, embedding), v.new_zeros(())
+        if not self.architecture.gaussian_skip:
+            return added.to(v.dtype)  # bf16, where autocast asks for it, ends with the network
         if self.per_mode is not None:
             units = self.per_mode.hidden([white.modes], embedding)
             per_mode = self.per_mode.output(units, embedding)
-        with torch.autocast(v.device.type, enabled=False):  # with it bf16 ends
+        with torch.autocast(v.device.type, enabled=False):
             in_modes = added.to(v.dtype) @ self.start.modes + per_mode.to(v.dtype)
             return white.velocity + (white.scale * in_modes) @ self.start.modes.T
 

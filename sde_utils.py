@@ -8,10 +8,11 @@ With theta = atan(sigma/alpha) and v = x / sqrt(alpha^2 + sigma^2), x is v = cos
 sin(theta) z, and the probability-flow ODE (Song et al. 2021, eq. 13) reads
     dv/dtheta = cos(theta) E[z | x] - sin(theta) E[x_0 | x]
 (Salimans & Ho 2022, arXiv:2202.00512, appendix D; Lu & Song 2024, arXiv:2410.11081). This velocity
-is what a network returns. It is 0 for uncorrelated Gaussian data of unit variance: what normalised
-data differ in from that is all that a network has to learn and a solver to follow, for VE and VP
-alike. Noise, data and score are a rotation of (v, dv/dtheta) away, by `noise_from_velocity`,
-`denoise` and `score_from_velocity`.
+is what a network returns. It is 0 for uncorrelated Gaussian data of unit variance, and known for
+others: what data differ in from a Gaussian is all that a network has to learn (`GaussianStart` in
+`model.py`) and a solver to follow (`diffusion.dynamics.Frame`), for VE and VP alike. Noise, data
+and score are a rotation of (v, dv/dtheta) away, by `noise_from_velocity`, `denoise` and
+`score_from_velocity`.
 """
 
 from __future__ import annotations

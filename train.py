@@ -47,9 +47,10 @@ from runtime.priors import Parameter
 
 if TYPE_CHECKING:
     from diffusion.baseline import LossLevels
+    from diffusion.checkpoint_writer import CheckpointWriter
     from diffusion.dataset import Rows, TrainingTables
     from diffusion.trained import Trained
-    from diffusion.trainer import CheckpointWriter, History, Trainer
+    from diffusion.trainer import History, Trainer
 
 DATA_FILE = "data/dl_train_r0.001.npy"
 
@@ -270,14 +271,15 @@ def share_threads(options: Options, limit: int, rows: Rows, before: Trained | No
         rows: To train on.
         before: A stopped training, which goes on bit for bit with as many; None for a new one.
     """
+    from diffusion import trainer
     from diffusion.shares import threads_that_pay
 
     if options.threads is not None or rows.device.type != "cpu":
         return limit
     if before and isinstance(threads := before.resume.get("threads"), int):
         return min(max(1, threads), devices.MAX_THREADS)
-    own_rows = min(options.training.batch_size, len(rows)) // processes.world_size()
-    return min(limit, threads_that_pay(own_rows, options.hidden_dim))
+    batch_rows = max(trainer.NOISED_ROWS, min(options.training.batch_size, len(rows)))
+    return min(limit, threads_that_pay(batch_rows // processes.world_size(), options.hidden_dim))
 
 
 def write_report(outputs: list[str], history: History, levels: LossLevels) -> None:
@@ -326,6 +328,7 @@ def main(argv: list[str] | None = None) -> None:
 def train(options: Options, argv: list[str] | None) -> None:
     """Train what the options ask for, and write it."""
     from diffusion import baseline, dataset, trainer
+    from diffusion.checkpoint_writer import CheckpointWriter
     from diffusion.held_out import HeldOutLoss
     from diffusion.shrinkage import best_linear
 
@@ -366,7 +369,7 @@ def train(options: Options, argv: list[str] | None) -> None:
         seconds = training.seconds_left(held_out.passes_by_level())
         training.announce(seconds, num_bytes, options.folder)
         made_by = provenance.collect(argv) | {"run": provenance.run_id(configuration.to_json())}
-        writer = trainer.CheckpointWriter(
+        writer = CheckpointWriter(
             *(options.out, losses[0], configuration, prepared, tables.record, made_by)
         )
         steps, began = training.num_steps - training.state.step, time.monotonic()

@@ -24,7 +24,7 @@ import model
 import sde_utils
 from benchmarks import report
 from diffusion import dataset, solvers, trainer
-from diffusion.dynamics import Dynamics
+from diffusion.dynamics import Dynamics, Frame
 from diffusion.settings import TrainingSettings
 from runtime import cli, console, devices
 
@@ -94,7 +94,9 @@ def make_case(kwargs, rows, device):
 
 
 def record_training(network, x, y):
-    """Recorder of one forward and backward pass."""
+    """Recorder of one forward and backward pass of train.py."""
+    draws = trainer.noise_draws(len(x))
+    x, y = x.repeat(draws, 1), None if y is None else y.repeat(draws, 1)
     generator = torch.Generator(x.device).manual_seed(0)
     with Recorder() as recorder:
         sde_utils.denoising_loss(network, network.sde, x, generator, y).backward()
@@ -205,7 +207,8 @@ def throughput(task, precision, compiled, rows, device):
             duration = statistics.median(seconds(steps, device) for _ in range(3)) / STEPS
         else:
             solver, one = solvers.SOLVERS["ode"], torch.ones(())
-            dynamics = Dynamics(network.sde, sde_utils.make_velocity_fn(faster))
+            velocity_fn, frame = sde_utils.make_velocity_fn(faster), Frame.of(network.start)
+            dynamics = Dynamics(network.sde, velocity_fn, frame=frame, from_noise=True)
             times = sde_utils.reverse_times(network.sde, one, solver.num_steps)
 
             def draw():

@@ -54,9 +54,11 @@ def train(sde):
     def bare():
         network = model.ScoreNet1D(sde, Architecture(N_ELL))
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-        t = torch.full((BATCH,), 0.5)
+        batch = x[:BATCH].repeat(trainer.noise_draws(BATCH), 1)
+        batch = batch.unflatten(0, (-1, sde_utils.LEVEL_ROWS))
+        t = torch.full((len(batch), 1), 0.5)
         for _ in range(EPOCHS * (ROWS // BATCH)):
-            loss = network(x[:BATCH], t).square().mean()
+            loss = network(batch, t).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -67,7 +69,7 @@ def train(sde):
 def sampling(sde, method, num_steps=100):
     network = model.ScoreNet1D(sde, Architecture(N_ELL)).requires_grad_(False)
     settings, cpu = SolverSettings(method, num_steps), torch.device("cpu")
-    process = ReverseProcess(Architecture(N_ELL), sde, network, settings, cpu)
+    process = ReverseProcess(Architecture(N_ELL), sde, network, network.start, settings, cpu)
     one, rows = torch.ones(()), BATCH_ROWS
     blocks = Blocks(2 * rows, 1, rows)
 

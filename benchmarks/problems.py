@@ -117,7 +117,7 @@ class Task:
         return dl.numpy(), theta[:, 0].numpy() if theta.shape[1] else None
 
     def make_network(self) -> model.ScoreNet1D:
-        """ScoreNet1D of the problem's size, unconditional."""
+        """ScoreNet1D of the problem's size, unconditional, which knows no covariance."""
         import sde_utils
 
         size = {"hidden_dim": self.problem.hidden_dim, "num_layers": self.problem.num_layers}

@@ -8,41 +8,52 @@ solver's own.
 With --model-checkpoint the trained network is integrated: of an unconditional one the mean KS
 distance from S chi^2_nu / nu and the skewness error are shown, of a conditional one, which needs
 --data-file-noisy, the PIT KS distance of D_ell and the excess of the mean's squared error over the
-exact posterior's. All solvers start from the same noise. Prints a table, and writes NAME.png,
+exact posterior's, and where r is diffused the width of p(r | y) over the exact one, and the PIT KS
+distance of r. Of an unconditional network azula's samplers are shown beside ours, where azula is
+installed (benchmarks/requirements.txt). All solvers start from the same noise; one that cannot do
+with so few evaluations, or diverges, is left out there. Prints a table, and writes NAME.png,
 NAME.json and NAME.html (all in one file to send) into --out-dir: solvers, solvers_prior or
 solvers_posterior.
 
 Examples:
   python -m benchmarks.quality
-  python -m benchmarks.quality --model-checkpoint model.pth --evaluations 10 20 50 100
+  python -m benchmarks.quality --model-checkpoint model.pth --evaluations 5 10 20
 """
 
 import dataclasses
 import functools
+import importlib.util
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy import special, stats
 
 import sde_utils
-from checks import report
-from checks.calibration import PitDistance
+from benchmarks import tools
+from checks import r, report
+from checks.calibration import PIT_DRAWS, PitDistance
 from checks.law import compare_with_law
 from checks.posteriors import ExactPosteriors
 from diffusion import solvers
-from diffusion.dynamics import Dynamics, start_posterior
+from diffusion.dynamics import Dynamics, Frame
+from diffusion.sampling import SolverSettings
 from diffusion.trained import Trained
 from figures.studies import solver_quality
 from runtime import atomic, cli, console, devices, drawing, html, provenance, run_folder, tables
 from runtime.errors import InputError
 
 ELL = (2, 5, 10)
-EVALUATIONS = (10, 20, 50, 100, 200, 1000)
+EVALUATIONS = (5, 7, 10, 20, 50, 100, 1000)
 CAPTION = "Quality of each solver against the number of network evaluations; less is better."
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of adaptive solvers, in the place of EVALUATIONS
-NUM_ROWS, NUM_OBSERVATIONS, NUM_DRAWS, BLOCK_ROWS = 20_000, 500, 32, 4096
+NUM_ROWS, NUM_OBSERVATIONS, NUM_DRAWS, BLOCK_ROWS = 20_000, 500, 64, 4096
+AZULA = {"xEABSampler": 1, "HeunSampler": 2}  # the best of azula's: evaluations of a step
+
+# (dynamics, noise of shape (n, n_dim)) -> (normalised rows, evaluations of the network)
+Run = Callable[[Dynamics, torch.Tensor], tuple[torch.Tensor, int]]
 
 
 class LogChiSquared:
@@ -80,17 +91,90 @@ class LogChiSquared:
         return stats.kstest(self.cdf(self.dl(x)), "uniform").statistic
 
 
-def exact_velocity(sde, num_rows, step, num_steps):
-    """({metric: value}, evaluations) of a solver, mean over `ELL`; the velocity is exact."""
+@dataclasses.dataclass(frozen=True)
+class OwnRun:
+    """A `Run` of a solver of the registries."""
+
+    settings: SolverSettings
+
+    def __call__(self, dynamics: Dynamics, z: torch.Tensor) -> tuple[torch.Tensor, int]:
+        t = sde_utils.cpu_time(1)
+        times = sde_utils.reverse_times(dynamics.sde, t, self.settings.num_steps)
+        step = self.settings.make_step()
+        run = solvers.integrate(step, dynamics, dynamics.rows(z, t), times)
+        return run.x, run.evaluations
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AzulaRun:
+    """A `Run` of a sampler of azula, at its own times, of our network and from the same rows."""
+
+    network: torch.nn.Module
+    sampler: str
+    num_steps: int
+
+    def __call__(self, dynamics: Dynamics, z: torch.Tensor) -> tuple[torch.Tensor, int]:
+        from azula import sample
+
+        denoiser = tools.azula_denoiser(self.network)
+        sampler = getattr(sample, self.sampler)(denoiser, steps=self.num_steps, silent=True)
+        t = sde_utils.cpu_time(1)
+        x = sampler(dynamics.rows(z, t) / dynamics.sde.alpha(t))  # its alpha is 1
+        return x, AZULA[self.sampler] * self.num_steps
+
+
+def own_runs(evaluations) -> dict[str, list[Run]]:
+    """{method: its runs} of the registries, the ODE's with each of its solvers.
+
+    A method that takes more evaluations than any of these has no run, and is left out.
+    """
+    lines = {name: {"method": name} for name in solvers.SOLVERS if name != "ode"}
+    ode = {f"ode {name}": {"method": "ode", "ode_solver": name} for name in solvers.ODE_SOLVERS}
+    found = {name: settings_of(line, evaluations) for name, line in (lines | ode).items()}
+    return {
+        name: [OwnRun(each) for each in settings] for name, settings in found.items() if settings
+    }
+
+
+def settings_of(line, evaluations):
+    """Settings of a solver with so many evaluations at most, or with each of `TOLERANCES`."""
+    if SolverSettings.complete(**line).solver.adaptive:
+        return [SolverSettings.complete(**line, tolerance=value) for value in TOLERANCES]
+    found = []
+    for n in sorted(evaluations):
+        try:
+            found.append(SolverSettings.complete(**line, num_evaluations=n))
+        except InputError:  # too few for a step
+            continue
+    return list(dict.fromkeys(found))
+
+
+def azula_runs(network, evaluations) -> dict[str, list[Run]]:
+    """As `own_runs`, of azula's samplers with an unconditional network of ours, if it is there."""
+    if importlib.util.find_spec("azula") is None:
+        console.info(
+            "azula is not installed: its samplers are left out; to have them, pip install "
+            "--no-deps -r benchmarks/requirements.txt"
+        )
+        return {}
+    return {
+        f"azula {name}": [
+            AzulaRun(network, name, n // cost) for n in sorted(evaluations) if n >= cost
+        ]
+        for name, cost in AZULA.items()
+    }
+
+
+def exact_velocity(sde, num_rows, run):
+    """({metric: value}, evaluations) of a run, mean over `ELL`; the velocity is exact."""
     distances = []
     for k, law in enumerate(chi_squared_laws()):
         generator = torch.Generator().manual_seed(k)
-        x = torch.randn(num_rows, generator=generator, dtype=torch.float64)
-        x = x * sde_utils.prior_std(sde, torch.ones(()))
-        dynamics = Dynamics(sde, functools.partial(law.velocity, sde), generator)
-        run = solvers.integrate(step, dynamics, x, sde_utils.reverse_times(sde, 1, num_steps))
-        distances.append(law.distance(run.x.numpy()))
-    return {"mean KS distance": float(np.mean(distances))}, run.evaluations
+        z = torch.randn(num_rows, generator=generator, dtype=torch.float64)
+        velocity_fn = functools.partial(law.velocity, sde)
+        x, calls = run(Dynamics(sde, velocity_fn, generator, from_noise=True), z)
+        distances.append(law.distance(x.numpy()))
+    return {"mean KS distance": float(np.mean(distances))}, calls
 
 
 @functools.cache
@@ -98,30 +182,27 @@ def chi_squared_laws():
     return [LogChiSquared(2 * ell + 1) for ell in ELL]
 
 
-def integrate_rows(trained, y, num_rows, step, num_steps):
+def integrate_rows(trained, y, num_rows, run):
     """(x, evaluations): normalised rows on the CPU, each block from its own seed."""
-    sde, network = trained.sde, trained.network
-    device, blocks = next(network.parameters()).device, []
+    network, device, blocks = trained.network, trained.device, []
     for first in range(0, num_rows, BLOCK_ROWS):
         rows = min(BLOCK_ROWS, num_rows - first)
         generator = torch.Generator(device).manual_seed(first)
         given = None if y is None else y[first : first + rows].to(device)
         velocity_fn = sde_utils.make_velocity_fn(network, given)
-        dynamics = Dynamics(sde, velocity_fn, generator)
+        frame = Frame.of(network.start, given)
+        dynamics = Dynamics(trained.sde, velocity_fn, generator, frame, from_noise=True)
         shape = (rows, trained.architecture.n_dim)
         z = torch.empty(shape, device=device).normal_(generator=generator)
         with torch.no_grad():
-            x = z * sde_utils.prior_std(sde, torch.ones(()))
-            if y is not None:
-                x = start_posterior(dynamics, z, 1)
-            run = solvers.integrate(step, dynamics, x, sde_utils.reverse_times(sde, 1, num_steps))
-        blocks.append(run.x.cpu())
-    return torch.cat(blocks), run.evaluations + (y is not None)
+            x, calls = run(dynamics, z)
+        blocks.append(x.cpu())
+    return torch.cat(blocks), calls
 
 
-def prior(trained, num_rows, step, num_steps):
+def prior(trained, num_rows, run):
     """As `exact_velocity`, of spectra generated by an unconditional checkpoint."""
-    x, calls = integrate_rows(trained, None, num_rows, step, num_steps)
+    x, calls = integrate_rows(trained, None, num_rows, run)
     dl = trained.normalizer.denormalize(x)[0].numpy()
     found = compare_with_law(dl, trained.data)
     if found is None:
@@ -129,57 +210,47 @@ def prior(trained, num_rows, step, num_steps):
     return {"mean KS distance": found.ks_mean, "skewness error": found.skewness_error}, calls
 
 
-def posterior(trained, observed, exact, step, num_steps):
+def posterior(trained, observed, exact, run):
     """As `exact_velocity`, of draws of a conditional checkpoint; exact is an `ExactPosteriors`."""
     n, m = len(observed.values), NUM_DRAWS
     y = trained.cond_normalizer.normalize(torch.tensor(observed.values))
-    x, calls = integrate_rows(trained, y.repeat_interleave(m, 0), n * m, step, num_steps)
-    dl = trained.normalizer.denormalize(x)[0].numpy().reshape(n, m, -1)
+    x, calls = integrate_rows(trained, y.repeat_interleave(m, 0), n * m, run)
+    dl, theta = (part.numpy().reshape(n, m, -1) for part in trained.normalizer.denormalize(x))
     distance = np.square(dl.mean(1) - exact.mean) - dl.var(1, ddof=1) / m
-    excess = 100 * (distance / exact.std**2).mean()
-    pit = PitDistance.of_spectra(exact.x.cdf(dl)).value
-    return {"PIT KS distance": pit, "excess of the squared error [%]": float(excess)}, calls
+    found = {
+        "PIT KS distance": PitDistance.of_spectra(exact.x.cdf(dl[:, :PIT_DRAWS])).value,
+        "excess of the squared error [%]": float(100 * (distance / exact.std**2).mean()),
+    }
+    names = [each.name for each in trained.parameters]
+    if exact.r is not None and "r" in names:
+        draws = theta[..., names.index("r")]
+        found["width of r over the exact one"] = r.width_ratio(draws, exact.r).value
+        found["PIT KS distance of r"] = PitDistance.of_parameter(exact.r.cdf(draws)).value
+    return found, calls
 
 
-def methods():
-    """{name: solver} of the registries, the ODE's with each of its solvers."""
-    found = {name: solver for name, solver in solvers.SOLVERS.items() if name != "ode"}
-    return found | {f"ode {name}": solver for name, solver in solvers.ODE_SOLVERS.items()}
-
-
-def steps_for(step, evaluations):
-    """Steps of a solver that take no more than this many evaluations, with the last one."""
-    calls, sde = [], sde_utils.VESDE()
-    for num_steps in (3, 4):
-        generator = torch.Generator().manual_seed(0)
-        dynamics = Dynamics(sde, lambda x, t: 0 * x, generator)
-        times = sde_utils.reverse_times(sde, 1, num_steps)
-        calls.append(solvers.integrate(step, dynamics, torch.ones(1, 1), times).evaluations)
-    cost = calls[1] - calls[0]
-    return max(1, 3 + (evaluations - calls[0]) // cost)
-
-
-def curve(measure, solver, evaluations):
-    """[{"evaluations", metric: value, ...}] of one solver, in increasing order."""
-    points, step = [], solver.step
-    if solver.adaptive:
-        runs = [(dataclasses.replace(step, tolerance=tolerance), 1) for tolerance in TOLERANCES]
-    else:
-        runs = [(step, steps_for(step, n)) for n in evaluations]
-    for run in runs:
-        values, calls = measure(*run)
-        points.append({"evaluations": calls, **values})
-    return points
+def measured(measure, runs):
+    """{method: [{"evaluations", metric: value, ...}]} of {method: runs}, without what diverged."""
+    curves = {}
+    for method, each in runs.items():
+        for run in each:
+            with np.errstate(all="ignore"):  # of what diverged
+                values, calls = measure(run)
+            if np.isfinite(list(values.values())).all():
+                curves.setdefault(method, []).append({"evaluations": calls, **values})
+            else:
+                console.info(f"{method}: diverges with {calls} evaluations, left out there")
+    return curves
 
 
 def print_curves(title, curves):
     """Print the curves of {method: points} on stdout, one block for each metric."""
     first = next(iter(curves.values()))[0]
-    for metric in first.keys() - {"evaluations"}:
+    for metric in filter("evaluations".__ne__, first):
         console.print_result(f"{title}: {metric} (network evaluations)")
         for method, points in curves.items():
             cells = [f"{point[metric]:9.4f} ({point['evaluations']})" for point in points]
-            console.print_result(f"  {method:<13}" + "".join(f"{cell:<17}" for cell in cells))
+            console.print_result(f"  {method:<19}" + "".join(f"{cell:<17}" for cell in cells))
 
 
 def markdown(results):
@@ -222,16 +293,17 @@ def build_parser():
 
 
 def problems(args):
-    """(name, {title: measure}) of what the flags ask for."""
-    n = args.num_rows or NUM_ROWS
+    """(name, {title: measure}, {method: runs}) of what the flags ask for."""
+    n, runs = args.num_rows or NUM_ROWS, own_runs(args.evaluations)
     if not args.model_checkpoint:
         sdes = {name: sde() for name, sde in sde_utils.SDES.items()}
-        return "solvers", {k: functools.partial(exact_velocity, v, n) for k, v in sdes.items()}
-    trained = Trained.load(args.model_checkpoint)
-    trained.network.to(devices.get_device(args.device))
+        measures = {k: functools.partial(exact_velocity, v, n) for k, v in sdes.items()}
+        return "solvers", measures, runs
+    trained = Trained.load(args.model_checkpoint).to(devices.get_device(args.device))
     title = trained.sde_name
     if not trained.conditional:
-        return "solvers_prior", {title: functools.partial(prior, trained, n)}
+        runs |= azula_runs(trained.network, args.evaluations)
+        return "solvers_prior", {title: functools.partial(prior, trained, n)}, runs
     if not args.data_file_noisy:
         raise InputError("--model-checkpoint: is conditional: it needs --data-file-noisy")
     observed = tables.load_spectra(args.data_file_noisy)
@@ -240,18 +312,19 @@ def problems(args):
     exact = ExactPosteriors.of(observed, trained.data.prior)
     if exact.x is None:
         raise InputError(f"{args.data_file_noisy}: the exact posterior of these is unknown")
-    return "solvers_posterior", {title: functools.partial(posterior, trained, observed, exact)}
+    measure = functools.partial(posterior, trained, observed, exact)
+    return "solvers_posterior", {title: measure}, runs
 
 
 @cli.script
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    name, measures = problems(args)
+    name, measures, runs = problems(args)
     paths = [os.path.join(args.out_dir, f"{name}.{suffix}") for suffix in ("png", "json", "html")]
     atomic.claim_outputs(paths)
     results = {}
     for title, measure in measures.items():
-        curves = {k: curve(measure, v, args.evaluations) for k, v in methods().items()}
+        curves = measured(measure, runs)
         print_curves(title, curves)
         results[title] = curves
     made_by = provenance.collect(argv)

@@ -26,7 +26,7 @@ FOLDER = "results/scale"
 R = "0-0.01"
 NETWORK = "--hidden-dim 128 --num-layers 2 --batch-size 4096 --lr 4e-3 --epochs 1"
 DRAWS = 64
-STEPS = 2  # of the solver: memory and disk do not depend on them
+EVALUATIONS = 5  # of the network: memory and disk do not depend on them
 CASES = [  # NSIDE, training rows, observations; the longest last
     (512, 10_000, 100),
     (512, 100_000, 1_000),
@@ -89,7 +89,8 @@ def measure(nside: int, rows: int, observations: int) -> Iterator[list[str]]:
         "data_generation.py": (data, rows + observations, ("dl_", "r_train", "r_gt")),
         "train.py": (f"{rows_of} {NETWORK} --out {FOLDER}/model.pth", rows, ("model", "training")),
         "sample.py": (
-            f"{pair} --method ode --num-steps {STEPS} --num-draws {DRAWS} --out-dir {FOLDER}",
+            f"{pair} --method ode --num-evaluations {EVALUATIONS} --num-draws {DRAWS} "
+            f"--out-dir {FOLDER}",
             DRAWS * observations,
             ("posterior", "denoised", "r_draws"),
         ),
@@ -118,8 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     header = ["NSIDE", "script", "rows", "s", "rows / s", "peak memory", "said before", "disk"]
     head = f"## Scale\n\n`python -m benchmarks.scale --shrink {args.shrink}`; {report.machine()}. "
     head += f"Rows are pairs, rows of one epoch, and draws ({DRAWS} for each observation, with "
-    head += f"`--num-steps {STEPS}`: {STEPS + 3} network evaluations, where the default has 21). "
-    head += "Seconds are those of whole processes."
+    head += f"`--num-evaluations {EVALUATIONS}`). Seconds are those of whole processes."
     cells = []
     for nside, *sizes in CASES:
         for row in measure(nside, *(max(2, size // args.shrink) for size in sizes)):

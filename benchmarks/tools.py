@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import time
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ from diffusion.blocks import BATCH_ROWS
 from diffusion.trained import Trained
 from runtime import jsonfiles, tables
 
-EQUAL_EVALUATIONS = (20, 100)
+EQUAL_EVALUATIONS, FEW_EVALUATIONS = (20, 100), 7  # of all tools; of ours beside
 EMA_DECAY, README_STEPS = 0.999, 1000
 LEVELS = {"sigma_min": sde_utils.U_MIN, "sigma_max": 10.0}  # noise of all tools, as in train.py
 
@@ -124,22 +125,19 @@ class Ours(Tool):
 
     def samplers(self, task: Task) -> Samplers:
         return {"`ode` (default)": functools.partial(self._default, task)} | {
-            f"`ode`, {n}": functools.partial(self._equal, task, n) for n in EQUAL_EVALUATIONS
+            f"`ode`, {n} evaluations": functools.partial(self._equal, task, n)
+            for n in (FEW_EVALUATIONS, *EQUAL_EVALUATIONS)
         }
 
     def _default(self, task):
         self.default = self._sample(task)
-        return self.default[0]
+        return self.default
 
     def _equal(self, task, evaluations):
-        """As many evaluations, or one less; None where these are the default's."""
-        _, metrics = self.default
-        cost = metrics["network_evaluations"] // metrics["num_steps"]
-        fixed = metrics["network_evaluations"] - cost * metrics["num_steps"]
-        num_steps = (evaluations - fixed) // cost
-        if num_steps == metrics["num_steps"]:
+        """As many evaluations; None where these are the default's."""
+        if evaluations == self.default.evaluations:
             return None
-        return self._sample(task, "--num-steps", str(num_steps))[0]
+        return self._sample(task, "--num-evaluations", str(evaluations))
 
     def _sample(self, task, *flags):
         folder = f"{task.folder}/sampled"
@@ -155,9 +153,9 @@ class Ours(Tool):
         cost = metrics["network_evaluations"], metrics["seconds"]
         if task.conditional:
             run = Run.load(folder, task.observed)
-            return Sampled(np.asarray(run.draws), run.r, *cost), metrics
+            return Sampled(np.asarray(run.draws), run.r, *cost)
         generated = tables.load_spectra(f"{folder}/generated.npy").values
-        return Sampled(np.asarray(generated), None, *cost), metrics
+        return Sampled(np.asarray(generated), None, *cost)
 
 
 class Azula(Tool):
@@ -166,15 +164,14 @@ class Azula(Tool):
     about = (
         "brings no network for vectors and no training loop: `ScoreNet1D` as the backbone of its "
         "`KarrasDenoiser`, its loss, with optimiser, learning rate and EMA of `train.py`; "
-        "`VESchedule`"
+        "`VESchedule`. It scales all that the backbone sees, which therefore does not know the "
+        "covariance of the data, as ours does"
     )
     module, distribution, conditional = "azula", "azula", False
 
     def train(self, task: Task) -> int:
-        from azula import denoise, noise
-
-        self.network = Backbone(task.make_network())
-        self.denoiser = denoise.KarrasDenoiser(self.network, noise.VESchedule(**LEVELS))
+        self.denoiser = azula_denoiser(task.make_network())
+        self.network = self.denoiser.backbone
         parameters = list(self.denoiser.parameters())
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
         averages = [p.detach().clone() for p in parameters]
@@ -228,9 +225,18 @@ class Backbone(torch.nn.Module):
         self.network = network
 
     def forward(self, x: torch.Tensor, log_u: torch.Tensor) -> torch.Tensor:
-        u = log_u.exp()
-        scale = (1 + u[..., None] ** 2).sqrt()
-        return -self.network(scale * x, self.network.sde.time(u))
+        sde = self.network.sde
+        t = sde.time(log_u.exp())
+        return -self.network(sde_utils.prior_std(sde, t)[..., None] * x, t)
+
+
+def azula_denoiser(network):
+    """Azula's denoiser of an unconditional `ScoreNet1D`, from its largest noise level to U_MIN."""
+    from azula import denoise, noise
+
+    largest = math.tan(float(sde_utils.angle(network.sde, torch.ones(()))))
+    schedule = noise.VESchedule(sigma_min=sde_utils.U_MIN, sigma_max=largest)
+    return denoise.KarrasDenoiser(Backbone(network), schedule)
 
 
 class ScoreModels(Tool):

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from model import GaussianStart
 
 
+def _product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows @ matrix, in their own precision: a lower one is for the network alone."""
+    import torch
+
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ matrix
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
     """Coordinates xi of a Gaussian N(m, C) at each angle theta of noise.
@@ -42,19 +50,19 @@ class Frame:
     @classmethod
     def of(cls, start: GaussianStart, y: Tensor | None = None) -> Self:
         """That of a network: the linear regression of its training rows on observations y."""
-        mean = 0.0 if y is None else y @ start.regression
+        mean = 0.0 if y is None else _product(y, start.regression)
         return cls(mean, start.variances, start.modes)
 
     def _width(self, theta: float) -> Tensor | float:
         return (self.variances * math.cos(theta) ** 2 + math.sin(theta) ** 2) ** 0.5
 
     def _into_modes(self, rows: Tensor) -> Tensor:
-        return rows if self.modes is None else rows @ self.modes
+        return rows if self.modes is None else _product(rows, self.modes)
 
     def place(self, xi: Tensor, theta: float) -> Tensor:
         """v of coordinates xi, shape (n, n_dim)."""
         rest = self._width(theta) * xi
-        rest = rest if self.modes is None else rest @ self.modes.T
+        rest = rest if self.modes is None else _product(rest, self.modes.T)
         return math.cos(theta) * self.mean + rest
 
     def coordinate(self, v: Tensor, theta: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The best linear denoiser of training rows: their covariance, shrunk as held-out rows ask for.
 
 A covariance of few rows is full of correlations that are none. Fitted as it is, a linear denoiser
-loses to one that takes the columns as uncorrelated, as a network does that has learnt nothing.
+loses to one that takes the columns as uncorrelated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Shrinkage:
         return (1 - self.weight) * shrunk + self.weight * identity
 
 
-# from the moments as they are to the identity, which is what an untrained network takes them for
+# from the moments as they are to the identity
 CANDIDATES = (
     *(Shrinkage(threshold, weight) for threshold in THRESHOLDS for weight in WEIGHTS),
     Shrinkage(0, 1),

@@ -19,7 +19,10 @@ SOLVERS: tuple[style.Line, ...] = (  # one for each line of a figure of solvers
     {"color": style.VERMILION, "ls": ":", "marker": "^"},
     {"color": style.GREEN, "ls": "-.", "marker": "v"},
     {"color": style.PURPLE, "ls": (0, (6, 2)), "marker": "D"},
+    {"color": style.ORANGE, "ls": "-", "marker": "P"},
+    {"color": style.ORANGE, "ls": ":", "marker": "*", "mfc": "white"},
 )
+LOG_RANGE = 3  # values that differ by more are drawn on a logarithmic axis
 
 
 @style.own_style()
@@ -81,9 +84,12 @@ def solver_quality(
             places, values = zip(*[(p["evaluations"], p[metric]) for p in points], strict=True)
             axis.plot(places, values, **line, ms=3.5, label=method)
         style.log_axis(axis, "network evaluations")
-        axis.set(yscale="log", ylabel=metric, title=title)
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.set(ylabel=metric, title=title)
+        found = [point[metric] for points in curves.values() for point in points]
+        if max(found) > LOG_RANGE * min(found):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
     style.legend_above(figure)
     return figure

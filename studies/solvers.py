@@ -2,7 +2,8 @@
 
 Prints each command before it runs it.
 
-Reads:   of studies.posterior VE.pth, VP.pth, one_r.pth and data/dl_noisy_r0.001.npy in --out-dir.
+Reads:   of studies.posterior VE.pth, VP.pth, one_r.pth, joint.pth, and their observations in data,
+         in --out-dir.
 Writes:  into solvers in --out-dir a figure, a .json and a .html of each.
 
 Takes tens of minutes on two cores (estimated).
@@ -13,7 +14,7 @@ Example:
 
 from runtime import cli
 from studies import runs
-from studies.runs import SMALL, Files, Sizes, Step
+from studies.runs import RANGE, SMALL, Files, Sizes, Step
 
 
 def steps(out_dir: str, sizes: Sizes) -> list[Step]:
@@ -27,9 +28,12 @@ def steps(out_dir: str, sizes: Sizes) -> list[Step]:
     return [
         quality(""),
         *(quality(sde, "--model-checkpoint", f"{out_dir}/{sde}.pth") for sde in ("VE", "VP")),
-        quality(
-            *("one_r", "--model-checkpoint", f"{out_dir}/one_r.pth"),
-            *Files(f"{out_dir}/data", SMALL).observed,
+        *(
+            quality(
+                *(name, "--model-checkpoint", f"{out_dir}/{name}.pth"),
+                *Files(f"{out_dir}/data", r).observed,
+            )
+            for name, r in (("one_r", SMALL), ("joint", RANGE))
         ),
     ]
 

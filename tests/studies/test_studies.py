@@ -82,7 +82,7 @@ def test_posterior_and_then_solvers(tmp_path, monkeypatch):
     written = {str(path.relative_to(folder)) for path in folder.rglob("*.json")}
     assert written == {
         *("solvers.json", "VE/solvers_prior.json", "VP/solvers_prior.json"),
-        "one_r/solvers_posterior.json",
+        *("one_r/solvers_posterior.json", "joint/solvers_posterior.json"),
     }
 
 
