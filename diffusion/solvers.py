@@ -37,14 +37,21 @@ def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
 State = Any  # of a step, which alone knows its type
 
 
-def _denoise(step: Step, dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
+def _denoise(step: Step, dynamics: Dynamics, x: Tensor, t: Tensor, state: State) -> Tensor:
     """E[x_0 | x]: what removes the noise that is left, for one evaluation."""
     return dynamics.denoise(x, t)
 
 
-def _leave_frame(step: Step, dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
-    """x_0 at which xi stays as it is: from sigma/alpha = U_MIN on it moves by less than U_MIN^2."""
-    return dynamics.frame.place(dynamics.coordinate(x, t), 0.0)
+def _extrapolate(step: Step, dynamics: Dynamics, x: Tensor, t: Tensor, state: State) -> Tensor:
+    """x_0 by the slopes that are known, ((theta, slope), ...): no evaluation.
+
+    Where the data are far narrower than the frame, this takes away the noise that is left.
+    """
+    theta, xi, slopes = dynamics.angle(t), dynamics.coordinate(x, t), state or ()
+    weights = bashforth_weights(-theta, [node - theta for node, _ in slopes])
+    for weight, (_, slope) in zip(weights, slopes, strict=True):
+        xi = xi + weight * slope
+    return dynamics.frame.place(xi, 0.0)
 
 
 class Step(Protocol):
@@ -64,8 +71,8 @@ class Step(Protocol):
         """
         ...
 
-    def finish(self, dynamics: Dynamics, x: Tensor, t: Tensor) -> Tensor:
-        """x_0, shape of x (n, n_dim), of rows x at the last time t."""
+    def finish(self, dynamics: Dynamics, x: Tensor, t: Tensor, state: State) -> Tensor:
+        """x_0, shape of x (n, n_dim), of rows x at the last time t, from the last step's state."""
         ...
 
 
@@ -103,9 +110,9 @@ class Heun:
         xi, step = dynamics.coordinate(x, t), after - theta
         slope = dynamics.slope(xi, theta)
         slope_after = dynamics.slope(xi + step * slope, after)
-        return dynamics.rows(xi + step * (slope + slope_after) / 2, s), None
+        return dynamics.rows(xi + step * (slope + slope_after) / 2, s), ((after, slope_after),)
 
-    finish = _leave_frame
+    finish = _extrapolate
 
 
 def bashforth_weights(step: float, nodes: Sequence[float]) -> list[float]:
@@ -154,7 +161,7 @@ class AdamsBashforth:
             xi = xi + weight * value
         return dynamics.rows(xi, s), slopes
 
-    finish = _leave_frame
+    finish = _extrapolate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +204,11 @@ class BogackiShampine:
     Bogacki & Shampine 1989, Appl. Math. Lett. 2, 321; the last slope of a step is the first of the
     next. The step is as large as keeps the root mean square of its error, over all rows, below the
     tolerance: rows that are integrated together share their steps. That takes one
-    synchronisation a step on a GPU. The state is (slope, step size) at the end of the last step.
+    synchronisation a step on a GPU. The state is ((theta, slope), step size) at the end of the last
+    step.
 
     Attributes:
-        tolerance: Error of a step, in units of the data's standard deviation.
+        tolerance: Error of a step, in units of the frame's standard deviation.
         max_steps: Of one interval; a solution that takes more is taken to have diverged.
     """
 
@@ -212,7 +220,7 @@ class BogackiShampine:
     ) -> tuple[Tensor, State]:
         """A step, see `Step`: as many of its own as the tolerance asks for."""
         xi, theta, end = dynamics.coordinate(x, t), dynamics.angle(t), dynamics.angle(s)
-        slope, size = state or (dynamics.slope(xi, theta), (end - theta) / 10)
+        (_, slope), size = state or ((theta, dynamics.slope(xi, theta)), (end - theta) / 10)
         for _ in range(self.max_steps):
             after = max(theta + size, end)
             step = after - theta
@@ -225,7 +233,7 @@ class BogackiShampine:
             if error <= 1:
                 xi, theta, slope = trial, after, slope_after
                 if theta == end:
-                    return dynamics.rows(xi, s), (slope, size)
+                    return dynamics.rows(xi, s), ((end, slope), size)
         raise DivergedError(
             f"--ode-solver adaptive: no step down from sigma/alpha = {math.tan(theta):.3g} keeps "
             f"the error below --tolerance {self.tolerance:g}; try a larger one, or --method sde"
@@ -244,7 +252,9 @@ class BogackiShampine:
         error = step * (-5 * slope / 72 + second / 12 + third / 9 - fourth / 8)
         return trial, fourth, error
 
-    finish = _leave_frame
+    def finish(self, dynamics: Dynamics, x: Tensor, t: Tensor, state: State) -> Tensor:
+        """By the last slope, see `_extrapolate`."""
+        return _extrapolate(self, dynamics, x, t, state[:1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,6 +393,6 @@ def integrate(
     for t, s in zip(times[:-1], times[1:], strict=True):
         x, state = step(dynamics, x, t, s, state)
         follow(s, x)
-    x = step.finish(dynamics, x, times[-1])
+    x = step.finish(dynamics, x, times[-1], state)
     follow(0 * times[-1], x)
     return Integration(x, counted.calls, np.array(states) if keep is not None else None)

@@ -130,11 +130,14 @@ FIXED = {  # name: (step, order)
 
 
 def exact_flow(step, sde, frame=FRAMES["none"]):
-    """(mean, std) at time 0 of a flow without error, that ends as the step does."""
+    """(mean, std) at time 0 of a flow without error, which ends as the step does."""
     start, last = sde_utils.reverse_times(sde, 1, 1)
-    noised = [float((sde.alpha(t) ** 2 * STD**2 + sde.sigma(t) ** 2).sqrt()) for t in (start, last)]
-    x = sde.alpha(last) * MEAN + torch.tensor([[0.0], [1.0]]).double() * noised[1] / noised[0]
-    x = step.finish(gaussian(sde, frame=frame), x, last)
+    widths = [float((sde.alpha(t) ** 2 * STD**2 + sde.sigma(t) ** 2).sqrt()) for t in (start, last)]
+    if type(step).finish is not solvers.EulerMaruyama.finish:  # it goes on to the data
+        last, widths[1] = 0 * last, STD
+    x = sde.alpha(last) * MEAN + torch.tensor([[0.0], [1.0]]).double() * widths[1] / widths[0]
+    if float(last):
+        x = step.finish(gaussian(sde, frame=frame), x, last, None)
     return float(x[0]), float(x[1] - x[0]) * float(sde_utils.prior_std(sde, start))
 
 
