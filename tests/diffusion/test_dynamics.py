@@ -184,7 +184,7 @@ def test_what_is_left_of_the_noise_goes_with_the_frame(sde):
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
 def test_the_frame_of_a_network_is_where_it_starts(sde):
     """Its coordinates stand still before it has learnt anything, whatever the observation."""
-    network = model.ScoreNet1D(sde, model.Architecture(2, 2, 1, 8, 4, 1))
+    network = model.ScoreNet1D(sde, model.Architecture(0, 2, 3, 8, 4, 1))
     generator = torch.Generator().manual_seed(0)
     regression = torch.randn(2, 3, generator=generator)
     network.start.set(regression, VARIANCES, MODES)
