@@ -1,4 +1,4 @@
-"""The network's shape and start, and the normaliser's round trip."""
+"""The network: where it starts, what it sees, and that all of it can learn."""
 
 import pytest
 import torch
