@@ -94,6 +94,18 @@ def test_rows_may_share_their_noise_level(kind):
     torch.testing.assert_close(network(x, t[0], y), network(*flat)[4:8])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lower_precision_is_for_what_is_learnt_alone(kind):
+    sizes, linear = linear_of_any_rows(ALL[0], kind)
+    network = model.ScoreNet1D(ALL[0], sizes)
+    network.start.set(linear.regression, linear.variances, linear.modes)
+    x, y = inputs(sizes, (7,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(x, torch.tensor(0.4), y)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, network(x, torch.tensor(0.4), y))
+
+
 def test_a_row_does_not_see_the_others():
     sizes, network = disturbed(ALL[1], "joint")
     x, y = (v.double() for v in inputs(sizes, (6,)))
