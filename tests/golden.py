@@ -10,6 +10,8 @@ Examples:
   python -m tests.golden summary tests/golden.json    # only where results are meant to change
   python -m tests.golden distance before              # where rounding may change: by how much, from
                                                       # the runs that record --keep before has left
+  python -m tests.golden files tests/golden_files     # what test_golden.py reaches from the spectra
+                                                      # there, where results are meant to change
 """
 
 import argparse
@@ -17,6 +19,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +84,11 @@ RUNS = (
     f"evaluate.py --runs joint joint_VP {MANY} --param-file-gt data/r_gt_r0-0.01.npy "
     "--out-dir evaluation_range",
 )
+
+TRAINED = f"{RANGE} {NET} --out new.pth"
+DRAWN = f"--model-checkpoint joint.pth --method ode --num-draws 16 --threads 1 {MANY}"
+FILES = ("joint.pth", "joint/denoised.npy", "joint/r_draws.npy", "evaluation/report.json")
+EVALUATED = f"--runs joint {MANY} --param-file-gt data/r_gt_r0-0.01.npy --out-dir evaluation"
 
 
 def run_script(words, folder):
@@ -205,6 +213,18 @@ def collect(folder, measure):
     return results
 
 
+def write_files(golden):
+    """Train, draw and evaluate on the spectra of a folder of golden files, into that folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(golden, pathlib.Path(folder, "data"))
+        run_script(["train.py", *TRAINED.split()], folder)
+        shutil.move(pathlib.Path(folder, "new.pth"), pathlib.Path(folder, "joint.pth"))
+        run_script(["sample.py", *DRAWN.split(), "--out-dir", "joint"], folder)
+        run_script(["evaluate.py", *EVALUATED.split()], folder)
+        for name in FILES:
+            shutil.copy(pathlib.Path(folder, name), golden)
+
+
 def help_texts():
     """{script: its --help}."""
     return {name: run_script([name, "--help"], ".") for name in SCRIPTS}
@@ -223,14 +243,19 @@ def print_distances(folder, before):
 
 
 def main():
-    """Record, compare or summarise."""
+    """Record, compare, summarise, or write golden files anew."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("record", "compare", "summary", "distance"))
-    parser.add_argument("file", type=pathlib.Path, help="of digests; distance: folder of runs")
+    parser.add_argument("action", choices=("record", "compare", "summary", "distance", "files"))
+    parser.add_argument(
+        "file", type=pathlib.Path, help="of digests; distance: folder of runs; files: their folder"
+    )
     parser.add_argument("--keep", help="folder in which the runs stay")
     args = parser.parse_args()
+    if args.action == "files":
+        write_files(args.file)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or temporary
         os.makedirs(folder, exist_ok=True)

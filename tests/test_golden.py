@@ -1,7 +1,8 @@
-"""Files of version 0.1 load, and the scripts reach from them what they reached then, to rounding.
+"""Files of earlier versions load, and the scripts reach from them what they reached, to rounding.
 
-golden_files/ was written by tests/golden.py with the code of that version. Bits depend on the
-machine; tests/golden.py compares them on one.
+The spectra of golden_files/ are of version 0.1; checkpoint, draws and report were written by
+`python -m tests.golden files` when networks last changed, and joint_0.1.pth before. Bits depend on
+the machine; tests/golden.py compares them on one.
 """
 
 import json
@@ -10,7 +11,7 @@ import shutil
 
 import numpy as np
 import pytest
-from golden import CLEAN, MANY, NET, RANGE, SMALL
+from golden import CLEAN, DRAWN, EVALUATED, SMALL, TRAINED
 
 import data_generation
 import evaluate
@@ -45,7 +46,7 @@ def test_spectra_are_drawn_as_before(tmp_path):
 
 
 def test_a_training_ends_where_it_did(folder):
-    train.main(f"{RANGE} {NET} --out new.pth".split())
+    train.main(TRAINED.split())
     old, new = (Trained.load(str(folder / name)) for name in ("joint.pth", "new.pth"))
     assert new.training["settings"] == old.training["settings"]
     np.testing.assert_allclose(
@@ -56,13 +57,10 @@ def test_a_training_ends_where_it_did(folder):
 
 
 def test_an_old_checkpoint_draws_what_it_drew(folder):
-    options = "--model-checkpoint joint.pth --method ode --num-draws 16 --threads 1"
-    sample.main(f"{options} {MANY} --out-dir joint".split())
+    sample.main([*DRAWN.split(), "--out-dir", "joint"])
     for name in ("denoised.npy", "r_draws.npy"):
         np.testing.assert_allclose(np.load(folder / "joint" / name), np.load(OLD / name), rtol=2e-3)
-    evaluate.main(
-        f"--runs joint {MANY} --param-file-gt data/r_gt_r0-0.01.npy --out-dir evaluation".split()
-    )
+    evaluate.main(EVALUATED.split())
     report, before = (
         json.loads(path.read_text())
         for path in (folder / "evaluation/report.json", OLD / "report.json")
@@ -77,3 +75,11 @@ def test_an_old_checkpoint_draws_what_it_drew(folder):
     assert [check["check"] for check in run["checks"]] == [
         check["check"] for check in run_before["checks"]
     ]
+
+
+def test_a_network_of_an_earlier_version_is_refused_in_one_line(folder, capsys):
+    with pytest.raises(SystemExit) as caught:
+        sample.main([*DRAWN.split(), "--model-checkpoint", str(OLD / "joint_0.1.pth")])
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert caught.value.code == 2 and len(said) == 1
+    assert "joint_0.1.pth: weights does not fit the network; train again" in said[0]

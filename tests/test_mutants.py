@@ -37,11 +37,59 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "eps.sqrt()",
         "diffusion/test_solvers.py",
     ),
-    "posterior from the bare prior": (
+    "start at the largest time": (
         "diffusion/dynamics.py",
-        "    return x + dynamics.sde.alpha(t) * dynamics.denoise(x, t)",
-        "    return x",
-        "diffusion/test_solvers.py",
+        "if self.from_noise and t >= 1:",
+        "if self.from_noise and t > 1:",
+        "diffusion/test_dynamics.py",
+    ),
+    "start that ignores the covariance": (
+        "diffusion/dynamics.py",
+        "return (self.variances * math.cos(theta) ** 2 + math.sin(theta) ** 2) ** 0.5",
+        "return 0 * self.variances + 1.0",
+        "diffusion/test_dynamics.py",
+    ),
+    "frame without its growth": (
+        "diffusion/dynamics.py",
+        "- growth * xi) / width",
+        "- 0 * growth * xi) / width",
+        "diffusion/test_dynamics.py",
+    ),
+    "frame whose mean moves the wrong way": (
+        "diffusion/dynamics.py",
+        "velocity + math.sin(theta) * self.mean",
+        "velocity - math.sin(theta) * self.mean",
+        "diffusion/test_dynamics.py",
+    ),
+    "DPM-Solver++ from the largest time": (
+        "diffusion/solvers.py",
+        "if dynamics.angle(t) == math.pi / 2:",
+        "if False:",
+        "diffusion/test_exact_posteriors.py",
+    ),
+    "steps without the last evaluation": (
+        "diffusion/solver_settings.py",
+        "return (num_evaluations - solver.extra) // per_step",
+        "return num_evaluations // per_step",
+        "diffusion/test_solver_settings.py",
+    ),
+    "noise levels dealt out row by row": (
+        "sde_utils.py",
+        "t.repeat_interleave(size)[part]",
+        "t.repeat(size)[part]",
+        "test_sde_utils.py",
+    ),
+    "units without a kurtosis": (
+        "model.py",
+        "nn.init.normal_(self.biases.bias)",
+        "nn.init.zeros_(self.biases.bias)",
+        "test_model.py",
+    ),
+    "network in a frame that it was not trained from": (
+        "train.py",
+        "network.start.set(linear.regression, linear.variances, linear.modes)",
+        "network.start.set(0 * linear.regression, linear.variances, linear.modes)",
+        "test_train.py",
     ),
     "score without sigma": (
         "sde_utils.py",
@@ -99,8 +147,8 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "half an Adams-Bashforth weight": (
         "diffusion/solvers.py",
-        "return torch.linalg.solve(nodes ** degrees[:, None], moments)",
-        "return torch.linalg.solve(nodes ** degrees[:, None], moments / (1 + degrees))",
+        "np.linalg.solve(np.asarray(nodes) ** degrees[:, None], moments)",
+        "np.linalg.solve(np.asarray(nodes) ** degrees[:, None], moments / (1 + degrees))",
         "diffusion/test_solvers.py",
     ),
     "denoiser extrapolated backwards": (
@@ -111,8 +159,8 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "rotation the wrong way": (
         "diffusion/dynamics.py",
-        "return self.velocity_fn(prior_std(self.sde, t) * v, t)",
-        "return -self.velocity_fn(prior_std(self.sde, t) * v, t)",
+        "self.frame.slope(xi, theta, self.velocity_fn(",
+        "self.frame.slope(xi, theta, -self.velocity_fn(",
         "diffusion/test_solvers.py",
     ),
     "noise from the velocity turned back": (
@@ -135,9 +183,9 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "probit without its range": (
         "diffusion/normalizers.py",
-        "self.r_min + (self.r_max - self.r_min) * torch.special.ndtr",
-        "self.r_min + self.r_max * 0.5 * torch.special.ndtr",
-        "test_model.py",
+        "theta = low + span * torch.special.ndtr(",
+        "theta = low + 0.5 * span * torch.special.ndtr(",
+        "diffusion/test_normalizers.py",
     ),
 }
 

@@ -371,6 +371,17 @@ def test_any_number_of_threads_gives_the_same_samples(case, threads, work, tmp_p
     assert arrays_of(tmp_path / "one") == arrays_of(tmp_path / "many")
 
 
+@pytest.mark.parametrize("case", ["generate", "joint, ode"])
+def test_a_lower_precision_draws_the_same_but_for_rounding(case, work, tmp_path):
+    name = "generated.npy" if case == "generate" else "r_draws.npy"
+    for precision in ("float32", "bf16"):
+        out = tmp_path / precision
+        sample.main(arguments(work, case, out, "--precision", precision))
+    exact, rounded = (np.load(tmp_path / k / name) for k in ("float32", "bf16"))
+    off = np.abs(rounded - exact).mean() / exact.std()
+    assert 0 < off < 0.02  # eight bits, some steps
+
+
 def test_the_memory_that_is_announced_is_enough_for_all_threads(tmp_path, monkeypatch):
     """Wide rows in large batches, of which eight threads take more than a figure does."""
     monkeypatch.chdir(tmp_path)

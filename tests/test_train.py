@@ -16,7 +16,7 @@ import torch
 import model
 import sde_utils
 import train
-from diffusion import baseline, dataset, shares, trainer
+from diffusion import baseline, dataset, shares, shrinkage, trainer
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from diffusion.trained import Trained
@@ -260,6 +260,44 @@ def test_rows_in_a_file_train_as_rows_in_memory(monkeypatch):
     assert_same("memory.pth", "file.pth")
 
 
+KINDS = {
+    "prior": ["x.npy"],
+    "posterior": ["x.npy", "y.npy"],
+    "joint": ["x.npy", "y.npy", "r.npy"],
+    "parameters alone": [None, "y.npy", "r.npy"],
+}
+
+
+def options_of(files):
+    flags = zip(("--data-file", "--cond-file", "--param-file"), files, strict=False)
+    return [word for flag, name in flags if name for word in (flag, name)]
+
+
+@pytest.mark.parametrize("files", KINDS.values(), ids=KINDS)
+def test_a_checkpoint_holds_the_linear_regression_of_its_training_rows(files):
+    """In whose frame solvers integrate; weights of another training keep that of theirs."""
+    tiny = [word for word in TINY if word not in ("--data-file", "x.npy")]
+    train.main([*tiny, *options_of(files), "--out", "first.pth"])
+    rows = dataset.TrainingTables.load(*files)
+    prepared = dataset.prepare(rows, 0.05, 0, torch.device("cpu"), ".")
+    linear = shrinkage.best_linear(sde_utils.VESDE(), prepared.train, prepared.held_out)
+    expected = model.GaussianStart(linear.modes.shape[0], len(linear.regression))
+    expected.set(linear.regression, linear.variances, linear.modes)
+    assert (expected.variances - 1).abs().max() > 0.01
+    first = Trained.load("first.pth")
+    for name, values in expected.state_dict().items():
+        for weights in (first.weights, first.ema_weights):
+            torch.testing.assert_close(weights[f"start.{name}"], values)
+    for name in filter(None, files):  # other rows
+        table = tables.load_table(name, 1 if name == "r.npy" else 2)
+        tables.write_array(name, table.values[:300], table.record)
+    train.main([*tiny, *options_of(files), "--init-from", "first.pth", "--out", "second.pth"])
+    second = Trained.load("second.pth")
+    for name in expected.state_dict():
+        for weights in (second.weights, second.ema_weights):
+            assert torch.equal(weights[f"start.{name}"], first.weights[f"start.{name}"])
+
+
 def test_rows_are_normalised_alike_in_chunks_and_as_a_whole(monkeypatch):
     tables = dataset.TrainingTables.load("x.npy", "y.npy", "r.npy")
     whole = dataset.prepare(tables, 0.05, 0, torch.device("cpu"), ".")
@@ -333,6 +371,39 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
     network = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(6))
     with pytest.raises(InputError, match="--batch-size: 50 rows do not divide among 3"):
         trainer.Trainer(network, rows, lambda network: 0.0, TrainingSettings(50, epochs=1))
+
+
+def test_rows_of_small_batches_are_noised_more_than_once(monkeypatch):
+    """As many times as make a batch of NOISED_ROWS, with levels stratified over all of them."""
+    assert [trainer.noise_draws(n) for n in (1, 50, 128, 255, 256, 1024)] == [256, 5, 2, 1, 1, 1]
+    rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
+    network, seen = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(6)), []
+    settings = TrainingSettings(50, epochs=1)
+    training = trainer.Trainer(network, rows, lambda network: 0.0, settings, threads=2)
+    loss = sde_utils.denoising_loss
+
+    def noted(network, sde, x0, generator, y, batch):
+        seen.append((batch, x0))
+        return loss(network, sde, x0, generator, y, batch)
+
+    monkeypatch.setattr(sde_utils, "denoising_loss", noted)
+    index = torch.arange(7, 57)
+    training.take_step(0, index)
+    seen.sort(key=lambda part: part[0])
+    assert [batch for batch, _ in seen] == [(0, 250), (125, 250)]
+    assert torch.equal(torch.cat([x0 for _, x0 in seen]), rows.values[index].repeat(5, 1))
+
+
+def test_weights_and_averages_are_views_of_one_vector():
+    network = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(6, 6, 1))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    vector = trainer.flatten(network)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert vector.numel() == sum(parameter.numel() for parameter in network.parameters())
+    with torch.no_grad():
+        vector += 1
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] + 1)
 
 
 def test_only_a_lost_connection_is_blamed_on_another_process(monkeypatch):

@@ -52,6 +52,21 @@ def test_place_and_coordinate_are_inverse(frame):
         assert all(torch.equal(frame.place(xi, theta), xi) for theta in ANGLES)  # v itself
 
 
+def test_a_lower_precision_of_the_network_leaves_the_frame_as_it_is():
+    values = (MEAN, VARIANCES, MODES, coordinates(), torch.ones(50, 2, dtype=torch.float64))
+    mean, variances, modes, xi, y = (value.float() for value in values)
+    network = model.ScoreNet1D(ALL[0], model.Architecture(0, 2, 3, 8, 4, 1))
+    network.start.set(torch.stack([mean, variances]), variances, modes)
+
+    def results():
+        for frame in (Frame(mean, variances, modes), Frame.of(network.start, y)):
+            yield from (frame.place(xi, 0.5), frame.coordinate(xi, 0.5), frame.slope(xi, 0.5, xi))
+
+    exact = list(results())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, results(), exact))
+
+
 def test_rows_of_the_frame_have_the_moments_of_the_noised_gaussian():
     """place is affine, so that three unit vectors and 0 have all of mean and covariance."""
     probes = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double()
@@ -179,7 +194,7 @@ def test_data_far_narrower_than_the_frame_keep_no_noise(sde, name):
 @pytest.mark.parametrize("sde", ALL, ids=IDS)
 def test_the_frame_of_a_network_is_where_it_starts(sde):
     """Its coordinates stand still before it has learnt anything, whatever the observation."""
-    network = model.ScoreNet1D(sde, model.Architecture(2, 2, 1, 8, 4, 1))
+    network = model.ScoreNet1D(sde, model.Architecture(0, 2, 3, 8, 4, 1))
     generator = torch.Generator().manual_seed(0)
     regression = torch.randn(2, 3, generator=generator)
     network.start.set(regression, VARIANCES, MODES)
