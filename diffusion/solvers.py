@@ -110,7 +110,10 @@ class Heun:
         xi, step = dynamics.coordinate(x, t), after - theta
         slope = dynamics.slope(xi, theta)
         slope_after = dynamics.slope(xi + step * slope, after)
-        return dynamics.rows(xi + step * (slope + slope_after) / 2, s), ((after, slope_after),)
+        return dynamics.rows(xi + step * (slope + slope_after) / 2, s), (
+            (after, slope_after),
+            (theta, slope),
+        )
 
     finish = _extrapolate
 
@@ -204,8 +207,8 @@ class BogackiShampine:
     Bogacki & Shampine 1989, Appl. Math. Lett. 2, 321; the last slope of a step is the first of the
     next. The step is as large as keeps the root mean square of its error, over all rows, below the
     tolerance: rows that are integrated together share their steps. That takes one
-    synchronisation a step on a GPU. The state is ((theta, slope), step size) at the end of the last
-    step.
+    synchronisation a step on a GPU. The state is ((theta, slope) at the end of the last step,
+    (theta, slope) at its start, step size).
 
     Attributes:
         tolerance: Error of a step, in units of the frame's standard deviation.
@@ -220,7 +223,10 @@ class BogackiShampine:
     ) -> tuple[Tensor, State]:
         """A step, see `Step`: as many of its own as the tolerance asks for."""
         xi, theta, end = dynamics.coordinate(x, t), dynamics.angle(t), dynamics.angle(s)
-        (_, slope), size = state or ((theta, dynamics.slope(xi, theta)), (end - theta) / 10)
+        if state is None:
+            slope, size = dynamics.slope(xi, theta), (end - theta) / 10
+        else:
+            (_, slope), _, size = state
         for _ in range(self.max_steps):
             after = max(theta + size, end)
             step = after - theta
@@ -231,9 +237,9 @@ class BogackiShampine:
             if error > 1 or after > end:  # the last step is cut: it says nothing about the next
                 size = step * min(5, max(0.2, 0.9 * (error + 1e-9) ** (-1 / 3)))
             if error <= 1:
+                if after == end:
+                    return dynamics.rows(trial, s), ((end, slope_after), (theta, slope), size)
                 xi, theta, slope = trial, after, slope_after
-                if theta == end:
-                    return dynamics.rows(xi, s), ((end, slope), size)
         raise DivergedError(
             f"--ode-solver adaptive: no step down from sigma/alpha = {math.tan(theta):.3g} keeps "
             f"the error below --tolerance {self.tolerance:g}; try a larger one, or --method sde"
@@ -254,7 +260,7 @@ class BogackiShampine:
 
     def finish(self, dynamics: Dynamics, x: Tensor, t: Tensor, state: State) -> Tensor:
         """By the last slope, see `_extrapolate`."""
-        return _extrapolate(self, dynamics, x, t, state[:1])
+        return _extrapolate(self, dynamics, x, t, state[:2])
 
 
 @dataclasses.dataclass(frozen=True)
