@@ -43,10 +43,7 @@ def _denoise(step: Step, dynamics: Dynamics, x: Tensor, t: Tensor, state: State)
 
 
 def _extrapolate(step: Step, dynamics: Dynamics, x: Tensor, t: Tensor, state: State) -> Tensor:
-    """x_0 by the slopes that are known, ((theta, slope), ...): no evaluation.
-
-    Where the data are far narrower than the frame, this takes away the noise that is left.
-    """
+    """x_0 by the slopes that are known, ((theta, slope), ...); they take the noise that is left."""
     theta, xi, slopes = dynamics.angle(t), dynamics.coordinate(x, t), state or ()
     weights = bashforth_weights(-theta, [node - theta for node, _ in slopes])
     for weight, (_, slope) in zip(weights, slopes, strict=True):
@@ -110,10 +107,8 @@ class Heun:
         xi, step = dynamics.coordinate(x, t), after - theta
         slope = dynamics.slope(xi, theta)
         slope_after = dynamics.slope(xi + step * slope, after)
-        return dynamics.rows(xi + step * (slope + slope_after) / 2, s), (
-            (after, slope_after),
-            (theta, slope),
-        )
+        slopes = ((after, slope_after), (theta, slope))
+        return dynamics.rows(xi + step * (slope + slope_after) / 2, s), slopes
 
     finish = _extrapolate
 
@@ -224,9 +219,8 @@ class BogackiShampine:
         """A step, see `Step`: as many of its own as the tolerance asks for."""
         xi, theta, end = dynamics.coordinate(x, t), dynamics.angle(t), dynamics.angle(s)
         if state is None:
-            slope, size = dynamics.slope(xi, theta), (end - theta) / 10
-        else:
-            (_, slope), _, size = state
+            state = (theta, dynamics.slope(xi, theta)), None, (end - theta) / 10
+        (_, slope), _, size = state
         for _ in range(self.max_steps):
             after = max(theta + size, end)
             step = after - theta
