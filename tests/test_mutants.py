@@ -61,6 +61,12 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "velocity - math.sin(theta) * self.mean",
         "diffusion/test_dynamics.py",
     ),
+    "noise that is left in the frame": (
+        "diffusion/solvers.py",
+        "xi = xi + weight * slope\n",
+        "xi = xi + 0 * weight * slope\n",
+        "diffusion/test_dynamics.py",
+    ),
     "DPM-Solver++ from the largest time": (
         "diffusion/solvers.py",
         "if dynamics.angle(t) == math.pi / 2:",
