@@ -148,9 +148,11 @@ class AdamsBashforth:
     ) -> tuple[Tensor, State]:
         """A step, see `Step`."""
         theta, after = dynamics.angle(t), dynamics.angle(s)
-        xi, step = dynamics.coordinate(x, t), after - theta
-        at = min(theta, dynamics.largest_angle)  # where the slope is known
+        xi, at = dynamics.coordinate(x, t), min(theta, dynamics.largest_angle)
         slope = dynamics.slope(xi, at)
+        if theta - at > at - after:  # from noise alone a line through so short a step leads astray
+            xi, theta = xi + (at - theta) * slope, at
+        step = after - theta
         slopes = known = ((at, slope), *(state or ())[: self.order - 1])
         if self.order > 2 and len(known) == 1:
             known = ((after, dynamics.slope(xi + step * slope, after)), *known)

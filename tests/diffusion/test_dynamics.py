@@ -164,7 +164,7 @@ def test_any_frame_ends_at_the_data(sde, name):
     h = math.pi / 2 - gaussian(sde).largest_angle
     off_mean = float((frame.mean - MEAN).norm())
     off_covariance = float(torch.linalg.matrix_norm(covariance(frame) - covariance(), 2))
-    for step in (solvers.AdamsBashforth(2), solvers.Heun()):
+    for step in (solvers.AdamsBashforth(2), solvers.AdamsBashforth(3), solvers.Heun()):
         off = {}
         for from_noise in (True, False):
             dynamics = gaussian(sde, frame=frame, from_noise=from_noise)
