@@ -67,11 +67,11 @@ class SolverSettings:
         """Steps that take as many evaluations at most."""
         solver = self.solver
         if solver.adaptive:
-            raise InputError("num_evaluations does not go with adaptive steps; give a tolerance")
+            raise InputError("--num-evaluations does not go with adaptive steps; give --tolerance")
         per_step = solver.per_step + (self.corrector_steps if solver.corrected else 0)
         if num_evaluations < per_step + solver.extra:
             raise InputError(
-                f"num_evaluations is {num_evaluations}; this solver takes at least "
+                f"--num-evaluations {num_evaluations}: this solver takes at least "
                 f"{per_step + solver.extra}"
             )
         return (num_evaluations - solver.extra) // per_step

@@ -177,7 +177,7 @@ def test_evaluations_are_what_was_asked_for_at_most(capsys):
     for words, part in (
         ("9 --num-steps 3", "give one of the two"),
         ("9 --method ode --ode-solver adaptive", "does not go with adaptive steps"),
-        ("1 --method ode --ode-solver heun", "num_evaluations is 1; this solver takes at least 2"),
+        ("1 --method ode --ode-solver heun", "--num-evaluations 1: this solver takes at least 2"),
         ("4 --method pc --corrector-steps 3", "at least 5"),
         ("0", "--num-evaluations"),
         ("few", "--num-evaluations"),

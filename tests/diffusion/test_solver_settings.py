@@ -36,7 +36,7 @@ def test_steps_are_as_many_as_the_evaluations_allow(given):
         settings = SolverSettings.complete(num_evaluations=number, **given)
         more = dataclasses.replace(settings, num_steps=settings.num_steps + 1)
         assert evaluations(settings) <= number < evaluations(more)
-    with pytest.raises(InputError, match=f"num_evaluations is {least - 1}; .* at least {least}$"):
+    with pytest.raises(InputError, match=f"--num-evaluations {least - 1}: .* at least {least}$"):
         SolverSettings.complete(num_evaluations=least - 1, **given)
 
 
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused():
         ({"method": "ode", "num_steps": 0}, "num_steps is 0; needed is 1 or more"),
         ({"method": "ode", "num_steps": 3, "num_evaluations": 3}, "give one of the two"),
         ({"method": "ode", "num_evaluations": 0}, "at least 1"),
-        ({"method": "ode", "ode_solver": "adaptive", "num_evaluations": 30}, "give a tolerance"),
+        ({"method": "ode", "ode_solver": "adaptive", "num_evaluations": 30}, "give --tolerance"),
     ):
         with pytest.raises(InputError, match=words):
             SolverSettings.complete(**given)
