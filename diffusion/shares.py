@@ -6,7 +6,7 @@ program has its core; these wait once a step. What they add up depends on their 
 
 import math
 
-MIN_ROWS = 64  # of a thread; fewer leave the products slow
+MIN_ROWS = 256  # of a thread; fewer gain nothing by a second one
 MIN_WORK = 2**20  # multiply-adds of a layer, below which a second thread costs what it gains
 
 
