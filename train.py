@@ -278,7 +278,7 @@ def share_threads(options: Options, limit: int, rows: Rows, before: Trained | No
         return limit
     if before and isinstance(threads := before.resume.get("threads"), int):
         return min(max(1, threads), devices.MAX_THREADS)
-    batch_rows = max(trainer.NOISED_ROWS, min(options.training.batch_size, len(rows)))
+    batch_rows = max(trainer.STEP_ROWS, min(options.training.batch_size, len(rows)))
     return min(limit, threads_that_pay(batch_rows // processes.world_size(), options.hidden_dim))
 
 

@@ -95,8 +95,6 @@ def make_case(kwargs, rows, device):
 
 def record_training(network, x, y):
     """Recorder of one forward and backward pass of train.py."""
-    draws = trainer.noise_draws(len(x))
-    x, y = x.repeat(draws, 1), None if y is None else y.repeat(draws, 1)
     generator = torch.Generator(x.device).manual_seed(0)
     with Recorder() as recorder:
         sde_utils.denoising_loss(network, network.sde, x, generator, y).backward()

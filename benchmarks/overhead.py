@@ -54,7 +54,7 @@ def train(sde):
     def bare():
         network = model.ScoreNet1D(sde, Architecture(N_ELL))
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-        batch = x[:BATCH].repeat(trainer.noise_draws(BATCH), 1)
+        batch = x[:BATCH].repeat(trainer.noise_draws(BATCH, EPOCHS * (ROWS // BATCH)), 1)
         batch = batch.unflatten(0, (-1, sde_utils.LEVEL_ROWS))
         t = torch.full((len(batch), 1), 0.5)
         for _ in range(EPOCHS * (ROWS // BATCH)):

@@ -35,7 +35,8 @@ from runtime.priors import FloatArray
 SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200
 TIMED_STEPS = 5
-NOISED_ROWS = 256  # of a step at least: rows of smaller batches are noised more than once
+NOISED_ROWS = 2**20  # of a training at least: of a shorter one rows are noised more than once,
+STEP_ROWS = 256  # up to so many in a step
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -44,9 +45,9 @@ def learning_rate(step: int, num_steps: int, peak: float) -> float:
     return peak * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
-def noise_draws(batch_size: int) -> int:
-    """Times that a step noises each row of a batch."""
-    return max(1, NOISED_ROWS // batch_size)
+def noise_draws(batch_size: int, num_steps: int) -> int:
+    """Times that each step of a training noises each row of a batch."""
+    return max(1, min(STEP_ROWS // batch_size, -(-NOISED_ROWS // (batch_size * num_steps))))
 
 
 def checkpoint_bytes(network: torch.nn.Module) -> int:
@@ -166,17 +167,19 @@ class Trainer:
                 f"--batch-size: {self.batch_size} rows do not divide among "
                 f"{processes.world_size()} processes; choose a multiple"
             )
-        self.draws = noise_draws(self.batch_size)
+        # in each epoch every row at most once, in full batches
+        self.num_batches = len(rows) // self.batch_size
+        self.num_steps = settings.epochs * self.num_batches
+        self.draws = noise_draws(self.batch_size, self.num_steps)
         share *= self.draws
         self.parts = shares.cut(processes.rank() * share, share, threads)
         self.threads = len(self.parts)
         self.pool = concurrent.futures.ThreadPoolExecutor(self.threads)
-        # in each epoch every row at most once, in full batches
-        self.num_batches = len(rows) // self.batch_size
-        self.num_steps = settings.epochs * self.num_batches
         self.ema = copy.deepcopy(network).requires_grad_(False)
         self.parameters = list(network.parameters())
         self.weights, self.averages = flatten(network), flatten(self.ema)
+        # written anew in each step: fresh memory costs more than what is written to it
+        self.gradients = [torch.empty_like(self.weights.detach()) for _ in self.parts]
         self.optimizer = torch.optim.AdamW([self.weights], lr=0.0, weight_decay=0.0, fused=True)
         self.state = State(0, self._scalar(0.0), History())
 
@@ -228,26 +231,29 @@ class Trainer:
         order = torch.randperm(len(self.rows), generator=generator)
         return order.to(self.rows.values.device)
 
-    def _part(self, step: int, index: torch.Tensor, part: slice) -> list[torch.Tensor]:
+    def _part(self, step: int, index: torch.Tensor, number: int) -> list[torch.Tensor]:
         """What rows of a batch add to its loss and to the gradient of each parameter."""
         settings = self.settings
         generator = seeded(torch.Generator(self.rows.device), settings.seed, NOISE, step)
+        part = self.parts[number]
         x0, y = self.rows[index[part]]
         with devices.autocast(self.rows.device, settings.precision):
             place = (part.start, len(index))
             loss = sde_utils.denoising_loss(self.network, self.network.sde, x0, generator, y, place)
         loss = loss * (len(x0) / len(index))
         gradients = torch.autograd.grad(loss, self.parameters)
-        return [loss.detach(), nn.utils.parameters_to_vector(gradients)]
+        vector = self.gradients[number]
+        torch.cat([gradient.flatten() for gradient in gradients], out=vector)
+        return [loss.detach(), vector]
 
     def take_step(self, step: int, index: torch.Tensor) -> torch.Tensor:
         """Take step number `step` on the batch of rows `index`; its loss, a scalar tensor."""
         settings, index = self.settings, index.repeat(self.draws)
-        *others, own = self.parts
-        pending = [self.pool.submit(self._part, step, index, part) for part in others]
-        totals = self._part(step, index, own)
+        others = range(1, self.threads)
+        pending = [self.pool.submit(self._part, step, index, number) for number in others]
+        totals = self._part(step, index, 0)
         for future in pending:
-            totals = list(torch._foreach_add(totals, future.result()))
+            torch._foreach_add_(totals, future.result())
         loss, self.weights.grad = processes.all_reduce_sums(totals)
         self.optimizer.param_groups[0]["lr"] = learning_rate(step, self.num_steps, settings.lr)
         self.optimizer.step()

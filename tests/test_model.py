@@ -160,7 +160,7 @@ def left_of_an_odd_function(layer):
 
 def test_units_of_a_coordinate_have_a_kurtosis_from_the_start():
     torch.manual_seed(0)
-    layer = model.PerCoordinate(1, 50, 4).double()
+    layer = model.PerCoordinate(1, 50, 4, units=8).double()
     assert left_of_an_odd_function(layer) < 0.2
     torch.nn.init.zeros_(layer.biases.bias)  # silu(x) - x/2 is even
     assert left_of_an_odd_function(layer) > 0.999

@@ -373,9 +373,12 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
         trainer.Trainer(network, rows, lambda network: 0.0, TrainingSettings(50, epochs=1))
 
 
-def test_rows_of_small_batches_are_noised_more_than_once(monkeypatch):
-    """As many times as make a batch of NOISED_ROWS, with levels stratified over all of them."""
-    assert [trainer.noise_draws(n) for n in (1, 50, 128, 255, 256, 1024)] == [256, 5, 2, 1, 1, 1]
+def test_rows_of_short_trainings_are_noised_more_than_once(monkeypatch):
+    """Up to STEP_ROWS in a step, with levels stratified over all draws of a batch."""
+    draws = [trainer.noise_draws(n, num_steps=1) for n in (1, 50, 128, 255, 256, 1024)]
+    assert draws == [256, 5, 2, 1, 1, 1]
+    draws = [trainer.noise_draws(50, num_steps) for num_steps in (5000, 7000, 20_000, 30_000)]
+    assert draws == [5, 3, 2, 1]
     rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
     network, seen = model.ScoreNet1D(sde_utils.VESDE(), model.Architecture(6)), []
     settings = TrainingSettings(50, epochs=1)

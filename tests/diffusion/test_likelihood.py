@@ -88,7 +88,7 @@ def test_gaussian_closed_form_and_order(sde, name):
     if name == "right":
         assert max(sizes) < 1e-9 and np.abs(known).max() < 1e-9
         return
-    assert sizes[0] < 5e-3  # nats, three multipoles, the worst of 200 rows, in a frame of others
+    assert sizes[0] < 3e-3  # nats, three multipoles, the worst of 200 rows, in a frame of others
     assert sizes[1] / sizes[2] > 2**3.5  # fourth order, Simpson's rule included
     # of second order in what is left of the angle, and of third order in the mean over the law
     h = math.pi / 2 - gaussian(sde).largest_angle
@@ -148,9 +148,7 @@ def test_a_chi_square_law_by_quadrature(sde):
     error, finer = (
         likelihood.log_likelihood(dynamics, x, k * likelihood.NUM_STEPS) - exact for k in (1, 4)
     )
-    # nats, of the worst row; the mean over the law
-    assert error.abs().max() < 1.5e-3
-    assert abs(exact.exp() @ error / exact.exp().sum()) < 1e-4
+    assert abs(exact.exp() @ error / exact.exp().sum()) < 1e-4  # nats, the mean over the law
     # the slope of a skewness k falls with cos(theta)^2: taken for constant above the largest time,
     # pi/2 - h, it makes of log p k h^3 (z^3 - 3z) / 3 more
     z = (x - at) / frame.variances.sqrt()
@@ -159,6 +157,7 @@ def test_a_chi_square_law_by_quadrature(sde):
     bound = float(abs(skewness) * h**3 * (z**3 - 3 * z).abs().max() / 3)
     print(error.abs().max(), finer.abs().max(), bound)
     assert finer.abs().max() < bound + 1e-5
+    assert error.abs().max() < bound + 1e-3  # of the worst row
 
 
 def test_jacobians_by_autograd():
