@@ -119,12 +119,12 @@ class PerCoordinate(nn.Module):
         num_inputs: Values that each coordinate sees.
         n_dim: Number of coordinates: multipoles and parameters, or modes.
         embed_dim: Width of the time embedding, which sets biases and output weights.
-        units: Hidden units of each coordinate.
         context_dim: Width of the context that sets output weights as well; 0 for none.
+        units: Hidden units of each coordinate.
     """
 
     def __init__(
-        self, num_inputs: int, n_dim: int, embed_dim: int, units: int, context_dim: int = 0
+        self, num_inputs: int, n_dim: int, embed_dim: int, context_dim: int = 0, units: int = 16
     ):
         super().__init__()
         self.shape = (n_dim, units)
@@ -256,13 +256,12 @@ class ScoreNet1D(nn.Module):
         if architecture.per_multipole:
             num_inputs = 1 + architecture.aligned + n_param
             context_dim = hidden_dim if architecture.conditional else 0
-            # more units, and wider blocks beside them, learn no more, and cost more
-            units, share = (16, 2) if architecture.conditional else (8, 8)
-            self.per_multipole = PerCoordinate(num_inputs, n_dim, embed_dim, units, context_dim)
-            num_units = n_dim * units if architecture.conditional else 0
-            width = -(-hidden_dim // share)
+            self.per_multipole = PerCoordinate(num_inputs, n_dim, embed_dim, context_dim)
+            num_units = math.prod(self.per_multipole.shape) if architecture.conditional else 0
+            # wider blocks learn no more beside the units, and cost more
+            width = -(-hidden_dim // (2 if architecture.conditional else 4))
             if architecture.gaussian_skip:
-                self.per_mode = PerCoordinate(1, n_dim, embed_dim, units)
+                self.per_mode = PerCoordinate(1, n_dim, embed_dim, units=8)
         self.input = nn.Linear(n_dim + n_cond + num_units, hidden_dim)
         blocks = (
             ResidualBlock(hidden_dim, width, embed_dim) for _ in range(architecture.num_layers)

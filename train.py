@@ -278,8 +278,10 @@ def share_threads(options: Options, limit: int, rows: Rows, before: Trained | No
         return limit
     if before and isinstance(threads := before.resume.get("threads"), int):
         return min(max(1, threads), devices.MAX_THREADS)
-    batch_rows = max(trainer.STEP_ROWS, min(options.training.batch_size, len(rows)))
-    return min(limit, threads_that_pay(batch_rows // processes.world_size(), options.hidden_dim))
+    batch_size = min(options.training.batch_size, len(rows))
+    num_steps = options.training.epochs * (len(rows) // batch_size)
+    step_rows = batch_size * trainer.noise_draws(batch_size, num_steps)
+    return min(limit, threads_that_pay(step_rows // processes.world_size(), options.hidden_dim))
 
 
 def write_report(outputs: list[str], history: History, levels: LossLevels) -> None:

@@ -36,7 +36,7 @@ SAVE_SECONDS = 15  # between checkpoints of a running training
 WARMUP_STEPS = 200
 TIMED_STEPS = 5
 NOISED_ROWS = 2**20  # of a training at least: of a shorter one rows are noised more than once,
-STEP_ROWS = 256  # up to so many in a step
+STEP_ROWS = 512  # up to so many in a step
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:

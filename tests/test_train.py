@@ -376,7 +376,7 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
 def test_rows_of_short_trainings_are_noised_more_than_once(monkeypatch):
     """Up to STEP_ROWS in a step, with levels stratified over all draws of a batch."""
     draws = [trainer.noise_draws(n, num_steps=1) for n in (1, 50, 128, 255, 256, 1024)]
-    assert draws == [256, 5, 2, 1, 1, 1]
+    assert draws == [512, 10, 4, 2, 2, 1]
     draws = [trainer.noise_draws(50, num_steps) for num_steps in (5000, 7000, 20_000, 30_000)]
     assert draws == [5, 3, 2, 1]
     rows = dataset.Rows(torch.randn(100, 6), 6, torch.device("cpu"))
@@ -393,8 +393,8 @@ def test_rows_of_short_trainings_are_noised_more_than_once(monkeypatch):
     index = torch.arange(7, 57)
     training.take_step(0, index)
     seen.sort(key=lambda part: part[0])
-    assert [batch for batch, _ in seen] == [(0, 250), (125, 250)]
-    assert torch.equal(torch.cat([x0 for _, x0 in seen]), rows.values[index].repeat(5, 1))
+    assert [batch for batch, _ in seen] == [(0, 500), (250, 500)]
+    assert torch.equal(torch.cat([x0 for _, x0 in seen]), rows.values[index].repeat(10, 1))
 
 
 def test_weights_and_averages_are_views_of_one_vector():
