@@ -3,7 +3,8 @@
 Prints each command before it runs it.
 
 Reads:   PySM3's templates, from the folder that PYSM_LOCAL_DATA names or from the network.
-Writes:  into --out-dir the data, posterior.pth, the run posterior, and evaluation.
+Writes:  into --out-dir the data, posterior.pth, the run posterior, and evaluation;
+         in few the same with 5, 7 and 21 network evaluations.
 
 Takes about ten minutes on two cores (estimated: the training takes nine).
 
@@ -30,6 +31,7 @@ def steps(out_dir: str, sizes: Sizes) -> list[Step]:
         runs.train(NETWORK, files.pairs, sizes.epochs(80), "--out", model),
         runs.sample(files.tested, "--model-checkpoint", model, solved),
         runs.evaluate("--runs", run, files.evaluated, "--out-dir", f"{out_dir}/evaluation"),
+        *runs.few_evaluations(model, files, f"{out_dir}/few"),
     ]
 
 

@@ -6,7 +6,8 @@ held against exact posteriors. Prints each command before it runs it.
 
 Reads:   nothing.
 Writes:  into --out-dir data and prior, the checkpoints one_r.pth, joint.pth, VE.pth and VP.pth, a
-         folder of each run, and evaluation_one_r, evaluation_range and evaluation_null.
+         folder of each run, and evaluation_one_r, evaluation_range and evaluation_null;
+         in few both posteriors with 5, 7 and 21 network evaluations.
 
 Takes about an hour on two cores.
 
@@ -86,6 +87,7 @@ def evaluations(out_dir: str) -> list[Step]:
 def steps(out_dir: str, sizes: Sizes) -> list[Step]:
     """All runs, in order."""
     rows = sizes.if_shrunk("--num-samples", "100")
+    one, ranged = (Files(f"{out_dir}/data", r) for r in (SMALL, runs.RANGE))
     return [
         *trained_posteriors(out_dir, sizes),
         runs.generate(
@@ -93,6 +95,10 @@ def steps(out_dir: str, sizes: Sizes) -> list[Step]:
         ),
         *(step for sde in SDE_NAMES for step in recipe(out_dir, sde, sizes)),
         *evaluations(out_dir),
+        *runs.few_evaluations(f"{out_dir}/one_r.pth", one, f"{out_dir}/few/one_r"),
+        *runs.few_evaluations(
+            f"{out_dir}/joint.pth", ranged, f"{out_dir}/few/joint", sizes.draws(256)
+        ),
     ]
 
 

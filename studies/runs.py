@@ -25,6 +25,7 @@ Flags = tuple[str, ...]
 
 # observations that hold information: no foregrounds, 1 uK-arcmin
 CLEAN: Flags = ("--foregrounds", "none", "--noise-uk-arcmin", "1")
+EVALUATIONS = (5, 7, 21)  # of the network, of a posterior draw; 10 are the default
 # a posterior network: small, on many rows
 NETWORK: Flags = (
     *("--hidden-dim", "128", "--num-layers", "2"),
@@ -177,6 +178,25 @@ def sample(*parts: str | Flags) -> Step:
 def evaluate(*parts: str | Flags) -> Step:
     """A run of evaluate.py."""
     return Step.of("evaluate.py", *parts)
+
+
+def few_evaluations(model: str, files: Files, folder: str, *draws: str | Flags) -> list[Step]:
+    """Posterior draws with few and with many network evaluations, and their evaluation.
+
+    Args:
+        model: Checkpoint.
+        files: Whose test set it answers.
+        folder: Of a folder of each number of evaluations, and of the folder `evaluation`.
+        draws: More flags of sample.py.
+    """
+    given = (*files.tested, "--model-checkpoint", model, "--method", "ode")
+    folders = tuple(f"{folder}/{number}" for number in EVALUATIONS)
+    steps = [
+        sample(given, *draws, "--num-evaluations", str(number), "--out-dir", into)
+        for number, into in zip(EVALUATIONS, folders, strict=True)
+    ]
+    evaluated = ("--out-dir", f"{folder}/evaluation")
+    return [*steps, evaluate("--runs", folders, files.evaluated, evaluated)]
 
 
 @dataclasses.dataclass(frozen=True)

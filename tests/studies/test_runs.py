@@ -46,9 +46,12 @@ def read_command(words):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_commands_are_those_of_the_published_results(name):
-    """commands.json holds what the recipes of the Makefile ran, at commit 9eb384e."""
-    found = [step.command[1:] for step in STEPS[name]]
+    """commands.json holds what the recipes of the Makefile ran, at commit 9eb384e.
+
+    What was added since, runs with few evaluations, comes after it.
+    """
     wanted = [shlex.split(line) for line in COMMANDS[name]]
+    found = [step.command[1:] for step in STEPS[name]][: len(wanted)]
     assert [read_command(words) for words in found] == [read_command(words) for words in wanted]
 
 
