@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from model import GaussianStart
 
 
+START_RATIO = 10.0  # see `Dynamics.evaluated_at`
+
+
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
     """rows @ matrix, in their own precision: a lower one is for the network alone."""
     import torch
@@ -106,6 +109,16 @@ class Dynamics:
     def largest_angle(self) -> float:
         """theta at t = 1, the largest at which the velocity is known."""
         return float(angle(self.sde, cpu_time(1)))
+
+    def evaluated_at(self, theta: float, after: float) -> float:
+        """Angle whose slope a step of one evaluation takes, from theta down to `after`.
+
+        It is theta itself but for a step from noise alone, where the slope is next to none however
+        the data lie: a long one takes that at sigma/alpha = START_RATIO, a short one its middle's.
+        """
+        if theta < math.pi / 2:
+            return theta
+        return min(self.largest_angle, max(math.atan(START_RATIO), (theta + after) / 2))
 
     def angle(self, t: Tensor) -> float:
         """theta from which a step at time t integrates."""

@@ -148,7 +148,7 @@ class AdamsBashforth:
     ) -> tuple[Tensor, State]:
         """A step, see `Step`."""
         theta, after = dynamics.angle(t), dynamics.angle(s)
-        xi, at = dynamics.coordinate(x, t), min(theta, dynamics.largest_angle)
+        xi, at = dynamics.coordinate(x, t), dynamics.evaluated_at(theta, after)
         slope = dynamics.slope(xi, at)
         if theta - at > at - after:  # from noise alone a line through so short a step leads astray
             xi, theta = xi + (at - theta) * slope, at
