@@ -1,0 +1,90 @@
+"""Q and U of every harmonic coefficient in the pixels of a map: what makes a masked sky linear.
+
+Coefficients are real: of each ell in turn a_l0, then sqrt(2) Re a_lm and sqrt(2) Im a_lm of
+m = 1 ... ell. Each has the variance C_ell; `realisations.realised_bb` takes them in this order.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.priors import FloatArray
+from sky.cosmology import IntArray
+
+ComplexArray = npt.NDArray[np.complex128]
+
+
+def mode_ell(ell_max: int) -> IntArray:
+    """ell of each coefficient of ell = 2 ... ell_max, shape (n_modes,)."""
+    ell = np.arange(2, ell_max + 1)
+    return np.repeat(ell, 2 * ell + 1)
+
+
+def per_mode(values: FloatArray) -> FloatArray:
+    """Values at ell = 2, 3, ..., shape (n_ell,), for each coefficient, shape (n_modes,)."""
+    return values[mode_ell(len(values) + 1) - 2]
+
+
+def sum_modes(values: FloatArray, ell: IntArray) -> FloatArray:
+    """Sums over the coefficients of each ell, shape (n_ell, k), of values, shape (n_modes, k)."""
+    nu = 2 * ell + 1
+    return np.add.reduceat(values, np.cumsum(nu) - nu, axis=0)
+
+
+def alm_places(ell_max: int) -> tuple[IntArray, ComplexArray]:
+    """Where each real coefficient stands among healpy's, and by what it is multiplied there.
+
+    Args:
+        ell_max: Largest multipole.
+
+    Returns:
+        Numbers of healpy's a_lm, shape (n_modes,), and 1, 1/sqrt(2) or i/sqrt(2), likewise: a_lm is
+        the sum of its coefficients times these.
+    """
+    import healpy
+
+    places, factors = [], []
+    for ell in range(2, ell_max + 1):
+        m = np.repeat(np.arange(ell + 1), 2)[1:]
+        places.append(healpy.Alm.getidx(ell_max, ell, m))
+        factors.append(np.where(np.arange(len(m)) % 2, 2**-0.5, 1j * 2**-0.5))
+        factors[-1][0] = 1
+    return np.concatenate(places), np.concatenate(factors)
+
+
+def to_alm(modes: FloatArray, ell_max: int) -> ComplexArray:
+    """healpy's a_lm, shape (size,), of real coefficients, shape (n_modes,)."""
+    import healpy
+
+    places, factors = alm_places(ell_max)
+    alm = np.zeros(healpy.Alm.getsize(ell_max), complex)
+    np.add.at(alm, places, factors * modes)
+    return alm
+
+
+def polarisation_modes(nside: int, ell_max: int, pixels: IntArray) -> FloatArray:
+    """Q and U of B modes of unit coefficients; `as_e_modes` makes those of E modes of them.
+
+    Args:
+        nside: HEALPix NSIDE.
+        ell_max: Largest multipole.
+        pixels: RING numbers of the pixels that are seen, shape (n_pix,).
+
+    Returns:
+        Shape (2 n_pix, n_modes): Q in these pixels, then U, in the COSMO convention.
+    """
+    import healpy
+
+    places, factors = alm_places(ell_max)
+    columns = np.empty((len(places), 2, len(pixels)))
+    nothing = np.zeros(healpy.Alm.getsize(ell_max), complex)
+    for column, place, factor in zip(columns, places, factors, strict=True):
+        alm = nothing.copy()
+        alm[place] = factor
+        column[:] = np.array(healpy.alm2map_spin([nothing, alm], nside, 2, ell_max))[:, pixels]
+    return columns.reshape(len(places), -1).T
+
+
+def as_e_modes(b_modes: FloatArray) -> FloatArray:
+    """Q and U of E modes, shape (2 n_pix, n_modes), of those of B modes: turned by 45 degrees."""
+    q, u = np.split(b_modes, 2)
+    return np.concatenate([u, -q])

@@ -1,0 +1,196 @@
+"""Part of the sky, at the depth of each pixel, without a map per sky: v = R b + g.
+
+A map d of Q and U is linear in the coefficients b of the B modes, and all else in it is Gaussian
+noise of a known covariance C0: d = B b + noise. Whitened by C0, and freed of what is not to be
+estimated, it is a vector v whose noise g is N(0, 1), and R = C0^(-1/2) B holds mask, beam,
+window, E-to-B leakage and depth. u = R^T v = B^T C0^-1 d is a sufficient statistic for b:
+u | b ~ N(K b, K), K = R^T R. E modes of any amplitude ("pure B") are columns of infinite variance
+in C0, that is, projected out.
+
+The spectrum is the quadratic estimator of Tegmark & de Oliveira-Costa 2001 (astro-ph/0012120):
+h = (1 + K S)^-1 u = R^T (1 + R S R^T)^-1 v with a fiducial power S, and the sum of h^2 at each ell.
+"""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+from scipy import linalg
+
+from runtime.errors import InputError
+from runtime.priors import FloatArray
+from sky import cosmology, harmonics
+from sky.cosmology import IntArray
+
+INVISIBLE = 1e-9  # share of the clearest E mode below which one leaves no trace in a map
+
+
+def multipoles(nside: int) -> IntArray:
+    """ell = 2 ... 3 nside - 1, shape (3 nside - 2,): all that the window lets into a map."""
+    return np.arange(2, 3 * nside)
+
+
+def cosine_window(nside: int) -> FloatArray:
+    """Amplitude at `multipoles`: 1 up to ell = nside, then half a cosine to 0 at 3 nside."""
+    beyond = np.clip((multipoles(nside) - nside) / (2 * nside), 0, 1)
+    return (1 + np.cos(np.pi * beyond)) / 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Survey:
+    """Which pixels are seen, and how deeply.
+
+    Attributes:
+        nside: HEALPix NSIDE.
+        pixels: RING numbers of the pixels that are seen, shape (n_pix,).
+        noise: Variance of Q, covariance of Q and U, variance of U of each, shape (n_pix, 3), uK^2.
+    """
+
+    nside: int
+    pixels: IntArray
+    noise: FloatArray
+
+    @classmethod
+    def uniform(cls, weights: FloatArray, noise_uk_arcmin: float) -> Self:
+        """White noise, of the given depth where a pixel has the weight 1.
+
+        Args:
+            weights: Of each pixel, RING, shape (12 nside^2,), 0 to 1: a mask, or hits over the
+                largest. The variance goes with 1 / weight; pixels of weight 0 are not seen.
+            noise_uk_arcmin: uK-arcmin in polarisation, > 0.
+        """
+        nside = round((len(weights) / 12) ** 0.5)
+        pixels = np.flatnonzero(weights > 0)
+        sigma = np.radians(noise_uk_arcmin / 60) * nside * np.sqrt(3 / np.pi)
+        variance = sigma**2 / weights[pixels]
+        return cls(nside, pixels, np.stack([variance, 0 * variance, variance], 1))
+
+    @property
+    def f_sky(self) -> float:
+        """Share of the sky that is seen."""
+        return len(self.pixels) / (12 * self.nside**2)
+
+    def whiten(self, maps: FloatArray) -> FloatArray:
+        """Maps over the root of their noise, shape (2 n_pix, k): Q of all pixels seen, then U."""
+        qq, qu, uu = self.noise.T[..., None]
+        q, u = np.split(maps, 2)
+        q = q / np.sqrt(qq)  # the Cholesky factor, pixel by pixel
+        return np.concatenate([q, (u - qu / np.sqrt(qq) * q) / np.sqrt(uu - qu**2 / qq)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reflections:
+    """Householder reflections that turn a span of columns into the first rows, which are left out.
+
+    Attributes:
+        factors: As LAPACK has them, shape (n, rank).
+        tau: Their scales, shape (rank,).
+    """
+
+    factors: FloatArray
+    tau: FloatArray
+
+    @classmethod
+    def of(cls, columns: FloatArray) -> Self:
+        """Those of the span of columns, shape (n, k), but for what is `INVISIBLE`."""
+        (factors, tau), upper, _ = linalg.qr(columns, mode="raw", pivoting=True)
+        diagonal = np.abs(np.diagonal(upper))
+        rank = int((diagonal > INVISIBLE * diagonal[0]).sum())
+        return cls(np.asfortranarray(factors[:, :rank]), tau[:rank])
+
+    def __call__(self, columns: FloatArray) -> FloatArray:
+        """What of columns, shape (n, k), lies outside of the span, shape (n - rank, k)."""
+        columns = np.asfortranarray(columns)
+        size = int(linalg.lapack.dormqr("L", "T", self.factors, self.tau, columns, -1)[1][0])
+        turned = linalg.lapack.dormqr("L", "T", self.factors, self.tau, columns, size)[0]
+        return turned[len(self.tau) :]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedSky:
+    """What a map of part of the sky says of its B modes: v = R b + g.
+
+    Attributes:
+        survey: Pixels and their noise.
+        window: Beam and window of the map at `multipoles`, shape (n_ell,), of amplitudes.
+        response: R, shape (n_data, n_modes), 1/uK; the window is in it.
+        unwanted: What E modes can make of a whitened map.
+    """
+
+    survey: Survey
+    window: FloatArray
+    response: FloatArray
+    unwanted: Reflections
+
+    @classmethod
+    def with_free_e_modes(cls, survey: Survey, window: FloatArray) -> Self:
+        """E modes may have any amplitude: nothing that they can make is left in v.
+
+        Args:
+            survey: Pixels and their noise.
+            window: At `multipoles`, shape (n_ell,).
+
+        Raises:
+            InputError: If no B modes are left.
+        """
+        ell = multipoles(survey.nside)
+        b_modes = harmonics.polarisation_modes(survey.nside, int(ell[-1]), survey.pixels)
+        unwanted = Reflections.of(survey.whiten(harmonics.as_e_modes(b_modes)))
+        if len(unwanted.tau) == len(b_modes):
+            raise InputError(
+                f"--mask: on {100 * survey.f_sky:.0f} % of the sky E modes can make any map at "
+                "all, and no B modes are left; take --e-modes known, or more of the sky"
+            )
+        response = unwanted(survey.whiten(b_modes * harmonics.per_mode(window)))
+        return cls(survey, window, response, unwanted)
+
+    def reduce(self, maps: FloatArray) -> FloatArray:
+        """v of maps, shape (k, n_data); maps of shape (k, 2 n_pix), Q then U, uK."""
+        return self.unwanted(self.survey.whiten(maps.T)).T
+
+    def draw(self, modes: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """v of skies, shape (k, n_data), with noise of their own; modes (k, n_modes), uK."""
+        seen = modes @ self.response.T
+        return seen + rng.standard_normal(seen.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuadraticEstimator:
+    """Spectrum of v: the observation y.
+
+    Attributes:
+        ell: Multipoles, shape (n_ell,).
+        weights: h of v, shape (n_modes, n_data), uK.
+        mixing: M of the mean sums of squares M C + b of skies of power C, shape (n_ell, n_ell).
+        noise: b, shape (n_ell,).
+        cl_fiducial: C_ell of the fiducial sky, shape (n_ell,), uK^2, without window.
+    """
+
+    ell: IntArray
+    weights: FloatArray
+    mixing: FloatArray
+    noise: FloatArray
+    cl_fiducial: FloatArray
+
+    @classmethod
+    def of(cls, masked: MaskedSky, dl_fiducial: FloatArray) -> Self:
+        """The estimator that is optimal where the sky has the power dl_fiducial, uK^2."""
+        ell, response = multipoles(masked.survey.nside), masked.response
+        cl_fiducial = cosmology.dl_to_cl(dl_fiducial, ell)
+        covariance = np.eye(len(response))
+        covariance += (response * harmonics.per_mode(cl_fiducial)) @ response.T
+        weights = linalg.cho_solve(linalg.cho_factor(covariance, overwrite_a=True), response).T
+        by_mode = (weights @ response) ** 2
+        mixing = harmonics.sum_modes(harmonics.sum_modes(by_mode.T, ell).T, ell)
+        noise = harmonics.sum_modes((weights**2).sum(1)[:, None], ell)[:, 0]
+        return cls(ell, weights, mixing, noise, cl_fiducial)
+
+    def spectra(self, v: FloatArray) -> FloatArray:
+        """y, shape (k, n_ell), D_ell in uK^2, > 0: sums of squares, scaled to the power of the sky.
+
+        The mean is that of the fiducial sky, and noise, where the sky is the fiducial one. On the
+        full sky y is what an observation is without a mask: S + N times a chi-square over nu.
+        """
+        squares = harmonics.sum_modes(((v @ self.weights.T) ** 2).T, self.ell).T
+        scale = self.cl_fiducial / (self.mixing @ self.cl_fiducial)
+        return cosmology.cl_to_dl(squares * scale, self.ell)

@@ -1,0 +1,165 @@
+"""The masked sky against maps in pixels: one linear model, two routes to all that it says."""
+
+import functools
+
+import healpy
+import numpy as np
+import pytest
+from scipy import stats
+
+from runtime.errors import InputError
+from sky import cosmology, harmonics, masked
+
+NSIDE = 4
+ELL = masked.multipoles(NSIDE)
+N_PIX = 12 * NSIDE**2
+LATITUDE = 90 - np.degrees(healpy.pix2ang(NSIDE, np.arange(N_PIX))[0])
+WINDOW = masked.cosine_window(NSIDE) * healpy.gauss_beam(np.radians(5), ELL[-1], pol=True)[2:, 2]
+# a steep spectrum, well above the noise at small ell and below at large
+CL = 1e-3 / ELL.astype(float) ** 2
+CL_OTHER = 3e-4 / ELL**1.0
+DEPTH = 20.0  # uK-arcmin
+
+
+def half_sky():
+    return (np.abs(LATITUDE) > 20).astype(float)
+
+
+def make_survey(kind):
+    rng = np.random.default_rng(1)
+    weights = half_sky()
+    if kind == "full":
+        return masked.Survey.uniform(np.ones(N_PIX), DEPTH)
+    if kind == "uneven":
+        weights = weights * rng.uniform(0.1, 1, N_PIX)
+    survey = masked.Survey.uniform(weights, DEPTH)
+    if kind != "correlated":
+        return survey
+    qq, _, uu = survey.noise.T * rng.uniform(0.5, 2, (3, len(survey.pixels)))
+    qu = rng.uniform(-0.9, 0.9, len(qq)) * np.sqrt(qq * uu)
+    return masked.Survey(NSIDE, survey.pixels, np.stack([qq, qu, uu], 1))
+
+
+@functools.cache
+def masked_sky(kind):
+    return masked.MaskedSky.with_free_e_modes(make_survey(kind), WINDOW)
+
+
+def modes(n, cl, seed):
+    rng = np.random.default_rng(seed)
+    return np.sqrt(harmonics.per_mode(cl)) * rng.standard_normal((n, (ELL[-1] + 1) ** 2 - 4))
+
+
+def map_of(b, e, survey):
+    """Q, then U, of the pixels seen; b through the window."""
+    alms = [harmonics.to_alm(m, ELL[-1]) for m in (e, b * harmonics.per_mode(WINDOW))]
+    q, u = healpy.alm2map_spin(alms, NSIDE, 2, ELL[-1])
+    return np.concatenate([q[survey.pixels], u[survey.pixels]])
+
+
+def noise_of(survey, rng):
+    qq, qu, uu = survey.noise.T
+    cov = np.stack([np.stack([qq, qu], 1), np.stack([qu, uu], 1)], 1)
+    draws = np.linalg.cholesky(cov) @ rng.standard_normal((len(qq), 2, 1))
+    return draws[..., 0].T.ravel()
+
+
+KINDS = ("full", "mask", "uneven", "correlated")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_v_of_a_map_is_what_is_drawn_without_one(kind):
+    """Each map has B modes, E modes a thousand times as strong, and noise of its pixels."""
+    sky, rng, n = masked_sky(kind), np.random.default_rng(2), 400
+    b = modes(n, CL, 3)
+    e = 1e3 * modes(n, CL, 4)
+    maps = [
+        map_of(*pair, sky.survey) + noise_of(sky.survey, rng) for pair in zip(b, e, strict=True)
+    ]
+    left = sky.reduce(np.array(maps)) - b @ sky.response.T
+    assert stats.kstest(left.ravel(), "norm").pvalue > 1e-3
+    covariance = left.T @ left / n
+    # of Wishart: entries scatter by sqrt(1 / n), those of the diagonal by sqrt(2 / n)
+    assert np.abs(covariance - np.eye(len(covariance))).max() < 6 * np.sqrt(2 / n)
+    assert np.trace(covariance) / len(covariance) == pytest.approx(
+        1, abs=4 * np.sqrt(2 / left.size)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_e_modes_alone_leave_nothing(kind):
+    sky = masked_sky(kind)
+    e = modes(3, np.ones(len(ELL)), 5)
+    found = sky.reduce(np.array([map_of(0 * m, m, sky.survey) for m in e]))
+    b_like = sky.reduce(np.array([map_of(m, 0 * m, sky.survey) for m in e]))
+    assert np.abs(found).max() < 1e-9 * np.abs(b_like).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fisher_information_is_that_of_the_pixels(kind):
+    """With E modes of a very large variance in the covariance of the pixels."""
+    sky = masked_sky(kind)
+    survey = sky.survey
+    b_modes = harmonics.polarisation_modes(NSIDE, ELL[-1], survey.pixels)
+    e_modes, b_modes = harmonics.as_e_modes(b_modes), b_modes * harmonics.per_mode(WINDOW)
+    qq, qu, uu = survey.noise.T
+    noise = np.block([[np.diag(qq), np.diag(qu)], [np.diag(qu), np.diag(uu)]])
+    signal, other = (harmonics.per_mode(cl) for cl in (CL, CL_OTHER))
+    pixels = noise + (b_modes * signal) @ b_modes.T + 1e6 * qq.max() * e_modes @ e_modes.T
+    pairs = (
+        (pixels, (b_modes * other) @ b_modes.T),
+        (
+            np.eye(len(sky.response)) + (sky.response * signal) @ sky.response.T,
+            (sky.response * other) @ sky.response.T,
+        ),
+    )
+    expected, found = (
+        np.trace(np.linalg.matrix_power(np.linalg.solve(covariance, slope), 2)) / 2
+        for covariance, slope in pairs
+    )
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_a_mask_the_observation_is_that_of_the_full_sky():
+    """y = (S + N) chi^2_nu / nu with N of white noise through the window."""
+    sky = masked_sky("full")
+    estimator = masked.QuadraticEstimator.of(sky, cosmology.cl_to_dl(CL, ELL))
+    nl = np.radians(DEPTH / 60) ** 2 / WINDOW**2
+    well = ELL < 2 * NSIDE  # farther up pixels do not keep modes apart
+    v = sky.draw(modes(4000, CL, 6), np.random.default_rng(7))
+    y = estimator.spectra(v)[:, well]
+    expected, nu = cosmology.cl_to_dl(CL + nl, ELL)[well], 2 * ELL[well] + 1
+    assert y.mean(0) == pytest.approx(expected, rel=0.06)
+    for column, power, degrees in zip(y.T, expected, nu, strict=True):
+        if degrees < 9:
+            assert stats.kstest(column * degrees / power, stats.chi2(degrees).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spectra_have_the_means_that_the_mixing_says(kind):
+    sky = masked_sky(kind)
+    estimator = masked.QuadraticEstimator.of(sky, cosmology.cl_to_dl(CL, ELL))
+    scale = CL / (estimator.mixing @ CL)
+    for cl in (CL, CL_OTHER):
+        y = estimator.spectra(sky.draw(modes(4000, cl, 8), np.random.default_rng(9)))
+        assert (y > 0).all()
+        expected = cosmology.cl_to_dl(scale * (estimator.mixing @ cl + estimator.noise), ELL)
+        error = y.std(0) / len(y) ** 0.5
+        assert (np.abs(y.mean(0) - expected) < 5 * error).all()
+
+
+def test_a_sky_without_b_modes_is_refused():
+    survey = masked.Survey.uniform((np.abs(LATITUDE) > 75).astype(float), DEPTH)
+    with pytest.raises(InputError, match="no B modes are left; take --e-modes known"):
+        masked.MaskedSky.with_free_e_modes(survey, WINDOW)
+
+
+def test_a_deeper_pixel_counts_for_more():
+    """Weights are shares of the depth: half of the weight, twice the variance."""
+    weights = half_sky()
+    survey = masked.Survey.uniform(weights, DEPTH)
+    pixel = np.degrees(healpy.nside2resol(NSIDE)) * 60
+    assert survey.noise[:, [0, 2]] == pytest.approx((DEPTH / pixel) ** 2)
+    halved = masked.Survey.uniform(weights / 2, DEPTH)
+    assert halved.noise == pytest.approx(2 * survey.noise)
+    assert survey.f_sky == pytest.approx(weights.mean())
