@@ -51,47 +51,40 @@ def fisher_sigma(signal: Signal, N: npt.ArrayLike, r: float, F: npt.ArrayLike = 
     return 1 / np.sqrt(np.sum(power_information(S[0] + np.asarray(N), F) * slope**2))
 
 
-def _even_grid(model: ObservationModel, num_grid: int) -> FloatArray:
-    """Grid of r, even in units of the local Fisher error where that is small; 10 points in it."""
-    signal, N, (r_min, r_max) = model.signal, model.N, model.r_range
+def even_grid(
+    information: Callable[[FloatArray], FloatArray], r_range: tuple[float, float], num_grid: int
+) -> FloatArray:
+    """Grid of r, even in units of the local Fisher error where that is small; 10 points in it.
+
+    Args:
+        information: Callable, r of shape (k,) to the Fisher information there, likewise.
+        r_range: (r_min, r_max), the ends of the grid.
+        num_grid: Points; more where that makes less than 10 to a Fisher error.
+    """
+    r_min, r_max = r_range
     span = r_max - r_min
     r = r_min + span * np.linspace(0, 1, 4 * num_grid) ** 3
-    S = np.asarray(signal(r), float)
-    if not (S[0] + N > 0).all():
-        raise ValueError("S + N must be positive at r_min: take r_min above 0 where N = 0")
-    slope = np.gradient(S, r, axis=0) / (S + N)
-    density = np.sqrt(slope**2 @ (degrees(S.shape[-1]) / 2)) + 10 / span
+    density = np.sqrt(information(r)) + 10 / span
     steps = np.diff(r) * (density[1:] + density[:-1]) / 2
     sigmas = np.concatenate([[0], np.cumsum(steps)])
     num_grid = max(num_grid, int(10 * sigmas[-1]))
     return np.interp(np.linspace(0, sigmas[-1], num_grid), sigmas, r)
 
 
-class RPosterior:
-    """p(r | y) on a grid, under a uniform prior.
-
-    The grid is even in units of the Fisher error, so that a narrow posterior gets as many points
-    as a wide one.
+class GridPosterior:
+    """p(r | data) on a grid, under a uniform prior.
 
     Args:
-        y: Observed D_ell, shape (n, n_ell), uK^2.
-        model: Law of y given r, and prior of r. With a fixed foreground it takes Bessel functions:
-            some 20 s for 1000 rows of 30 ell, instead of 0.1 s.
-        num_grid: Points of the grid; more where that makes less than 10 to a Fisher error.
+        r: Grid, shape (num_grid,).
+        log_density: Up to a constant of each row, shape (n, num_grid).
 
     Attributes:
         r: Grid, shape (num_grid,).
-        density: p(r | y), shape (n, num_grid), its trapezoidal integral 1.
-
-    Raises:
-        ValueError: If S + N is 0 at r_min.
+        density: p(r | data), shape (n, num_grid), its trapezoidal integral 1.
     """
 
-    def __init__(self, y: npt.ArrayLike, model: ObservationModel, num_grid: int = 1000) -> None:
-        y = np.asarray(y, float)
-        self.r = _even_grid(model, num_grid)
-        C = np.asarray(model.signal(self.r), float) + model.N
-        log_density = _log_likelihood(y, C, np.broadcast_to(model.F, y.shape[-1:]))
+    def __init__(self, r: FloatArray, log_density: FloatArray) -> None:
+        self.r = r
         density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
         cells = np.diff(self.r) * (density[:, 1:] + density[:, :-1]) / 2
         self.density = density / cells.sum(axis=1, keepdims=True)
@@ -120,6 +113,36 @@ class RPosterior:
     def rvs(self, num_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draws of r, shape (n, num_draws), from a `numpy.random.Generator`."""
         return self.quantile(rng.random((len(self.density), num_draws)))
+
+
+class RPosterior(GridPosterior):
+    """p(r | y).
+
+    The grid is even in units of the Fisher error, so that a narrow posterior gets as many points
+    as a wide one.
+
+    Args:
+        y: Observed D_ell, shape (n, n_ell), uK^2.
+        model: Law of y given r, and prior of r. With a fixed foreground it takes Bessel functions:
+            some 20 s for 1000 rows of 30 ell, instead of 0.1 s.
+        num_grid: Points of the grid; more where that makes less than 10 to a Fisher error.
+
+    Raises:
+        ValueError: If S + N is 0 at r_min.
+    """
+
+    def __init__(self, y: npt.ArrayLike, model: ObservationModel, num_grid: int = 1000) -> None:
+        def information(r: FloatArray) -> FloatArray:
+            S = np.asarray(model.signal(r), float)
+            if not (S[0] + model.N > 0).all():
+                raise ValueError("S + N must be positive at r_min: take r_min above 0 where N = 0")
+            slope = np.gradient(S, r, axis=0) / (S + model.N)
+            return slope**2 @ (degrees(S.shape[-1]) / 2)
+
+        y = np.asarray(y, float)
+        r = even_grid(information, model.r_range, num_grid)
+        C = np.asarray(model.signal(r), float) + model.N
+        super().__init__(r, _log_likelihood(y, C, np.broadcast_to(model.F, y.shape[-1:])))
 
 
 def _log_likelihood(y: FloatArray, C: FloatArray, F: FloatArray) -> FloatArray:

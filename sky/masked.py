@@ -2,10 +2,10 @@
 
 A map d of Q and U is linear in the coefficients b of the B modes, and all else in it is Gaussian
 noise of a known covariance C0: d = B b + noise. Whitened by C0, and freed of what is not to be
-estimated, it is a vector v whose noise g is N(0, 1), and R = C0^(-1/2) B holds mask, beam,
-window, E-to-B leakage and depth. u = R^T v = B^T C0^-1 d is a sufficient statistic for b:
-u | b ~ N(K b, K), K = R^T R. E modes of any amplitude ("pure B") are columns of infinite variance
-in C0, that is, projected out.
+estimated, it is a vector v whose noise g is N(0, 1), and R = C0^(-1/2) B holds mask, E-to-B leakage
+and depth. Coefficients and powers are those of the map, through beam and window, as on the full
+sky. u = R^T v = B^T C0^-1 d is a sufficient statistic for b: u | b ~ N(K b, K), K = R^T R. E modes
+of any amplitude ("pure B") are columns of infinite variance in C0, that is, projected out.
 
 The spectrum is the quadratic estimator of Tegmark & de Oliveira-Costa 2001 (astro-ph/0012120):
 h = (1 + K S)^-1 u = R^T (1 + R S R^T)^-1 v with a fiducial power S, and the sum of h^2 at each ell.
@@ -112,23 +112,17 @@ class MaskedSky:
 
     Attributes:
         survey: Pixels and their noise.
-        window: Beam and window of the map at `multipoles`, shape (n_ell,), of amplitudes.
-        response: R, shape (n_data, n_modes), 1/uK; the window is in it.
+        response: R, shape (n_data, n_modes), 1/uK.
         unwanted: What E modes can make of a whitened map.
     """
 
     survey: Survey
-    window: FloatArray
     response: FloatArray
     unwanted: Reflections
 
     @classmethod
-    def with_free_e_modes(cls, survey: Survey, window: FloatArray) -> Self:
+    def with_free_e_modes(cls, survey: Survey) -> Self:
         """E modes may have any amplitude: nothing that they can make is left in v.
-
-        Args:
-            survey: Pixels and their noise.
-            window: At `multipoles`, shape (n_ell,).
 
         Raises:
             InputError: If no B modes are left.
@@ -141,8 +135,7 @@ class MaskedSky:
                 f"--mask: on {100 * survey.f_sky:.0f} % of the sky E modes can make any map at "
                 "all, and no B modes are left; take --e-modes known, or more of the sky"
             )
-        response = unwanted(survey.whiten(b_modes * harmonics.per_mode(window)))
-        return cls(survey, window, response, unwanted)
+        return cls(survey, unwanted(survey.whiten(b_modes)), unwanted)
 
     def reduce(self, maps: FloatArray) -> FloatArray:
         """v of maps, shape (k, n_data); maps of shape (k, 2 n_pix), Q then U, uK."""
@@ -163,7 +156,7 @@ class QuadraticEstimator:
         weights: h of v, shape (n_modes, n_data), uK.
         mixing: M of the mean sums of squares M C + b of skies of power C, shape (n_ell, n_ell).
         noise: b, shape (n_ell,).
-        cl_fiducial: C_ell of the fiducial sky, shape (n_ell,), uK^2, without window.
+        cl_fiducial: C_ell of the fiducial sky, shape (n_ell,), uK^2.
     """
 
     ell: IntArray

@@ -16,8 +16,8 @@ N_PIX = 12 * NSIDE**2
 LATITUDE = 90 - np.degrees(healpy.pix2ang(NSIDE, np.arange(N_PIX))[0])
 WINDOW = masked.cosine_window(NSIDE) * healpy.gauss_beam(np.radians(5), ELL[-1], pol=True)[2:, 2]
 # a steep spectrum, well above the noise at small ell and below at large
-CL = 1e-3 / ELL.astype(float) ** 2
-CL_OTHER = 3e-4 / ELL**1.0
+CL = 1e-3 / ELL**2.0 * WINDOW**2
+CL_OTHER = 3e-4 / ELL**1.0 * WINDOW**2
 DEPTH = 20.0  # uK-arcmin
 
 
@@ -42,7 +42,7 @@ def make_survey(kind):
 
 @functools.cache
 def masked_sky(kind):
-    return masked.MaskedSky.with_free_e_modes(make_survey(kind), WINDOW)
+    return masked.MaskedSky.with_free_e_modes(make_survey(kind))
 
 
 def modes(n, cl, seed):
@@ -51,8 +51,8 @@ def modes(n, cl, seed):
 
 
 def map_of(b, e, survey):
-    """Q, then U, of the pixels seen; b through the window."""
-    alms = [harmonics.to_alm(m, ELL[-1]) for m in (e, b * harmonics.per_mode(WINDOW))]
+    """Q, then U, of the pixels seen."""
+    alms = [harmonics.to_alm(m, ELL[-1]) for m in (e, b)]
     q, u = healpy.alm2map_spin(alms, NSIDE, 2, ELL[-1])
     return np.concatenate([q[survey.pixels], u[survey.pixels]])
 
@@ -101,7 +101,7 @@ def test_fisher_information_is_that_of_the_pixels(kind):
     sky = masked_sky(kind)
     survey = sky.survey
     b_modes = harmonics.polarisation_modes(NSIDE, ELL[-1], survey.pixels)
-    e_modes, b_modes = harmonics.as_e_modes(b_modes), b_modes * harmonics.per_mode(WINDOW)
+    e_modes = harmonics.as_e_modes(b_modes)
     qq, qu, uu = survey.noise.T
     noise = np.block([[np.diag(qq), np.diag(qu)], [np.diag(qu), np.diag(uu)]])
     signal, other = (harmonics.per_mode(cl) for cl in (CL, CL_OTHER))
@@ -121,10 +121,10 @@ def test_fisher_information_is_that_of_the_pixels(kind):
 
 
 def test_without_a_mask_the_observation_is_that_of_the_full_sky():
-    """y = (S + N) chi^2_nu / nu with N of white noise through the window."""
+    """y = (S + N) chi^2_nu / nu with N of white noise."""
     sky = masked_sky("full")
     estimator = masked.QuadraticEstimator.of(sky, cosmology.cl_to_dl(CL, ELL))
-    nl = np.radians(DEPTH / 60) ** 2 / WINDOW**2
+    nl = np.radians(DEPTH / 60) ** 2
     well = ELL < 2 * NSIDE  # farther up pixels do not keep modes apart
     v = sky.draw(modes(4000, CL, 6), np.random.default_rng(7))
     y = estimator.spectra(v)[:, well]
@@ -151,7 +151,7 @@ def test_spectra_have_the_means_that_the_mixing_says(kind):
 def test_a_sky_without_b_modes_is_refused():
     survey = masked.Survey.uniform((np.abs(LATITUDE) > 75).astype(float), DEPTH)
     with pytest.raises(InputError, match="no B modes are left; take --e-modes known"):
-        masked.MaskedSky.with_free_e_modes(survey, WINDOW)
+        masked.MaskedSky.with_free_e_modes(survey)
 
 
 def test_a_deeper_pixel_counts_for_more():
