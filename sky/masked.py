@@ -107,18 +107,49 @@ class Reflections:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class KnownPower:
+    """Contaminants of known power, whose covariance whitened maps are whitened by once more.
+
+    Attributes:
+        to_data: Shape (n_data, n), with n the size of a whitened map.
+    """
+
+    to_data: FloatArray
+
+    @classmethod
+    def of(cls, columns: FloatArray, wanted: FloatArray) -> Self:
+        """Of coefficients of unit variance; what those that are wanted do not reach is left out.
+
+        Args:
+            columns: What the contaminants' coefficients make of a whitened map, shape (n, k).
+            wanted: What the wanted ones make of it, shape (n, k).
+        """
+        covariance = np.eye(len(columns)) + columns @ columns.T
+        lower = linalg.cholesky(covariance, lower=True, overwrite_a=True)
+        to_data = linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
+        if wanted.shape[1] < len(wanted):
+            to_data = linalg.qr(to_data @ wanted, mode="economic")[0].T @ to_data
+        return cls(to_data)
+
+    def __call__(self, columns: FloatArray) -> FloatArray:
+        """What is left of columns, shape (n, k): (n_data, k), with noise N(0, 1)."""
+        return self.to_data @ columns
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class MaskedSky:
     """What a map of part of the sky says of its B modes: v = R b + g.
 
     Attributes:
         survey: Pixels and their noise.
         response: R, shape (n_data, n_modes), 1/uK.
-        unwanted: What E modes can make of a whitened map.
+        reduction: Frees a whitened map of E modes: all that they can make, or that they are likely
+            to.
     """
 
     survey: Survey
     response: FloatArray
-    unwanted: Reflections
+    reduction: Reflections | KnownPower
 
     @classmethod
     def with_free_e_modes(cls, survey: Survey) -> Self:
@@ -137,9 +168,19 @@ class MaskedSky:
             )
         return cls(survey, unwanted(survey.whiten(b_modes)), unwanted)
 
+    @classmethod
+    def with_known_e_modes(cls, survey: Survey, dl_ee: FloatArray) -> Self:
+        """E modes have the power dl_ee, D_ell at `multipoles`, shape (n_ell,), uK^2."""
+        ell = multipoles(survey.nside)
+        b_modes = harmonics.polarisation_modes(survey.nside, int(ell[-1]), survey.pixels)
+        root = np.sqrt(harmonics.per_mode(cosmology.dl_to_cl(dl_ee, ell)))
+        white = survey.whiten(b_modes)
+        known = KnownPower.of(survey.whiten(harmonics.as_e_modes(b_modes)) * root, white)
+        return cls(survey, known(white), known)
+
     def reduce(self, maps: FloatArray) -> FloatArray:
         """v of maps, shape (k, n_data); maps of shape (k, 2 n_pix), Q then U, uK."""
-        return self.unwanted(self.survey.whiten(maps.T)).T
+        return self.reduction(self.survey.whiten(maps.T)).T
 
     def draw(self, modes: FloatArray, rng: np.random.Generator) -> FloatArray:
         """v of skies, shape (k, n_data), with noise of their own; modes (k, n_modes), uK."""

@@ -18,6 +18,8 @@ WINDOW = masked.cosine_window(NSIDE) * healpy.gauss_beam(np.radians(5), ELL[-1],
 # a steep spectrum, well above the noise at small ell and below at large
 CL = 1e-3 / ELL**2.0 * WINDOW**2
 CL_OTHER = 3e-4 / ELL**1.0 * WINDOW**2
+CL_EE = 30 * CL
+DL_EE = cosmology.cl_to_dl(CL_EE, ELL)
 DEPTH = 20.0  # uK-arcmin
 
 
@@ -42,6 +44,8 @@ def make_survey(kind):
 
 @functools.cache
 def masked_sky(kind):
+    if kind == "known":
+        return masked.MaskedSky.with_known_e_modes(make_survey("mask"), DL_EE)
     return masked.MaskedSky.with_free_e_modes(make_survey(kind))
 
 
@@ -64,15 +68,16 @@ def noise_of(survey, rng):
     return draws[..., 0].T.ravel()
 
 
-KINDS = ("full", "mask", "uneven", "correlated")
+FREE = ("full", "mask", "uneven", "correlated")
+KINDS = (*FREE, "known")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_v_of_a_map_is_what_is_drawn_without_one(kind):
-    """Each map has B modes, E modes a thousand times as strong, and noise of its pixels."""
+    """Each map has B modes, E modes a thousand times as strong if need be, and noise."""
     sky, rng, n = masked_sky(kind), np.random.default_rng(2), 400
     b = modes(n, CL, 3)
-    e = 1e3 * modes(n, CL, 4)
+    e = modes(n, CL_EE, 4) if kind == "known" else 1e3 * modes(n, CL, 4)
     maps = [
         map_of(*pair, sky.survey) + noise_of(sky.survey, rng) for pair in zip(b, e, strict=True)
     ]
@@ -86,7 +91,7 @@ def test_v_of_a_map_is_what_is_drawn_without_one(kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FREE)
 def test_e_modes_alone_leave_nothing(kind):
     sky = masked_sky(kind)
     e = modes(3, np.ones(len(ELL)), 5)
@@ -97,7 +102,7 @@ def test_e_modes_alone_leave_nothing(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fisher_information_is_that_of_the_pixels(kind):
-    """With E modes of a very large variance in the covariance of the pixels."""
+    """With E modes of their variance, or a very large one, in the covariance of the pixels."""
     sky = masked_sky(kind)
     survey = sky.survey
     b_modes = harmonics.polarisation_modes(NSIDE, ELL[-1], survey.pixels)
@@ -105,7 +110,8 @@ def test_fisher_information_is_that_of_the_pixels(kind):
     qq, qu, uu = survey.noise.T
     noise = np.block([[np.diag(qq), np.diag(qu)], [np.diag(qu), np.diag(uu)]])
     signal, other = (harmonics.per_mode(cl) for cl in (CL, CL_OTHER))
-    pixels = noise + (b_modes * signal) @ b_modes.T + 1e6 * qq.max() * e_modes @ e_modes.T
+    power = harmonics.per_mode(CL_EE) if kind == "known" else 1e6 * qq.max()
+    pixels = noise + (b_modes * signal) @ b_modes.T + (e_modes * power) @ e_modes.T
     pairs = (
         (pixels, (b_modes * other) @ b_modes.T),
         (
@@ -146,6 +152,18 @@ def test_spectra_have_the_means_that_the_mixing_says(kind):
         expected = cosmology.cl_to_dl(scale * (estimator.mixing @ cl + estimator.noise), ELL)
         error = y.std(0) / len(y) ** 0.5
         assert (np.abs(y.mean(0) - expected) < 5 * error).all()
+
+
+def test_unknown_e_modes_cost_information():
+    free, known = (masked_sky(kind).response for kind in ("mask", "known"))
+    signal, slope = harmonics.per_mode(CL), harmonics.per_mode(CL_OTHER)
+    found = []
+    for response in (free, known):
+        covariance = np.eye(len(response)) + (response * signal) @ response.T
+        ratio = np.linalg.solve(covariance, (response * slope) @ response.T)
+        found.append(np.trace(ratio @ ratio))
+    assert 0.5 * found[1] < found[0] < found[1]
+    assert len(known) <= known.shape[1]
 
 
 def test_a_sky_without_b_modes_is_refused():
