@@ -66,6 +66,7 @@ test-mutants: $(VENV)/.installed
 benchmarks: $(VENV)/.installed
 	$(PYTHON) -m benchmarks.draws
 	$(PYTHON) -m benchmarks.cleaning
+	$(PYTHON) -m benchmarks.masked
 	$(PYTHON) -m benchmarks.overhead
 	$(PYTHON) -m benchmarks.contention
 	$(PYTHON) -m benchmarks.machine
