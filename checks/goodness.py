@@ -1,0 +1,127 @@
+"""Does a map follow the model? Chi-squares of its modes: overall, per multipole, of templates.
+
+A reduced map v, see `sky.masked`, is N(0, C) with C = 1 + R S R^T under a model of power S. Then
+v^T C^-1 v is a chi-square with as many degrees of freedom as v has numbers; so is, with fewer, the
+part of it in the span of C^(-1/2) R of one multipole, and with one along a template. A map that is
+not what the model knows (another noise, another mask, E modes in the place of B) shows it here,
+before any r is inferred from it.
+"""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, stats
+
+from runtime.priors import FloatArray
+
+REFUSED = 1e-3  # of the smallest p-value, over all that was looked at
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChiSquares:
+    """Chi-squares of k maps.
+
+    Attributes:
+        value: Shape (k,).
+        degrees: Of freedom.
+    """
+
+    value: FloatArray
+    degrees: int
+
+    @property
+    def per_mode(self) -> FloatArray:
+        """1 on average where the model holds, shape (k,)."""
+        return self.value / self.degrees
+
+    @property
+    def p_value(self) -> FloatArray:
+        """Two-sided: too little power is as odd as too much. Shape (k,)."""
+        law = stats.chi2(self.degrees)
+        return 2 * np.minimum(law.cdf(self.value), law.sf(self.value))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Goodness:
+    """Chi-squares of maps under a model.
+
+    Attributes:
+        overall: Of all numbers of a reduced map.
+        per_ell: Of the modes of each multipole, from ell = 2 on.
+        templates: Of the amplitude of each template; empty without any.
+    """
+
+    overall: ChiSquares
+    per_ell: tuple[ChiSquares, ...]
+    templates: tuple[ChiSquares, ...]
+
+    @property
+    def p_value(self) -> FloatArray:
+        """The smallest of all, times their number (Bonferroni), at most 1; shape (k,).
+
+        The chi-squares of neighbouring multipoles are not independent: it errs on the side of
+        believing a map.
+        """
+        everything = (self.overall, *self.per_ell, *self.templates)
+        smallest = np.min([each.p_value for each in everything], axis=0)
+        return np.minimum(1, len(everything) * smallest)
+
+    @property
+    def refused(self) -> npt.NDArray[np.bool_]:
+        """Whether a map is not what the model knows, shape (k,)."""
+        return self.p_value < REFUSED
+
+    @property
+    def worst_ell(self) -> npt.NDArray[np.intp]:
+        """Multipole of the smallest p-value, shape (k,)."""
+        return 2 + np.argmin([each.p_value for each in self.per_ell], axis=0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MapTest:
+    """Chi-squares of reduced maps under one model, made once for any number of maps.
+
+    Attributes:
+        lower: L of C = L L^T, shape (n_data, n_data).
+        spans: Orthonormal directions of each multipole, shapes (n_data, k), of L^-1 v.
+        templates: Directions of templates, shape (n_data, n_templates), of length 1.
+    """
+
+    lower: FloatArray
+    spans: tuple[FloatArray, ...]
+    templates: FloatArray
+
+    @classmethod
+    def of(
+        cls, response: FloatArray, cl_per_mode: FloatArray, templates: FloatArray | None = None
+    ) -> Self:
+        """Test of the model in which each coefficient has its power.
+
+        Args:
+            response: R, shape (n_data, n_modes), the 2 ell + 1 coefficients of each ell in turn
+                from ell = 2 on, 1/uK.
+            cl_per_mode: Power of each, shape (n_modes,), uK^2.
+            templates: Reduced maps of templates, shape (n_templates, n_data), of any amplitude.
+        """
+        covariance = np.eye(len(response)) + (response * cl_per_mode) @ response.T
+        lower = linalg.cholesky(covariance, lower=True, overwrite_a=True)
+        white = linalg.solve_triangular(lower, response, lower=True)
+        ell = np.arange(2, round((response.shape[1] + 4) ** 0.5))
+        columns = np.split(white, np.cumsum(2 * ell + 1)[:-1], axis=1)
+        spans = tuple(span for span in map(linalg.orth, columns) if span.shape[1])
+        directions = np.zeros((len(response), 0))
+        if templates is not None:
+            directions = linalg.solve_triangular(lower, templates.T, lower=True)
+            directions /= np.linalg.norm(directions, axis=0)
+        return cls(lower, spans, directions)
+
+    def __call__(self, v: FloatArray) -> Goodness:
+        """Chi-squares of reduced maps, shape (k, n_data)."""
+        white = linalg.solve_triangular(self.lower, v.T, lower=True)
+        per_ell = tuple(
+            ChiSquares(((span.T @ white) ** 2).sum(0), span.shape[1]) for span in self.spans
+        )
+        along = tuple(ChiSquares(row**2, 1) for row in self.templates.T @ white)
+        return Goodness(ChiSquares((white**2).sum(0), len(white)), per_ell, along)
