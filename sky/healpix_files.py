@@ -204,7 +204,10 @@ def _first_table(path: str) -> Iterator[Any]:
                 tables = (u for u in units if isinstance(u, (fits.BinTableHDU, fits.TableHDU)))
                 unit = next(tables, None)
                 if unit is None:
-                    raise InputError(f"{path}: holds no table; write it with healpy.write_map")
+                    raise InputError(
+                        f"{path}: holds no table, or is cut short; write it again with "
+                        "healpy.write_map"
+                    )
                 yield unit
     except InputError:
         raise

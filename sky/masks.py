@@ -192,7 +192,7 @@ def _first_column(path: str) -> tuple[PixelTable, FloatArray, str]:
         words += f", {table.ordering}"
     values = table.read([first])[0]
     if others:
-        equal = all(np.array_equal(values, table.read([k])[0], equal_nan=True) for k in others)
+        equal = all(_holds(table, k, values) for k in others)
         words = (
             f"the first of {len(others) + 1} columns that {'agree' if equal else 'differ'}, {words}"
         )
@@ -201,6 +201,14 @@ def _first_column(path: str) -> tuple[PixelTable, FloatArray, str]:
     system = f"COORDSYS {table.coordsys}" if table.coordsys else "COORDSYS not said, so Galactic"
     rotated = ", rotated to Galactic" if table.coordsys in SYSTEMS else ""
     return table, np.nan_to_num(values), f"{words}, NSIDE {table.nside}, {system}{rotated}"
+
+
+def _holds(table: PixelTable, column: int, values: FloatArray) -> bool:
+    """Whether a column holds these values; one that cannot be read, such as text, does not."""
+    try:
+        return np.array_equal(values, table.read([column])[0], equal_nan=True)
+    except InputError:
+        return False
 
 
 def _with_ordering(table: PixelTable, column: int) -> PixelTable:
