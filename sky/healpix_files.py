@@ -252,8 +252,9 @@ def _nside(path: str, unit: Any, is_full: bool) -> int:
         number = (unit.header["NAXIS2"] * repeat / 12) ** 0.5
     known = isinstance(number, (int, float)) and 1 <= number <= MAX_NSIDE
     if not known or number != int(number) or int(number) & (int(number) - 1):
+        shown = "absent" if number is None else number
         raise InputError(
-            f"{path}: NSIDE is {number}; needed is a power of 2 up to {MAX_NSIDE}: correct the "
+            f"{path}: NSIDE is {shown}; needed is a power of 2 up to {MAX_NSIDE}: correct the "
             "header, or write the map again with healpy.write_map"
         )
     return int(number)

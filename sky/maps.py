@@ -130,7 +130,8 @@ def _unit(table: PixelTable, columns: Sequence[int], flag: str | None) -> tuple[
     of_file = of_file if of_file == second else None
     if flag is None:
         if of_file is None:
-            shown = f"is {said[0]!r}" if any(said) else "is absent"
+            unclear = next(text for text in said if parse_temperature(text) is None)
+            shown = f"is {unclear!r}" if unclear else "is absent"
             raise InputError(
                 f"{table.path}: TUNIT {shown}, which does not say the unit of Q and U; give "
                 "--units uK, mK or K, of CMB temperature"
@@ -151,7 +152,8 @@ def _check_values(path: str, q: FloatArray, u: FloatArray) -> float:
     """rms of Q and U together, uK; InputError where it cannot be that of a sky."""
     if not len(q):
         raise InputError(f"{path}: Q or U is missing in every pixel; give a map with values")
-    rms = float(np.sqrt((np.mean(q**2) + np.mean(u**2)) / 2))
+    with np.errstate(over="ignore"):
+        rms = float(np.sqrt((np.mean(q**2) + np.mean(u**2)) / 2))
     if rms == 0:
         raise InputError(f"{path}: Q and U are 0 in every pixel; give a map with values")
     if not LIKELY_RMS[0] < rms < LIKELY_RMS[1]:

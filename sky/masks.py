@@ -16,7 +16,7 @@ from sky.healpix_files import UNSAID, PixelTable, bare
 from sky.maps import TEMPERATURES, parse_temperature
 
 GALACTIC = "galactic:"
-OUTSIDE = 1e-6  # of 0..1, as float32 and smoothing leave it
+OUTSIDE = 1e-6  # of 0..1, or of the largest hits, as float32 and smoothing leave it
 OVERSAMPLING = 4  # of the NSIDE of a run, at which weights are rotated
 SAMPLES = 2**14  # pixels whose neighbours tell RING from NESTED
 VARIANCES = ("QQ", "QU", "UU")
@@ -74,12 +74,12 @@ def read_hits(path: str, nside: int) -> FloatArray:
         InputError: If the file cannot be read, or its hits are negative or all 0.
     """
     table, hits, words = _first_column(path)
-    if hits.min() < 0:
+    if hits.min() < -OUTSIDE * hits.max():
         raise InputError(f"{path}: holds hits down to {hits.min():.4g}; hits must be 0 or above")
     if not hits.any():
         raise InputError(f"{path}: holds no hits; give a file where pixels are seen")
     # Sums of the pixels inside are their means times a number that the division takes out
-    hits = _regrid(table, hits, nside)
+    hits = _regrid(table, np.maximum(hits, 0), nside)
     console.info(f"{path}: hits, {words}, on {np.mean(hits > 0):.3g} of the sky")
     return hits / hits.max()
 

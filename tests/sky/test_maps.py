@@ -239,6 +239,11 @@ def test_the_pixel_column_is_no_field():
     assert "--fields 0 1" in refusal(path, fields=(0, 1))
 
 
+def test_part_of_the_sky_needs_an_nside():
+    path = write_fits([("PIXEL", np.arange(3)), ("Q", Q[:3]), ("U", U[:3])], {"ORDERING": "RING"})
+    assert "NSIDE is absent; needed is a power of 2" in refusal(path)
+
+
 @pytest.mark.parametrize("pixels", [[0, 1, 1], [0, 1, N_PIX], [-1, 0, 1]])
 def test_pixels_that_are_none_are_refused(pixels):
     path = write_fits([("PIXEL", np.array(pixels)), ("Q", Q[:3]), ("U", U[:3])], EXPLICIT)
@@ -262,6 +267,8 @@ def test_units_that_contradict_each_other_are_refused():
     assert message.startswith("--units uK:") and "leave the flag out" in message
     replace_cards(write_fits(stokes()), {"TUNIT3": "mK"})
     assert "write both in one unit" in refusal("map.fits")
+    replace_cards("map.fits", {"TUNIT3": "furlong"})
+    assert "TUNIT is 'furlong', which does not say the unit" in refusal("map.fits")
     with pytest.raises(InputError, match="--units furlong: .* give uK, mK or K"):
         read_polarisation(write_fits(stokes(), unit=None), units="furlong")
 
@@ -273,6 +280,7 @@ def test_units_that_contradict_each_other_are_refused():
         (0.0, "are 0 in every pixel"),
         (1e-6, "correct the unit"),
         (1e7, "correct the unit"),
+        (1e300, "correct the unit"),
     ],
 )
 def test_values_of_no_sky_are_refused(factor, words):

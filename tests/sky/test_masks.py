@@ -205,6 +205,11 @@ def test_hits_are_sums_over_the_largest(nside, scale):
     assert hits.max() == 1
 
 
+def test_rounding_of_hits_is_no_reason_to_refuse():
+    hits = read_hits(write(1e4 * CAP - 1e-3), NSIDE)
+    assert hits.min() == 0 and hits.max() == 1
+
+
 def test_hits_below_0_or_none_are_refused():
     assert "hits must be 0 or above" in refusal(read_hits, write(CAP - 1), NSIDE)
     assert "holds no hits; give" in refusal(read_hits, write(0 * CAP), NSIDE)
