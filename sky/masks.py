@@ -129,8 +129,11 @@ def read_noise_variance(path: str, nside: int) -> FloatArray:
         )
     depth = np.sqrt(np.median((qq + uu) / 2))
     console.info(
-        f"{path}: noise variances, {table.ordering}, {missing.sum()} of {table.num_pixels} pixels "
-        f"missing, median {depth:.3g} uK in a pixel"
+        f"{path}: noise variances, {table.ordering}, POLCCONV "
+        f"{table.polcconv or 'absent, so COSMO'}, TUNIT "
+        f"{table.units[columns[0]] or 'absent, so uK^2'}, COORDSYS "
+        f"{table.coordsys or 'not said, so Galactic'}, {missing.sum()} of {table.num_pixels} "
+        f"pixels missing, median {depth:.3g} uK in a pixel"
     )
     return variances
 

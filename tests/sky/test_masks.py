@@ -248,10 +248,12 @@ def test_units_of_variances(unit, factor):
     np.testing.assert_allclose(read_noise_variance(path, NSIDE), VARIANCES.T)
 
 
-def test_iau_changes_the_sign_of_qu():
+def test_iau_changes_the_sign_of_qu(capsys):
     path = set_cards(write_variances(VARIANCES), POLCCONV="IAU")
     expected = VARIANCES.T * [1, -1, 1]
     np.testing.assert_allclose(read_noise_variance(path, NSIDE), expected)
+    said = capsys.readouterr().err
+    assert "POLCCONV IAU, TUNIT uK_CMB^2, COORDSYS not said, so Galactic" in said
 
 
 @pytest.mark.parametrize(("row", "value"), [(0, 0.0), (0, -1.0), (2, 0.0), (1, 9.0), (1, -9.0)])
