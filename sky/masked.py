@@ -19,8 +19,9 @@ from scipy import linalg
 
 from runtime.errors import InputError
 from runtime.priors import FloatArray
-from sky import cosmology, harmonics
+from sky import cosmology, harmonics, realisations
 from sky.cosmology import IntArray
+from sky.realisations import ExpectedPowers, Generators
 
 INVISIBLE = 1e-9  # share of the clearest E mode below which one leaves no trace in a map
 
@@ -228,3 +229,51 @@ class QuadraticEstimator:
         squares = harmonics.sum_modes(((v @ self.weights.T) ** 2).T, self.ell).T
         scale = self.cl_fiducial / (self.mixing @ self.cl_fiducial)
         return cosmology.cl_to_dl(squares * scale, self.ell)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedRows:
+    """Simulated skies, one a row.
+
+    Attributes:
+        x: Realised primordial D_ell of the full sky at ell = 2 ... 2 nside - 1, shape (n, n_ell),
+            uK^2.
+        y: Spectrum of the part that is seen, D_ell at `multipoles`, shape (n, 3 nside - 2), uK^2.
+        v: Reduced maps, from which y and all else follows, shape (n, n_data).
+    """
+
+    x: FloatArray
+    y: FloatArray
+    v: FloatArray
+
+
+def draw_rows(
+    sky: MaskedSky,
+    estimator: QuadraticEstimator,
+    powers: ExpectedPowers,
+    n: int,
+    generators: Generators,
+    fixed_modes: FloatArray | float = 0.0,
+) -> MaskedRows:
+    """Draw skies: truth, observation and reduced map.
+
+    Args:
+        sky: What is seen.
+        estimator: Of y.
+        powers: At `multipoles`, through beam and window; a fixed foreground comes as its modes.
+        n: Number of skies.
+        generators: From `realisations.make_generators`; they advance, so that the next call goes
+            on: rows do not depend on how many are drawn at a time.
+        fixed_modes: Coefficients of a foreground that all skies share, shape (n_modes,), uK.
+    """
+    ell = powers.ell
+
+    def coefficients(name: str, dl: FloatArray) -> FloatArray:
+        root = np.repeat(np.sqrt(cosmology.dl_to_cl(dl, ell)), 2 * ell + 1, axis=-1)
+        return root * generators[name].standard_normal((n, sky.response.shape[1]))
+
+    primordial = coefficients("primordial", powers.dl_signal)
+    modes = primordial + coefficients("lensing", powers.dl_contaminant) + fixed_modes
+    v = sky.draw(modes, generators["noise"])
+    x = realisations.realised_bb(primordial, ell)[:, : len(cosmology.multipoles(sky.survey.nside))]
+    return MaskedRows(x, estimator.spectra(v), v)

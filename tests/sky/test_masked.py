@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from runtime.errors import InputError
-from sky import cosmology, harmonics, masked
+from sky import cosmology, harmonics, masked, realisations
 
 NSIDE = 4
 ELL = masked.multipoles(NSIDE)
@@ -181,3 +181,54 @@ def test_a_deeper_pixel_counts_for_more():
     halved = masked.Survey.uniform(weights / 2, DEPTH)
     assert halved.noise == pytest.approx(2 * survey.noise)
     assert survey.f_sky == pytest.approx(weights.mean())
+
+
+def powers_of(dl_signal):
+    contaminant = cosmology.cl_to_dl(CL_OTHER / 10, ELL)
+    return realisations.ExpectedPowers(ELL, dl_signal, contaminant, 0 * contaminant)
+
+
+def draw(n, chunk, dl_signal=None, fixed=0.0):
+    sky = masked_sky("mask")
+    estimator = masked.QuadraticEstimator.of(sky, cosmology.cl_to_dl(CL, ELL))
+    signal = cosmology.cl_to_dl(CL, ELL) if dl_signal is None else dl_signal
+    generators, rows = realisations.make_generators(0, "train", 0.001), []
+    for start in range(0, n, chunk):
+        part = signal if signal.ndim == 1 else signal[start : start + chunk]
+        m = min(chunk, n - start)
+        rows.append(masked.draw_rows(sky, estimator, powers_of(part), m, generators, fixed))
+    return masked.MaskedRows(
+        *(np.concatenate([getattr(r, name) for r in rows]) for name in ("x", "y", "v"))
+    )
+
+
+def test_truth_is_that_of_the_full_sky():
+    rows = draw(3000, 3000)
+    well = ELL < 2 * NSIDE
+    assert rows.x.shape == (3000, well.sum()) and rows.y.shape == (3000, len(ELL))
+    for column, power, ell in zip(rows.x.T, cosmology.cl_to_dl(CL, ELL), ELL, strict=False):
+        law = stats.chi2(2 * ell + 1, scale=power / (2 * ell + 1))
+        assert stats.kstest(column, law.cdf).pvalue > 1e-3
+    # the observation knows of it as the mixing says: cov(|p|^2, q) = 2 M_ll C_ell^2
+    estimator = masked.QuadraticEstimator.of(masked_sky("mask"), cosmology.cl_to_dl(CL, ELL))
+    scale = CL / (estimator.mixing @ CL) * cosmology.cl_to_dl(np.ones(len(ELL)), ELL) ** 2
+    expected = 2 * np.diag(estimator.mixing) * CL**2 * scale / (2 * ELL + 1)
+    both = np.stack([rows.x - rows.x.mean(0), (rows.y - rows.y.mean(0))[:, well]])
+    product = both[0] * both[1]
+    error = product.std(0) / len(product) ** 0.5
+    assert (np.abs(product.mean(0) - expected[well]) < 5 * error).all()
+    assert (product.mean(0) > 5 * error)[:2].all()
+
+
+def test_rows_do_not_depend_on_how_many_are_drawn_at_a_time():
+    signal = cosmology.cl_to_dl(CL, ELL) * np.linspace(0.5, 2, 12)[:, None]
+    one, many = draw(12, 12, signal), draw(12, 5, signal)
+    for name in ("x", "y", "v"):
+        np.testing.assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-9, atol=1e-12)
+
+
+def test_a_fixed_foreground_is_in_each_sky():
+    foreground = modes(1, CL, 11)[0]
+    shift = draw(40, 40, fixed=foreground).v - draw(40, 40).v
+    expected = np.tile(masked_sky("mask").response @ foreground, (40, 1))
+    np.testing.assert_allclose(shift, expected, rtol=1e-9, atol=1e-9)
