@@ -15,8 +15,8 @@ class Architecture:
 
     Attributes:
         n_ell: Multipoles; 0 where parameters are all that is diffused.
-        n_cond: Numbers of an observation; 0 for an unconditional network. As many as multipoles
-            count as theirs, in order.
+        n_cond: Numbers of an observation; 0 for an unconditional network. The first count as
+            those of the multipoles, in order, where there are as many or more.
         n_param: Parameters that are diffused.
         hidden_dim: Width.
         embed_dim: Features of time.
@@ -47,8 +47,8 @@ class Architecture:
 
     @property
     def aligned(self) -> bool:
-        """Whether an observation has a value for each multipole."""
-        return self.conditional and self.n_cond == self.n_ell
+        """Whether an observation has a value for each multipole, and maybe more."""
+        return self.conditional and self.n_cond >= self.n_ell > 0
 
     @property
     def per_multipole(self) -> bool:
@@ -305,7 +305,8 @@ class ScoreNet1D(nn.Module):
         if self.per_multipole is None:
             return self.output(self._features([white.seen, *given], embedding))
         n_param, seen = self.architecture.n_param, white.seen
-        aligned = given if self.architecture.aligned else []
+        aligned = [values[..., : self.architecture.n_ell] for values in given]
+        aligned = aligned if self.architecture.aligned else []
         inputs = [seen, *(nn.functional.pad(values, (0, n_param)) for values in aligned)]
         inputs += [seen[..., -k - 1, None].expand_as(seen) for k in range(n_param)]
         units = self.per_multipole.hidden(inputs, embedding)

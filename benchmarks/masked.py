@@ -99,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
     ]
     text = [
         "## Masked sky",
-        f"`python -m benchmarks.masked`; {report.machine()}. {DEPTH:g} uK-arcmin, lensing, E modes "
+        f"`python -m benchmarks.masked --nside {' '.join(map(str, args.nside))}`; "
+        f"{report.machine()}. {DEPTH:g} uK-arcmin, lensing, E modes "
         "of any amplitude; sigma(r) is the Fisher limit of the map, in brackets the full sky's "
         "over the root of f_sky.",
         report.table(headings, rows),

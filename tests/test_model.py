@@ -29,7 +29,8 @@ KINDS = {  # (n_ell, n_cond, n_param)
     "prior": (5, 0, 0),
     "posterior": (5, 5, 0),
     "joint": (3, 3, 2),
-    "joint of any observation": (3, 4, 2),
+    "joint of any observation": (3, 2, 2),
+    "joint of a longer observation": (3, 5, 1),
     "parameters alone": (0, 3, 2),
 }
 
