@@ -66,6 +66,19 @@ class Survey:
         variance = sigma**2 / weights[pixels]
         return cls(nside, pixels, np.stack([variance, 0 * variance, variance], 1))
 
+    @classmethod
+    def of_variances(cls, noise: FloatArray, weights: FloatArray) -> Self:
+        """Noise of each pixel as it was measured, where a mask leaves the pixel.
+
+        Args:
+            noise: As `noise` of a survey but for all pixels, RING, shape (12 nside^2, 3); NaN where
+                a pixel is not seen.
+            weights: A mask, shape (12 nside^2,), 0 to 1: the noise goes with 1 / weight.
+        """
+        nside = round((len(weights) / 12) ** 0.5)
+        pixels = np.flatnonzero((weights > 0) & np.isfinite(noise).all(1))
+        return cls(nside, pixels, noise[pixels] / weights[pixels, None])
+
     @property
     def f_sky(self) -> float:
         """Share of the sky that is seen."""

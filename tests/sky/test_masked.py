@@ -183,6 +183,18 @@ def test_a_deeper_pixel_counts_for_more():
     assert survey.f_sky == pytest.approx(weights.mean())
 
 
+def test_measured_variances_are_those_of_the_pixels_that_are_seen():
+    weights, noise = half_sky(), np.full((N_PIX, 3), [2.0, 0.5, 3.0])
+    noise[5] = np.nan
+    weights[7], weights[9] = 0.5, 0
+    survey = masked.Survey.of_variances(noise, weights)
+    expected = np.flatnonzero(weights > 0)
+    assert list(survey.pixels) == [pixel for pixel in expected if pixel != 5]
+    assert survey.nside == NSIDE and survey.noise[1] == pytest.approx([2, 0.5, 3])
+    halved = survey.noise[list(survey.pixels).index(7)]
+    assert halved == pytest.approx([4, 1, 6])
+
+
 def powers_of(dl_signal):
     contaminant = cosmology.cl_to_dl(CL_OTHER / 10, ELL)
     return realisations.ExpectedPowers(ELL, dl_signal, contaminant, 0 * contaminant)
