@@ -49,12 +49,14 @@ class Goodness:
 
     Attributes:
         overall: Of all numbers of a reduced map.
-        per_ell: Of the modes of each multipole, from ell = 2 on.
+        per_ell: Of the modes of each of `ell`.
+        ell: Multipoles that have modes in the map, shape (n_ell,).
         templates: Of the amplitude of each template; empty without any.
     """
 
     overall: ChiSquares
     per_ell: tuple[ChiSquares, ...]
+    ell: npt.NDArray[np.intp]
     templates: tuple[ChiSquares, ...]
 
     @property
@@ -75,8 +77,12 @@ class Goodness:
 
     @property
     def worst_ell(self) -> npt.NDArray[np.intp]:
-        """Multipole of the smallest p-value, shape (k,)."""
-        return 2 + np.argmin([each.p_value for each in self.per_ell], axis=0)
+        """Multipole that is most of its standard deviations off, shape (k,).
+
+        Not that of the smallest p-value: where a map is far off, many are 0.
+        """
+        off = [(each.per_mode - 1) * (each.degrees / 2) ** 0.5 for each in self.per_ell]
+        return self.ell[np.abs(off).argmax(0)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,11 +91,13 @@ class MapTest:
 
     Attributes:
         lower: L of C = L L^T, shape (n_data, n_data).
-        spans: Orthonormal directions of each multipole, shapes (n_data, k), of L^-1 v.
+        ell: Multipoles that have modes in the map, shape (n_ell,).
+        spans: Orthonormal directions of each of them, shapes (n_data, k), of L^-1 v.
         templates: Directions of templates, shape (n_data, n_templates), of length 1.
     """
 
     lower: FloatArray
+    ell: npt.NDArray[np.intp]
     spans: tuple[FloatArray, ...]
     templates: FloatArray
 
@@ -110,12 +118,13 @@ class MapTest:
         white = linalg.solve_triangular(lower, response, lower=True)
         ell = np.arange(2, round((response.shape[1] + 4) ** 0.5))
         columns = np.split(white, np.cumsum(2 * ell + 1)[:-1], axis=1)
-        spans = tuple(span for span in map(linalg.orth, columns) if span.shape[1])
+        spans = [linalg.orth(part) for part in columns]
+        seen = np.array([span.shape[1] > 0 for span in spans])
         directions = np.zeros((len(response), 0))
         if templates is not None:
             directions = linalg.solve_triangular(lower, templates.T, lower=True)
             directions /= np.linalg.norm(directions, axis=0)
-        return cls(lower, spans, directions)
+        return cls(lower, ell[seen], tuple(span for span in spans if span.shape[1]), directions)
 
     def __call__(self, v: FloatArray) -> Goodness:
         """Chi-squares of reduced maps, shape (k, n_data)."""
@@ -124,4 +133,4 @@ class MapTest:
             ChiSquares(((span.T @ white) ** 2).sum(0), span.shape[1]) for span in self.spans
         )
         along = tuple(ChiSquares(row**2, 1) for row in self.templates.T @ white)
-        return Goodness(ChiSquares((white**2).sum(0), len(white)), per_ell, along)
+        return Goodness(ChiSquares((white**2).sum(0), len(white)), per_ell, self.ell, along)

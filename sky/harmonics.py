@@ -20,8 +20,8 @@ def mode_ell(ell_max: int) -> IntArray:
 
 
 def per_mode(values: FloatArray) -> FloatArray:
-    """Values at ell = 2, 3, ..., shape (n_ell,), for each coefficient, shape (n_modes,)."""
-    return values[mode_ell(len(values) + 1) - 2]
+    """Values at ell = 2, 3, ..., shape (..., n_ell), of each coefficient, shape (..., n_modes)."""
+    return values[..., mode_ell(values.shape[-1] + 1) - 2]
 
 
 def sum_modes(values: FloatArray, ell: IntArray) -> FloatArray:

@@ -45,11 +45,18 @@ class Survey:
         nside: HEALPix NSIDE.
         pixels: RING numbers of the pixels that are seen, shape (n_pix,).
         noise: Variance of Q, covariance of Q and U, variance of U of each, shape (n_pix, 3), uK^2.
+
+    Raises:
+        InputError: If no pixel is seen.
     """
 
     nside: int
     pixels: IntArray
     noise: FloatArray
+
+    def __post_init__(self) -> None:
+        if not len(self.pixels):
+            raise InputError("--mask: no pixel of the sky is seen; mask less of it")
 
     @classmethod
     def uniform(cls, weights: FloatArray, noise_uk_arcmin: float) -> Self:
@@ -222,7 +229,7 @@ class QuadraticEstimator:
 
     @classmethod
     def of(cls, masked: MaskedSky, dl_fiducial: FloatArray) -> Self:
-        """The estimator that is optimal where the sky has the power dl_fiducial, uK^2."""
+        """The estimator that is best where D_ell is dl_fiducial, shape (n_ell,), uK^2, above 0."""
         ell, response = multipoles(masked.survey.nside), masked.response
         cl_fiducial = cosmology.dl_to_cl(dl_fiducial, ell)
         covariance = np.eye(len(response))
@@ -282,7 +289,7 @@ def draw_rows(
     ell = powers.ell
 
     def coefficients(name: str, dl: FloatArray) -> FloatArray:
-        root = np.repeat(np.sqrt(cosmology.dl_to_cl(dl, ell)), 2 * ell + 1, axis=-1)
+        root = harmonics.per_mode(np.sqrt(cosmology.dl_to_cl(dl, ell)))
         return root * generators[name].standard_normal((n, sky.response.shape[1]))
 
     primordial = coefficients("primordial", powers.dl_signal)

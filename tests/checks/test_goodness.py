@@ -101,3 +101,12 @@ def test_the_worst_multipole_is_named(sky, map_test):
     found = map_test(sky.draw(loud, np.random.default_rng(10)))
     assert found.refused.mean() > 0.9
     assert abs(np.median(found.worst_ell) - 6) <= 1
+
+
+def test_multipoles_without_modes_are_passed_over(sky):
+    response = sky.response.copy()
+    response[:, harmonics.mode_ell(ELL[-1]) == 3] = 0
+    test = goodness.MapTest.of(response, PER_MODE)
+    assert list(test.ell) == [ell for ell in ELL if ell != 3]
+    loud = 60 * modes(5, 11) * (harmonics.mode_ell(ELL[-1]) == 7)
+    assert (test(loud @ response.T).worst_ell >= 6).all()

@@ -166,6 +166,11 @@ def test_unknown_e_modes_cost_information():
     assert len(known) <= known.shape[1]
 
 
+def test_a_sky_of_which_nothing_is_seen_is_refused():
+    with pytest.raises(InputError, match="--mask: no pixel of the sky is seen"):
+        masked.Survey.uniform(np.zeros(N_PIX), DEPTH)
+
+
 def test_a_sky_without_b_modes_is_refused():
     survey = masked.Survey.uniform((np.abs(LATITUDE) > 75).astype(float), DEPTH)
     with pytest.raises(InputError, match="no B modes are left; take --e-modes known"):
