@@ -13,7 +13,7 @@ import numpy as np
 from runtime.errors import InputError
 from runtime.jsonfiles import Json, to_json
 from runtime.priors import FloatArray
-from sky import cosmology, presets, realisations
+from sky import presets, realisations
 from sky.cosmology import IntArray
 
 STANDALONE = ("none", "gaussian", "gaussian-ensemble")  # names that go with no other
@@ -243,13 +243,12 @@ class ForegroundModel:
 
     @classmethod
     def make(
-        cls, names: Sequence[str], freqs_ghz: Sequence[float], nside: int, transfer: FloatArray
+        cls, names: Sequence[str], freqs_ghz: Sequence[float], ell: IntArray, transfer: FloatArray
     ) -> Self:
         """See the attributes; InputError where PySM3 cannot do what the names say."""
-        ell = cosmology.multipoles(nside)
         fixed = np.zeros((len(freqs_ghz), int((2 * ell + 1).sum())))
         if names[0] not in STANDALONE:
-            modes = presets.preset_modes(names, freqs_ghz, nside)
+            modes = presets.preset_modes(names, freqs_ghz, int(ell[-1]))
             fixed = modes * np.repeat(transfer, 2 * ell + 1)
         return cls(tuple(names), tuple(freqs_ghz), ell, transfer, fixed)
 

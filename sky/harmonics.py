@@ -1,7 +1,7 @@
 """Q and U of every harmonic coefficient in the pixels of a map: what makes a masked sky linear.
 
-Coefficients are real: of each ell in turn a_l0, then sqrt(2) Re a_lm and sqrt(2) Im a_lm of
-m = 1 ... ell. Each has the variance C_ell; `realisations.realised_bb` takes them in this order.
+Coefficients are real: of each ell in turn a_l0, then sqrt(2) Re a_lm of m = 1 ... ell, then
+sqrt(2) Im a_lm. Each has the variance C_ell; `realisations.realised_bb` takes them in this order.
 """
 
 import numpy as np
@@ -44,9 +44,9 @@ def alm_places(ell_max: int) -> tuple[IntArray, ComplexArray]:
 
     places, factors = [], []
     for ell in range(2, ell_max + 1):
-        m = np.repeat(np.arange(ell + 1), 2)[1:]
-        places.append(healpy.Alm.getidx(ell_max, ell, m))
-        factors.append(np.where(np.arange(len(m)) % 2, 2**-0.5, 1j * 2**-0.5))
+        m = np.arange(ell + 1)
+        places.append(healpy.Alm.getidx(ell_max, ell, np.concatenate([m, m[1:]])))
+        factors.append(2**-0.5 * np.where(np.arange(2 * ell + 1) <= ell, 1, 1j))
         factors[-1][0] = 1
     return np.concatenate(places), np.concatenate(factors)
 
@@ -59,6 +59,12 @@ def to_alm(modes: FloatArray, ell_max: int) -> ComplexArray:
     alm = np.zeros(healpy.Alm.getsize(ell_max), complex)
     np.add.at(alm, places, factors * modes)
     return alm
+
+
+def from_alm(alm: ComplexArray, ell_max: int) -> FloatArray:
+    """Real coefficients, shape (..., n_modes), of healpy's a_lm up to ell_max, shape (..., size)."""
+    places, factors = alm_places(ell_max)
+    return (alm[..., places] * factors.conj()).real / np.abs(factors) ** 2
 
 
 def polarisation_modes(nside: int, ell_max: int, pixels: IntArray) -> FloatArray:

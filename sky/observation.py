@@ -239,8 +239,6 @@ def make_band_sky(model: SkyModel, observation: Observation) -> cleaning.Multifr
     return cleaning.MultifrequencySky(
         ell=ell,
         dl_noise=instruments.noise_bb(observation.bands, common, ell),
-        foregrounds=foregrounds.ForegroundModel.make(
-            model.foregrounds, freqs_ghz, model.nside, transfer
-        ),
+        foregrounds=foregrounds.ForegroundModel.make(model.foregrounds, freqs_ghz, ell, transfer),
         dl_lensing=model.a_lens * cosmology.lensing_bb(ell, model.cosmology) * beam,
     )

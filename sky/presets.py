@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.errors import InputError
 from runtime.priors import FloatArray
+from sky import harmonics
 
 
 def _components(preset: str) -> list[dict[str, Any]]:
@@ -74,51 +74,39 @@ def _native_nside(preset: str, nside: int) -> int:
                         native = fits.getheader(path, 1)["NSIDE"]
     if native < nside:
         raise InputError(
-            f"--foregrounds {preset}: its templates have NSIDE {native}, below --nside {nside}; "
-            f"use --nside {native} or less"
+            f"--foregrounds {preset}: its templates have NSIDE {native} and end at ell = "
+            f"{2 * native - 1}, below what is needed; lower --nside"
         )
     return native
 
 
-def _real_modes(alm: npt.NDArray[np.complex128], lmax: int) -> FloatArray:
-    """The 2 ell + 1 real numbers of each ell >= 2, ell by ell; their mean square is C_ell."""
-    import healpy
-
-    modes = []
-    for ell in range(2, lmax + 1):
-        row = alm[healpy.Alm.getidx(lmax, ell, np.arange(ell + 1))]
-        modes += [row[:1].real, np.sqrt(2) * row[1:].real, np.sqrt(2) * row[1:].imag]
-    return np.concatenate(modes)
-
-
-def preset_modes(presets: Sequence[str], freqs_ghz: Sequence[float], nside: int) -> FloatArray:
+def preset_modes(presets: Sequence[str], freqs_ghz: Sequence[float], ell_max: int) -> FloatArray:
     """B modes of the sky that PySM3 presets make together, without beam.
 
     Each preset is evaluated and analysed at the resolution of its own templates and cut in ell:
-    an `ud_grade` to nside would take a third of the power at ell = 2 nside, and aliasing would
-    add more.
+    an `ud_grade` to a lower one would take a third of the power at ell = 2 nside, and aliasing
+    would add more.
 
     Args:
         presets: Names such as "d1", "s1", each checked with `foregrounds.check_names`.
         freqs_ghz: Observing frequencies, GHz; n_bands of them.
-        nside: NSIDE that sets ell = 2 ... 2 nside - 1.
+        ell_max: Largest multipole.
 
     Returns:
-        Harmonic coefficients, shape (n_bands, n_modes), uK_CMB: 2 ell + 1 real ones of each ell
-        in turn, whose mean square is C_ell.
+        Harmonic coefficients of ell = 2 ... ell_max, shape (n_bands, n_modes), uK_CMB: as
+        `harmonics` orders them, their mean square C_ell.
 
     Raises:
-        InputError: If a template cannot be had, or is coarser than nside.
+        InputError: If a template cannot be had, or is too coarse for ell_max.
     """
     import healpy
     import pysm3
     import pysm3.units as u
 
     logging.getLogger("pysm3").setLevel(logging.CRITICAL)  # our one line says it better
-    lmax = 2 * nside - 1
-    alm_b = np.zeros((len(freqs_ghz), healpy.Alm.getsize(lmax)), complex)
+    alm_b = np.zeros((len(freqs_ghz), healpy.Alm.getsize(ell_max)), complex)
     for preset in presets:
-        native = _native_nside(preset, nside)
+        native = _native_nside(preset, ell_max // 2 + 1)
         with _one_line_without("data for this preset", preset):
             sky = pysm3.Sky(nside=native, preset_strings=[preset], output_unit="uK_CMB")
         for band, freq_ghz in enumerate(freqs_ghz):
@@ -127,5 +115,5 @@ def preset_modes(presets: Sequence[str], freqs_ghz: Sequence[float], nside: int)
             # iter=3 is as good as pixel weights here, which healpy would download.
             native_lmax = 2 * native - 1
             alm = healpy.map2alm(maps, lmax=native_lmax, iter=3, use_pixel_weights=False)[2]
-            alm_b[band] += healpy.resize_alm(alm, native_lmax, native_lmax, lmax, lmax)
-    return np.array([_real_modes(alm, lmax) for alm in alm_b])
+            alm_b[band] += healpy.resize_alm(alm, native_lmax, native_lmax, ell_max, ell_max)
+    return harmonics.from_alm(alm_b, ell_max)

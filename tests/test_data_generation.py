@@ -156,7 +156,7 @@ def test_no_foregrounds(generate):
 def test_presets_are_one_fixed_sky(generate, monkeypatch):
     monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
     data = generate("--foregrounds", "d1", "s1", "--foreground-scale", 0.5)("dl_noisy_r0.001")
-    modes = presets.preset_modes(["d1", "s1"], [45.0], 8)
+    modes = presets.preset_modes(["d1", "s1"], [45.0], 15)
     power = realisations.realised_bb(modes[0], data.ell)
     expected = 0.25 * power * instruments.beam_power(24.8, data.ell)
     parts = data.record.contaminants

@@ -25,7 +25,7 @@ def make_sky(names, bands="echo", noise=1.0):
         ell=ELL,
         dl_lensing=LENSING * beam,
         dl_noise=noise**2 * instruments.noise_bb(bands, 24.8, ELL),
-        foregrounds=foregrounds.ForegroundModel.make(names, freqs, 16, np.sqrt(beam)),
+        foregrounds=foregrounds.ForegroundModel.make(names, freqs, ELL, np.sqrt(beam)),
     )
 
 

@@ -97,9 +97,9 @@ def test_every_sky_of_an_ensemble_has_its_own_law():
 
 def test_beam_and_scale_act_on_the_amplitude():
     transfer = 0.5 * np.exp(-ELL / 20)
-    made = foregrounds.ForegroundModel.make(["gaussian"], [45.0], 16, transfer)
+    made = foregrounds.ForegroundModel.make(["gaussian"], [45.0], ELL, transfer)
     dl, emission = made.components(7, None)
     np.testing.assert_allclose((dl * emission**2).sum((0, 1)), gaussian_bb(45.0) * transfer**2)
-    none = foregrounds.ForegroundModel.make(["none"], [45.0], 16, transfer)
+    none = foregrounds.ForegroundModel.make(["none"], [45.0], ELL, transfer)
     assert none.num_components == 0 and none.components(7, None)[0].shape == (1, 0, 30)
     assert not none.fixed_bb(np.ones((30, 1))).any()

@@ -20,7 +20,7 @@ ELL = np.arange(2, 32)
 def preset_bb(presets, freq, nside):
     """Power of presets in one band, shape (n_ell,)."""
     ell = np.arange(2, 2 * nside)
-    made = foregrounds.ForegroundModel.make(presets, [freq], nside, np.ones(len(ell)))
+    made = foregrounds.ForegroundModel.make(presets, [freq], ell, np.ones(len(ell)))
     return made.fixed_bb(np.ones((len(ell), 1)))
 
 
