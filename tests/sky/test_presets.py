@@ -43,7 +43,7 @@ def test_presets_agree_with_pysm3_and_anafast(presets, monkeypatch):
 @needs_templates
 def test_presets_cannot_be_finer_than_their_templates(monkeypatch):
     monkeypatch.setenv("PYSM_LOCAL_DATA", str(TEMPLATES))
-    with pytest.raises(InputError, match="NSIDE 64.*--nside 128"):
+    with pytest.raises(InputError, match="NSIDE 64.*lower --nside"):
         preset_bb(["d1"], 45.0, 128)
 
 
