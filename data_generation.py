@@ -26,28 +26,33 @@ Examples:
 
 import argparse
 import contextlib
-import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from figures.spectra import budget
 from runtime import (
     atomic,
     cli,
     console,
+    devices,
     drawing,
     locks,
+    processes,
     provenance,
     resources,
     run_folder,
 )
 from runtime.priors import Prior
 from runtime.records import Record
-from sky import flags, foregrounds, instruments, memory, simulation
-from sky.outputs import Paths, file_label, output_paths, size_on_disk, write_rows
+from runtime.shared_arrays import SharedArrays
+from runtime.workers import Workers
+from sky import configuration, flags, foregrounds, memory, simulation
+from sky.configuration import Configuration
+from sky.outputs import Paths, Shape, file_label, output_paths, records, shapes, write_rows
 
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
 BUDGET_ELL = (2, 10, 31)
@@ -61,10 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(argv: Sequence[str] | None) -> flags.Configuration:
-    """What the command line asks for, all defaults filled in; see `flags.read_configuration`."""
+def parse_arguments(argv: Sequence[str] | None) -> Configuration:
+    """What the command line asks for, all defaults filled in."""
     parser = build_parser()
-    return flags.read_configuration(parser.parse_args(argv), parser.error)
+    return configuration.read_configuration(parser.parse_args(argv), parser.error)
 
 
 def budget_path(out_dir: str, r: Sequence[float]) -> str:
@@ -81,8 +86,8 @@ def write_budget(path: str, simulator: simulation.Simulator, record: Record) -> 
         record: Of the rows.
     """
     ell, parts = simulator.ell, record.contaminants
-    beam = instruments.beam_power(simulator.observation.fwhm_arcmin, ell)
-    tensors = {value: simulator.model.primordial_bb(value) * beam for value in BUDGET_R}
+    passed = simulator.observation.transfer(simulator.model.nside)
+    tensors = {r: simulator.model.primordial_bb(r, ell) * passed for r in BUDGET_R}
     foreground = (parts.dl_gaussian_foreground, parts.dl_fixed_foreground)
     left: dict[str, Any] = {
         "lensing": parts.dl_lensing,
@@ -109,9 +114,16 @@ def format_r(prior: Prior) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the script with a list of arguments; those of the process when None."""
     config = parse_arguments(argv)
-    paths = {r: output_paths(config.out_dir, r) for r in config.r}
-    with locks.hold(*(splits["test"]["x"] for splits in paths.values())):
-        simulate(config, paths, argv)
+    foregrounds.check_names(config.model.foregrounds)
+    sets = {r: output_paths(config.out_dir, r, config.masked) for r in config.r}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(processes.process_group())
+        if processes.rank() == 0:
+            first = [splits["test"]["x"] for splits in sets.values()]
+            stack.enter_context(locks.hold(*first))
+            claim(config, sets)
+        stack.enter_context(threadpool_limits(1, "blas"))  # the bytes of any number of threads
+        simulate(config, argv)
 
 
 def outdated(out_dir: str, r: Sequence[float], paths: Iterable[str]) -> list[str]:
@@ -120,26 +132,79 @@ def outdated(out_dir: str, r: Sequence[float], paths: Iterable[str]) -> list[str
     return run_folder.outdated("data_generation.py", out_dir, names, file_label(r))
 
 
-def simulate(
-    config: flags.Configuration, paths: Mapping[tuple[float, ...], Paths], argv: list[str] | None
-) -> None:
-    """Draw all rows and write them: those of each r when all of them are drawn."""
-    model, observation = config.model, config.observation
-    foregrounds.check_names(model.foregrounds)
-    figures = {r: budget_path(config.out_dir, r) for r in config.r if config.has_budget}
-    arrays = {r: [path for n in paths[r].values() for path in n.values()] for r in config.r}
-    disk_bytes = sum(
-        size_on_disk(splits, config.num_rows, model.nside) for splits in paths.values()
-    )
-    written = [*itertools.chain(*arrays.values()), *figures.values()]
-    going = [path for r in config.r for path in outdated(config.out_dir, r, written)]
-    atomic.claim_outputs(written, disk_bytes, going)
-    total = len(config.r) * sum(config.num_rows.values())
-    work = f"{total:,} pairs at ell = 2-{2 * model.nside - 1}"
-    resources.announce(work, memory.peak_memory(model, observation), disk_bytes, config.out_dir)
+def arrays_of(config: Configuration, splits: Paths) -> SharedArrays:
+    """The arrays of one r, of all splits."""
+    found: dict[str, Shape] = {}
+    for split, paths in splits.items():
+        shape_of = shapes(paths, config.num_rows[split], config.model.nside, config.masked)
+        found |= {os.path.basename(path): shape_of[name] for name, path in paths.items()}
+    return SharedArrays(config.out_dir, found)
 
-    simulator = simulation.make_simulator(model, observation)
-    ell = simulator.ell
+
+def figures_of(config: Configuration, r: Sequence[float]) -> list[str]:
+    """Paths of the figures of one r."""
+    return [budget_path(config.out_dir, r)] if config.has_budget else []
+
+
+def claim(config: Configuration, sets: Mapping[tuple[float, ...], Paths]) -> None:
+    """Say what is going to be done, replaced and removed; refuse what has no room."""
+    written: list[str] = []
+    going: list[str] = []
+    disk_bytes = 0
+    for r, splits in sets.items():
+        own = [path for paths in splits.values() for path in paths.values()]
+        own += figures_of(config, r)
+        written, going = [*written, *own], [*going, *outdated(config.out_dir, r, own)]
+        disk_bytes += arrays_of(config, splits).missing_bytes()
+    atomic.claim_outputs(written, disk_bytes, going)
+    total, model = len(config.r) * sum(config.num_rows.values()), config.model
+    work = f"{total:,} pairs at ell = 2-{config.observation.multipoles(model.nside)[-1]}"
+    bound = memory.peak_memory(model, config.observation)
+    resources.announce(work, bound, disk_bytes, config.out_dir)
+
+
+def write_set(
+    config: Configuration,
+    r: Sequence[float],
+    simulator: simulation.Simulator,
+    record: Record,
+    on_rows: Callable[[int], Any],
+) -> None:
+    """Draw the rows of one r, each process its share, and put the files in place.
+
+    Args:
+        config: What is asked for.
+        r: One value, or the two ends of a range.
+        simulator: Of the rows.
+        record: Of the rows, whatever their split.
+        on_rows: Called with the number of rows after each chunk.
+    """
+    splits = output_paths(config.out_dir, r, config.masked)
+    arrays, workers = arrays_of(config, splits), Workers(devices.num_threads(None))
+    is_first = processes.rank() == 0
+    try:
+        if is_first:
+            arrays.create()
+        processes.barrier()
+        with arrays:
+            for split, paths in splits.items():
+                rows = simulation.RowSet(
+                    simulator, record.prior, config.seed, split, config.num_rows[split]
+                )
+                write_rows(rows, paths, arrays, workers, on_rows)
+        processes.barrier()
+        if is_first:
+            arrays.publish(records(splits, record, config.model.nside, config.masked))
+            written = [path for paths in splits.values() for path in paths.values()]
+            run_folder.remove(outdated(config.out_dir, r, written))
+    finally:
+        if is_first:
+            arrays.remove()
+
+
+def simulate(config: Configuration, argv: list[str] | None) -> None:
+    """Draw all rows and write them: those of each r when all of them are drawn."""
+    simulator = simulation.make_simulator(config.model, config.observation)
     priors = {r: simulation.make_prior(r, simulator) for r in config.r}
     made_by = provenance.collect(argv)
     described = {}
@@ -147,22 +212,19 @@ def simulate(
         record = simulation.describe(simulator, prior, config.seed)
         run = provenance.run_id(config.identity(r))
         described[r] = record.replace(run=run, extra={**record.extra, **made_by})
-
+    total = len(config.r) * sum(config.num_rows.values()) // processes.world_size()
     with console.progress(total=total, desc="drawing", unit="pair") as bar:
-        for r, prior in priors.items():
-            with contextlib.ExitStack() as stack:
-                for split, num_rows in config.num_rows.items():
-                    generators = simulation.make_generators(prior, config.seed, split)
-                    chunks = simulation.draw_chunks(simulator, prior, num_rows, generators)
-                    record = described[r].replace(split=split)
-                    shape = (num_rows, len(ell))
-                    write_rows(stack, paths[r][split], chunks, shape, record, bar.update)
-                run_folder.remove(outdated(config.out_dir, r, arrays[r]))
-    for r, path in figures.items():
-        write_budget(path, simulator, described[r])
+        for r in priors:
+            write_set(config, r, simulator, described[r], bar.update)
+    if processes.rank() != 0:
+        return
+    for r in config.r:
+        for path in figures_of(config, r):
+            write_budget(path, simulator, described[r])
     console.print_result(
-        f"wrote {config.num_train} training and {config.num_test} test pairs at ell = 2-{ell[-1]} "
-        f"for r = {', '.join(map(format_r, priors.values()))} into {config.out_dir.rstrip('/')}/"
+        f"wrote {config.num_train} training and {config.num_test} test pairs at "
+        f"ell = 2-{simulator.ell[-1]} for r = {', '.join(map(format_r, priors.values()))} into "
+        f"{config.out_dir.rstrip('/')}/"
     )
 
 

@@ -6,45 +6,23 @@ them in a journal of its own. What the run depends on, its identity, stands in .
 """
 
 import contextlib
-import errno
 import glob
-import hashlib
 import json
-import math
 import os
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 
-from runtime import atomic, console, jsonfiles, provenance, resources, run_folder, tables
+from runtime import atomic, console, jsonfiles, provenance, run_folder, tables
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.records import Record
 from runtime.run_folder import STATE
+from runtime.shared_arrays import SharedArrays
 
 FLUSH_SECONDS = 5  # of work that a SIGKILL or a power cut may cost
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _allocate(file: BinaryIO, num_bytes: int) -> None:
-    """Give a file its size, on the disk where the file system can."""
-    try:
-        os.posix_fallocate(file.fileno(), 0, num_bytes)
-    except (AttributeError, OSError) as error:
-        if getattr(error, "errno", None) in NO_ROOM:
-            raise
-        file.truncate(num_bytes)
-
-
-def _write_at(file: BinaryIO, data: Any, offset: int) -> None:
-    """Write all bytes of data at an offset."""
-    data = memoryview(data).cast("B")
-    while data:
-        written = os.pwrite(file.fileno(), data, offset)
-        data, offset = data[written:], offset + written
 
 
 def flags_of(identity: Json) -> Json:
@@ -52,8 +30,8 @@ def flags_of(identity: Json) -> Json:
     return {name: value for name, value in identity.items() if name not in ("torch", "commit")}
 
 
-class PartialArrays:
-    """Float64 arrays on their way to disk.
+class PartialArrays(SharedArrays):
+    """Arrays on their way to disk, with a journal of the blocks that are finished.
 
     One process calls `prepare`, then all enter the context, `write` and `finish` their blocks, then
     one calls `publish` and `remove`.
@@ -72,24 +50,10 @@ class PartialArrays:
         whole: Sequence[str] = (),
         rank: int = 0,
     ) -> None:
-        self.folder, self.shapes, self.whole = folder, shapes, whole
-        self.headers = {name: atomic.npy_header(shape) for name, shape in shapes.items()}
-        self._files: dict[str, Any] = {}
+        super().__init__(folder, shapes)
+        self.whole = whole
         self._pending: list[str] = []
         self._journal_path = self.path(f"sample.{rank}.journal")
-
-    def path(self, name: str) -> str:
-        """The hidden file of an output."""
-        return os.path.join(self.folder, f".{name}.partial")
-
-    def size(self, name: str) -> int:
-        """Bytes of an output."""
-        return len(self.headers[name]) + 8 * math.prod(self.shapes[name])
-
-    def missing_bytes(self) -> int:
-        """Bytes of disk that the outputs need beyond what hidden files hold already."""
-        there = filter(os.path.exists, map(self.path, self.shapes))
-        return sum(map(self.size, self.shapes)) - sum(map(os.path.getsize, there))
 
     def _state(self) -> Json:
         """What a run that was stopped left behind; empty where there is none."""
@@ -119,7 +83,9 @@ class PartialArrays:
             if state.get("published") and not os.path.exists(mark):  # of two runs, neither whole
                 run_folder.remove(run_folder.outdated("sample.py", self.folder, ()))
             self.remove()
-            self._create(identity)
+            self.create()
+            files, torch = [*self.shapes, *self.whole], provenance.versions().get("torch")
+            self._write_state(identity=identity, files=files, torch=torch)
             return
         before = flags_of(state.get("identity", {}))
         for key in before.keys() | identity.keys():
@@ -141,26 +107,6 @@ class PartialArrays:
                     f"--resume: {path} is missing or damaged; leave out --resume to start anew"
                 )
 
-    def _create(self, identity: Json) -> None:
-        try:
-            for name, header in self.headers.items():
-                with open(self.path(name), "wb") as file:
-                    _allocate(file, self.size(name))
-                    _write_at(file, header, 0)
-                    atomic.fsync(file.fileno())
-            files, torch = [*self.shapes, *self.whole], provenance.versions().get("torch")
-            self._write_state(identity=identity, files=files, torch=torch)
-        except OSError as error:
-            self.remove()
-            if error.errno != errno.ENOSPC:
-                with atomic.failures_named(os.path.join(self.folder, name), self.size(name)):
-                    raise
-            needed, free = self.missing_bytes(), shutil.disk_usage(self.folder).free
-            raise InputError(
-                f"{self.folder}: the disk is full: {resources.format_size(needed)} are needed, "
-                f"{resources.format_size(free)} free; make room, or name another --out-dir"
-            ) from None
-
     def _journals(self) -> list[str]:
         return glob.glob(os.path.join(glob.escape(self.folder), ".sample.*.journal.partial"))
 
@@ -176,20 +122,12 @@ class PartialArrays:
         return result
 
     def __enter__(self) -> Self:
-        """Open the hidden files for the blocks of this process."""
-        for name in self.shapes:
-            self._files[name] = open(self.path(name), "r+b", buffering=0)
+        """Open the hidden files, and the journal, for the blocks of this process."""
+        super().__enter__()
         self._journal = open(self._journal_path, "ab")
         self._journal.write(b"\n")  # after a line that was cut
         self._flushed = time.monotonic()
         return self
-
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Put rows, shape (m, ...), at row `first` of an output."""
-        shape = self.shapes[name]
-        offset = len(self.headers[name]) + 8 * first * math.prod(shape[1:])
-        with atomic.failures_named(os.path.join(self.folder, name), self.size(name)):
-            _write_at(self._files[name], np.ascontiguousarray(rows, "<f8"), offset)
 
     def write_whole(self, name: str, array: np.ndarray) -> None:
         """Write an output of the second kind."""
@@ -205,9 +143,7 @@ class PartialArrays:
         """Bring what is finished safely to disk: first the rows, then the journal."""
         if self._pending:
             lines = "".join(f"{line}\n" for line in self._pending).encode()
-            for name, file in self._files.items():
-                with atomic.failures_named(os.path.join(self.folder, name), self.size(name)):
-                    atomic.fsync(file.fileno())
+            self.sync()
             with atomic.failures_named(self._journal_path, len(lines)):
                 self._journal.write(lines)
                 self._journal.flush()
@@ -234,12 +170,7 @@ class PartialArrays:
                 added.
             written: Paths of all that the caller writes, afterwards as well.
         """
-        digests = {}
-        for name in self.shapes:
-            with open(self.path(name), "rb") as file:
-                file.seek(len(self.headers[name]))
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-                atomic.fsync(file.fileno())
+        digests = {name: self.digest(name) for name in self.shapes}
         names = *self.shapes, *self.whole
         self._write_state(**self._state() | {"published": True})
         run_folder.remove(run_folder.outdated("sample.py", self.folder, names), written)

@@ -130,6 +130,14 @@ class Prior:
             content[name] = to_json(getattr(self, name))
         return {name: value for name, value in content.items() if value is not None}
 
+    def first_multipoles(self, n_ell: int) -> Self:
+        """The same at ell = 2, 3, ..., n_ell multipoles of those that there are."""
+        template = self.signal_template
+        if template is not None:
+            template = dataclasses.replace(template, dl_per_r=template.dl_per_r[:, :n_ell])
+        signal, mean = (None if dl is None else dl[:n_ell] for dl in (self.dl_signal, self.mean_dl))
+        return dataclasses.replace(self, dl_signal=signal, signal_template=template, mean_dl=mean)
+
     @property
     def r_range(self) -> tuple[float, float] | None:
         """(r_min, r_max) where r varies from row to row."""

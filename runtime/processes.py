@@ -78,18 +78,18 @@ def check_environment() -> None:
 
 
 @contextlib.contextmanager
-def process_group(device: "torch.device") -> Iterator[None]:
+def process_group(device: "torch.device | None" = None) -> Iterator[None]:
     """Join the other processes for the block: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        device: torch.device on which this process computes.
+        device: torch.device on which this process computes; None for a CPU.
     """
     if world_size() == 1:
         yield
         return
     import torch.distributed as dist
 
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "gloo" if device is None or device.type != "cuda" else "nccl"
     try:
         dist.init_process_group(backend, timeout=GROUP_TIMEOUT)
     except (dist.DistError, ValueError) as error:

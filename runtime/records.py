@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
+
 from runtime.jsonfiles import Json, to_json
+from runtime.packed import pack, unpack
 from runtime.priors import FloatArray, Prior, field_names, read_array
 
 # What CAMB did where records of earlier versions name no nt; sky.cosmology.CONSISTENCY_TILT
@@ -29,6 +32,7 @@ class Sky:
         cosmology: CAMB's parameters by name, nt a number or a rule.
         dl_fiducial: Primordial D_ell of r = 1 without beam, from ell = 2 on, uK^2, of a user's own;
             None as well for CAMB's.
+        analysis: Of maps of part of the sky: see sky.analysis; None as well for the full sky.
     """
 
     instrument: Json | None = None
@@ -38,8 +42,9 @@ class Sky:
     foreground_scale: float | None = None
     cosmology: Json | None = None
     dl_fiducial: list[float] | None = None
+    analysis: Json | None = None
 
-    OPTIONAL = ("cleaning", "dl_fiducial")  # None is an entry of its own
+    OPTIONAL = ("cleaning", "dl_fiducial", "analysis")  # None is an entry of its own
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -134,6 +139,11 @@ class Contaminants:
         """Contaminants from the keys of a sidecar."""
         return cls(**{name: read_array(content, name) for name in field_names(cls)})
 
+    def first_multipoles(self, n_ell: int) -> Self:
+        """The same at ell = 2, 3, ..., n_ell multipoles of those that there are."""
+        powers = ((name, getattr(self, name)) for name in field_names(type(self)))
+        return type(self)(**{name: None if dl is None else dl[:n_ell] for name, dl in powers})
+
     @property
     def law_known(self) -> bool:
         """Whether the exact law of the observation is known: signal + N + a fixed foreground.
@@ -151,6 +161,61 @@ class Contaminants:
         parts = (self.dl_lensing, self.dl_noise, self.dl_gaussian_foreground)
         known = [part for part in parts if part is not None]
         return sum(known[1:], known[0]) if len(known) == len(parts) else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MapLaw:
+    """What maps of part of the sky hold, whose spectra have no law that is known.
+
+    Powers are D_ell at ell = 2 ... 3 nside - 1, through beam and window, shape (n_ell,), uK^2.
+
+    Attributes:
+        prior: Of the primordial power.
+        dl_contaminant: All else on the sky that is Gaussian; of an ensemble, its mean.
+        law_known: Whether that is the same in all skies.
+        fixed_modes: Coefficients of a foreground that is the same in all skies, as
+            sky.harmonics orders them, shape (n_modes,), uK; None without one.
+    """
+
+    prior: Prior
+    dl_contaminant: FloatArray
+    law_known: bool = True
+    fixed_modes: FloatArray | None = None
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self | None:
+        """From the entry of a sidecar; None where there is none.
+
+        Raises:
+            ValueError: If the entry is damaged.
+        """
+        if content is None:
+            return None
+        try:
+            prior, contaminant = (
+                Prior.from_json(content),
+                np.array(content["dl_contaminant"], float),
+            )
+            fixed, known = content.get("fixed_modes"), content["law_known"]
+            fixed = None if fixed is None else unpack(fixed)
+        except (KeyError, TypeError):
+            raise ValueError("map_law is damaged") from None
+        n_ell = contaminant.size
+        powers = [contaminant]
+        powers += [] if prior.dl_signal is None else [prior.dl_signal]
+        powers += [] if prior.signal_template is None else [*prior.signal_template.dl_per_r]
+        for power in powers:
+            if power.shape != (n_ell,) or not (np.isfinite(power) & (power >= 0)).all():
+                raise ValueError("map_law is damaged")
+        if type(known) is not bool or fixed is not None and fixed.shape != ((n_ell + 2) ** 2 - 4,):
+            raise ValueError("map_law is damaged")
+        return cls(prior, contaminant, known, fixed)
+
+    def to_json(self) -> Json:
+        """Entry of a sidecar."""
+        fixed = {} if self.fixed_modes is None else {"fixed_modes": pack(self.fixed_modes)}
+        known: Json = {"dl_contaminant": self.dl_contaminant.tolist(), "law_known": self.law_known}
+        return self.prior.to_json() | known | fixed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,6 +306,7 @@ class Record:
         sky: Of the rows.
         contaminants: Of the observations.
         ilc: Weights and bias of a cleaning.
+        map_law: What maps hold, where observations are spectra of part of the sky.
         sampled: Where draws come from; None for simulated rows.
         run: Id of the run that wrote it, which all its outputs share; see `provenance.run_id`.
         extra: What only people read: cosmology, provenance, sizes and the like.
@@ -255,6 +321,7 @@ class Record:
     sky: Sky = Sky()
     contaminants: Contaminants = Contaminants()
     ilc: Ilc | None = None
+    map_law: MapLaw | None = None
     sampled: Sampled | None = None
     run: str | None = None
     extra: Json = dataclasses.field(default_factory=dict)
@@ -270,7 +337,7 @@ class Record:
         """
         sampled = Sampled.from_json(content)
         typed = {*cls.PLAIN, *field_names(Sky), *field_names(Contaminants), *field_names(Ilc)}
-        typed |= {*field_names(Prior), "r_range"}
+        typed |= {*field_names(Prior), "r_range", "map_law"}
         if sampled is not None:
             typed |= {"method", "model_checkpoint", "prior", "observation"}
         ilc: Json = {name: read_array(content, name) for name in field_names(Ilc)}
@@ -280,6 +347,7 @@ class Record:
             sky=Sky.from_json(content),
             contaminants=Contaminants.from_json(content),
             ilc=None if ilc["ilc_weights"] is None else Ilc(**ilc),
+            map_law=MapLaw.from_json(content.get("map_law")),
             sampled=sampled,
             extra={name: value for name, value in content.items() if name not in typed},
         )
@@ -291,12 +359,18 @@ class Record:
         content |= self.prior.to_json()
         for part in (self.sky, self.contaminants, self.ilc):
             content |= {} if part is None else to_json(part)
+        content |= {} if self.map_law is None else {"map_law": self.map_law.to_json()}
         content |= {} if self.sampled is None else self.sampled.to_json()
         return content | to_json(self.extra)
 
     def replace(self, **changes: Any) -> "Record":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def first_multipoles(self, n_ell: int) -> "Record":
+        """The record of columns ell = 2, 3, ..., n_ell of them; powers end there."""
+        prior = self.prior.first_multipoles(n_ell)
+        return self.replace(prior=prior, contaminants=self.contaminants.first_multipoles(n_ell))
 
     @property
     def known(self) -> bool:

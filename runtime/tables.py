@@ -45,7 +45,8 @@ class Table:
 
 
 SEAL = "sidecar_sha256"
-R_QUANTITIES = ("r", "posterior r")  # arrays without multipoles
+MODES = "observed modes"  # of masked skies, see sky.masked
+WITHOUT_MULTIPOLES = ("r", "posterior r", MODES)  # quantities of arrays
 THEORY_KEYS = ("dl_signal", *(field.name for field in dataclasses.fields(Contaminants)))
 
 
@@ -69,7 +70,7 @@ def write_sidecar(path: str, shape: tuple[int, ...], digest: str, record: Record
         record: To which number of rows, ell and digest are added.
     """
     content = record.to_json() | {"num_samples": shape[0], "sha256": digest}
-    if len(shape) > 1:
+    if len(shape) > 1 and record.quantity != MODES:
         content["ell"] = list(range(2, 2 + shape[-1]))
     atomic.write_json(sidecar_path(path), {**content, SEAL: seal(content)})
 
@@ -211,7 +212,7 @@ def _check_sidecar(path: str, content: Json, values: np.ndarray, sha256: str) ->
 
     n = len(values)
     require(content.get("num_samples") == n, f"num_samples is not the array's {n} rows")
-    if "ell" in content or content.get("quantity") not in R_QUANTITIES:
+    if "ell" in content or content.get("quantity") not in WITHOUT_MULTIPOLES:
         n_ell = values.shape[-1]
         require(
             content.get("ell") == list(range(2, 2 + n_ell)),
@@ -233,8 +234,9 @@ def _check_sidecar(path: str, content: Json, values: np.ndarray, sha256: str) ->
         template = Prior.from_json(content).signal_template
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}; generate the pair again") from None
+    has_multipoles = values.ndim > 1 and content.get("quantity") != MODES
     require(
-        template is None or values.ndim == 1 or template.dl_per_r.shape[1] == values.shape[-1],
+        template is None or not has_multipoles or template.dl_per_r.shape[1] == values.shape[-1],
         f"signal_template has not {values.shape[-1]} multipoles",
     )
     require(content.get("sha256") == sha256, "its SHA-256 is not that of the array")

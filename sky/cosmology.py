@@ -138,12 +138,22 @@ def lensing_bb(ell: IntArray, cosmology: Cosmology = PLANCK_2018) -> FloatArray:
         D_ell, shape (n_ell,), uK^2. It comes from E and phi at high ell, so that CAMB's lmax has a
         floor of 2500 whatever ell is: within 0.05 % of a converged run.
     """
+    return _lensed_scalars(ell, cosmology)[:, 2]
+
+
+def lensed_ee(ell: IntArray, cosmology: Cosmology = PLANCK_2018) -> FloatArray:
+    """EE of scalar perturbations, lensed, without beam: D_ell, shape (n_ell,), uK^2."""
+    return _lensed_scalars(ell, cosmology)[:, 1]
+
+
+def _lensed_scalars(ell: IntArray, cosmology: Cosmology) -> FloatArray:
+    """CAMB's lensed TT, EE, BB, TE, shape (n_ell, 4), uK^2."""
     import camb
 
     lmax = max(2500, int(ell[-1]) + 1501)
     with _refusals_named(cosmology):
         params = camb.set_params(lmax=lmax, lens_potential_accuracy=2, **cosmology.parameters)
-        return camb.get_results(params).get_lensed_scalar_cls(ell[-1], CMB_unit="muK")[ell, 2]
+        return camb.get_results(params).get_lensed_scalar_cls(ell[-1], CMB_unit="muK")[ell]
 
 
 def tensor_bb(r: float, ell: IntArray, cosmology: Cosmology = PLANCK_2018) -> FloatArray:

@@ -1,17 +1,13 @@
-"""Flags of data_generation.py, the rules between them, and the configuration they ask for."""
+"""Flags of data_generation.py; `sky.configuration` has the rules between them."""
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from runtime import cli
-from runtime.jsonfiles import Json, to_json
-from sky import inputs, instruments
-from sky.cosmology import CONSISTENCY_TILT, MAX_NSIDE, MAX_TEMPLATE_R, PARAMETERS, PLANCK_2018
-from sky.observation import SINGLE_BAND, Hilc, Observation, SkyModel
-
-Error = Callable[[str], NoReturn]
+from sky import cosmology, instruments
+from sky.analysis import E_MODES, R_FIDUCIAL
+from sky.cosmology import CONSISTENCY_TILT, MAX_TEMPLATE_R, PARAMETERS
+from sky.observation import SINGLE_BAND
 
 
 def argument(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
@@ -40,7 +36,7 @@ ARGUMENTS = {
             "--nside",
             type=cli.nside,
             default=16,
-            help=f"HEALPix NSIDE, 2 to {MAX_NSIDE}: ell = 2 ... 2*nside-1",
+            help=f"HEALPix NSIDE, 2 to {cosmology.MAX_NSIDE}: ell = 2 ... 2*nside-1",
         ),
         argument(
             "--num-samples",
@@ -124,6 +120,39 @@ ARGUMENTS = {
             "the beam does not act on it, and it is not divided by one",
         ),
     ),
+    "part of the sky, in one band": (
+        argument(
+            "--mask",
+            metavar="MASK",
+            help="what is seen: galactic:20 for |b| >= 20 degrees, or a HEALPix FITS file of any "
+            "NSIDE, 0 (masked) to 1 (seen), where the noise variance goes with 1 over it; the "
+            "observation is then the quadratic estimate of the spectrum up to ell = 3*nside-1",
+        ),
+        argument(
+            "--hits",
+            metavar="FILE",
+            help="with --mask: HEALPix FITS file of hits of any scale; --noise-uk-arcmin is the "
+            "depth of the best pixel, and variances go with 1 over hits",
+        ),
+        argument(
+            "--noise-variance",
+            metavar="FILE",
+            help="with --mask, instead of --noise-uk-arcmin: HEALPix FITS file of --nside with the "
+            "columns QQ, QU, UU, the noise covariance of each pixel in uK^2",
+        ),
+        argument(
+            "--e-modes",
+            choices=E_MODES,
+            help="with --mask: free, E modes may have any amplitude (pure B); known, they have the "
+            "power of the cosmology (default: free)",
+        ),
+        argument(
+            "--r-fid",
+            type=cli.non_negative_float,
+            help="with --mask: r of the sky for which the spectrum is the best estimate (default: "
+            f"{R_FIDUCIAL:g})",
+        ),
+    ),
     "an instrument": (
         argument(
             "--instrument",
@@ -161,146 +190,9 @@ ARGUMENTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """What the command line asks for, all defaults filled in.
-
-    Attributes:
-        r: Of each set of files: one r, or the two ends of a range.
-        num_train: Rows of the training set.
-        num_test: Rows of the test set.
-        out_dir: Folder of the output.
-        seed: Of every random draw.
-        model: Of the sky.
-        observation: Its bands and their cleaning.
-        has_budget: Whether an instrument is asked for, whose power budget is printed and drawn.
-    """
-
-    r: tuple[tuple[float, ...], ...]
-    num_train: int
-    num_test: int
-    out_dir: str
-    seed: int
-    model: SkyModel
-    observation: Observation
-    has_budget: bool
-
-    @property
-    def num_rows(self) -> dict[str, int]:
-        """Rows of each split."""
-        return {"train": self.num_train, "test": self.num_test}
-
-    def identity(self, r: Sequence[float]) -> Json:
-        """All that the rows of one of `self.r` depend on."""
-        content: Json = to_json(self) | {"r": list(r)}
-        return {k: v for k, v in content.items() if k not in ("out_dir", "has_budget")}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all of `ARGUMENTS`, in their groups."""
     for title, arguments in ARGUMENTS.items():
         group = parser.add_argument_group(title)
         for flag, options in arguments:
             group.add_argument(flag, **options)
-
-
-def read_configuration(args: argparse.Namespace, error: Error) -> Configuration:
-    """Configuration, with the rules that hold across arguments.
-
-    Args:
-        args: Parsed by `add_arguments`, with out_dir and seed.
-        error: Of the parser.
-
-    Raises:
-        InputError: If a file or a name that an argument gives cannot be used.
-    """
-    r = read_r(args, error)
-    check_instrument(args, error)
-    model = read_model(args)
-    for ends in r:
-        if len(ends) == 2:
-            model.check_r_range(*ends)
-    return Configuration(
-        r=r,
-        num_train=args.num_samples,
-        num_test=args.num_test or args.num_samples,
-        out_dir=args.out_dir,
-        seed=args.seed,
-        model=model,
-        observation=read_observation(args),
-        has_budget=args.instrument is not None,
-    )
-
-
-def read_r(args: argparse.Namespace, error: Error) -> tuple[tuple[float, ...], ...]:
-    """The r of each set of files, or its range."""
-    if args.r and args.r_range:
-        error("--r and --r-range: give one of the two")
-    # adding 0.0 makes 0 of -0
-    if not args.r_range:
-        r = tuple((r + 0.0,) for r in args.r or [0.001])
-        if len(set(r)) < len(r):
-            error("--r: a value stands there twice")
-        return r
-    if args.r_range[0] >= args.r_range[1]:
-        error("--r-range: the first value must be below the second")
-    return (tuple(r + 0.0 for r in args.r_range),)
-
-
-def read_model(args: argparse.Namespace) -> SkyModel:
-    """The sky, with the files that shape it."""
-    cosmology, fiducial = PLANCK_2018, None
-    if args.cosmology is not None:
-        cosmology = inputs.read_cosmology(args.cosmology)
-    model = SkyModel(
-        nside=args.nside,
-        a_lens=args.a_lens,
-        foregrounds=tuple(args.foregrounds),
-        foreground_scale=1.0 if args.foreground_scale is None else args.foreground_scale,
-        cosmology=cosmology,
-    )
-    if args.fiducial is not None:
-        fiducial = inputs.read_fiducial(args.fiducial, args.nside)
-    return dataclasses.replace(model, dl_fiducial=fiducial)
-
-
-def check_instrument(args: argparse.Namespace, error: Error) -> None:
-    """Rules between the flags of one band, of an instrument and of a cleaning."""
-
-    def refuse(names: Iterable[str], why: str) -> None:
-        for name in names:
-            if getattr(args, name) is not None:
-                error(f"--{name.replace('_', '-')}: {why}")
-
-    if args.clean == "hilc":
-        if args.instrument is None:
-            error("--clean hilc: sums the bands of an --instrument; name one")
-        refuse(["freq_ghz"], "--clean hilc sums bands; choose them with --bands")
-        refuse(["foreground_scale"], "stands for a cleaning, which --clean hilc does; give one")
-    else:
-        refuse(["bands", "ilc_bins", "ilc_weights"], "is for --clean hilc")
-    if args.noise_file is not None:
-        refuse(["noise_uk_arcmin"], "--noise-file gives the noise; give one of the two")
-    if args.instrument is not None:
-        has_own = "an --instrument has its own; give one of the two"
-        refuse(["noise_uk_arcmin", "noise_file"], has_own)
-        if args.clean == "none":
-            refuse(["fwhm_arcmin"], has_own)
-            if args.freq_ghz is None:
-                error("--instrument: name one band with --freq-ghz, or use --clean hilc")
-
-
-def read_observation(args: argparse.Namespace) -> Observation:
-    """Bands, their instrument and their cleaning."""
-    if args.instrument is not None and args.clean == "none":
-        bands = instruments.load_instrument(args.instrument).bands
-        return Observation(instruments.pick_bands(bands, [args.freq_ghz], "--freq-ghz"))
-    fwhm_arcmin = SINGLE_BAND.fwhm_arcmin if args.fwhm_arcmin is None else args.fwhm_arcmin
-    if args.clean == "hilc":
-        bins = args.ilc_bins and tuple(args.ilc_bins)
-        hilc = Hilc(fwhm_arcmin, bins, args.ilc_weights or "sky")
-        hilc.edges(args.nside)
-        return Observation.with_instrument(args.instrument, hilc, args.bands)
-    freq_ghz = SINGLE_BAND.freq_ghz if args.freq_ghz is None else args.freq_ghz
-    nl_bb = None if args.noise_file is None else inputs.read_noise(args.noise_file, args.nside)
-    return Observation.in_one_band(freq_ghz, fwhm_arcmin, args.noise_uk_arcmin, nl_bb)

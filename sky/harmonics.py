@@ -62,7 +62,7 @@ def to_alm(modes: FloatArray, ell_max: int) -> ComplexArray:
 
 
 def from_alm(alm: ComplexArray, ell_max: int) -> FloatArray:
-    """Real coefficients, shape (..., n_modes), of healpy's a_lm up to ell_max, shape (..., size)."""
+    """Real coefficients, shape (..., n_modes), of healpy's a_lm, shape (..., size)."""
     places, factors = alm_places(ell_max)
     return (alm[..., places] * factors.conj()).real / np.abs(factors) ** 2
 

@@ -8,7 +8,8 @@ from runtime import console, jsonfiles
 from runtime.errors import InputError
 from runtime.priors import FloatArray
 from sky import cosmology
-from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018, Cosmology
+from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018, Cosmology, IntArray
+from sky.masked import multipoles
 
 LIKELY_DEPTH = 0.01, 1e4  # uK-arcmin at the highest ell; else the unit is in doubt
 MAX_RISE = 2.0  # of the depth from lowest to highest ell; else a D_ell, or N_ell/B_ell^2
@@ -43,7 +44,7 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
         path: See `read_columns`; the second column is N_ell, a C_ell and no D_ell.
         nside: HEALPix NSIDE.
     """
-    nl_bb = read_columns(path, nside, "N_ell")
+    nl_bb = read_columns(path, cosmology.multipoles(nside), "N_ell")
     depths = np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
     likely = LIKELY_DEPTH[0] < depths[1] < LIKELY_DEPTH[1] and depths[1] < MAX_RISE * depths[0]
     doubt = "" if likely else "; is it a C_ell in uK^2, not divided by a beam?"
@@ -54,40 +55,42 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
     return tuple(nl_bb.tolist())
 
 
-def read_fiducial(path: str, nside: int) -> tuple[float, ...]:
+def read_fiducial(path: str, nside: int, masked: bool = False) -> tuple[float, ...]:
     """Primordial BB of r = 1 at ell = 2 ... 2 nside - 1, uK^2; says how it understood it.
 
     Args:
         path: See `read_columns`; the second column is D_ell = ell (ell + 1) C_ell / 2 pi.
         nside: HEALPix NSIDE.
+        masked: Whether it is needed up to 3 nside - 1.
     """
-    dl_bb = read_columns(path, nside, "D_ell")
+    ell = multipoles(nside) if masked else cosmology.multipoles(nside)
+    dl_bb = read_columns(path, ell, "D_ell")
     if not dl_bb.all():
-        ell = 2 + int(np.argmin(dl_bb))
-        raise InputError(f"{path}: D_ell of r = 1 must be above 0, and is 0 at ell = {ell}")
-    ours = cosmology.tensor_bb(1.0, cosmology.multipoles(nside), PLANCK_2018)
+        zero = 2 + int(np.argmin(dl_bb))
+        raise InputError(f"{path}: D_ell of r = 1 must be above 0, and is 0 at ell = {zero}")
+    ours = cosmology.tensor_bb(1.0, ell, PLANCK_2018)
     ratios = dl_bb[[0, -1]] / ours[[0, -1]]
     likely = ((ratios > 1 / LIKELY_RATIO) & (ratios < LIKELY_RATIO)).any()
-    as_cl = cosmology.cl_to_dl(dl_bb, cosmology.multipoles(nside))
+    as_cl = cosmology.cl_to_dl(dl_bb, ell)
     likely = likely and np.ptp(np.log(dl_bb / ours)) <= np.ptp(np.log(as_cl / ours))
     doubt = "" if likely else "; is it a D_ell in uK^2, at r = 1?"
     console.info(
         f"{path}: primordial D_ell in uK^2 at r = 1, {ratios[0]:.3g} times that of Planck 2018 at "
-        f"ell = 2 and {ratios[1]:.3g} times at ell = {2 * nside - 1}{doubt}"
+        f"ell = 2 and {ratios[1]:.3g} times at ell = {ell[-1]}{doubt}"
     )
     return tuple(dl_bb.tolist())
 
 
-def read_columns(path: str, nside: int, name: str) -> FloatArray:
-    """Second of two columns at ell = 2 ... 2 nside - 1; the first is ell.
+def read_columns(path: str, wanted: IntArray, name: str) -> FloatArray:
+    """Second of two columns at multipoles that are wanted; the first is ell.
 
     Args:
         path: A text file, # for comments, or a .npy array of shape (n, 2).
-        nside: HEALPix NSIDE.
+        wanted: Multipoles 2, 3, ..., shape (n_ell,).
         name: Of the second column.
 
     Returns:
-        Shape (2 nside - 2,), finite and >= 0.
+        Shape (n_ell,), finite and >= 0.
 
     Raises:
         InputError: If the file cannot be read, has other columns, or lacks a multipole.
@@ -99,14 +102,13 @@ def read_columns(path: str, nside: int, name: str) -> FloatArray:
             f"numpy.column_stack([ell, values]) makes them"
         )
     ell, values = columns.astype(float).T
-    wanted = cosmology.multipoles(nside)
     if (ell != np.round(ell)).any() or len(np.unique(ell)) < len(ell):
         raise InputError(f"{path}: its first column must be ell, whole numbers, each once")
     missing = np.setdiff1d(wanted, ell)
     if len(missing):
         raise InputError(
-            f"{path}: has no ell = {missing[0]}; needed are ell = 2 ... {wanted[-1]} for nside "
-            f"{nside}"
+            f"{path}: has no ell = {missing[0]}; needed are ell = 2 ... {wanted[-1]} for "
+            "this --nside"
         )
     order = np.argsort(ell)
     values = values[order][np.searchsorted(ell[order], wanted)]

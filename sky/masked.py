@@ -91,6 +91,12 @@ class Survey:
         """Share of the sky that is seen."""
         return len(self.pixels) / (12 * self.nside**2)
 
+    @property
+    def depth_uk_arcmin(self) -> float:
+        """Of the deepest pixel, uK-arcmin in polarisation."""
+        variance = float(self.noise[:, [0, 2]].mean(1).min())
+        return float(np.degrees((variance * np.pi / 3) ** 0.5 / self.nside) * 60)
+
     def whiten(self, maps: FloatArray) -> FloatArray:
         """Maps over the root of their noise, shape (2 n_pix, k): Q of all pixels seen, then U."""
         qq, qu, uu = self.noise.T[..., None]
@@ -240,6 +246,16 @@ class QuadraticEstimator:
         noise = harmonics.sum_modes((weights**2).sum(1)[:, None], ell)[:, 0]
         return cls(ell, weights, mixing, noise, cl_fiducial)
 
+    @property
+    def scale(self) -> FloatArray:
+        """What turns sums of squares into powers of the sky, shape (n_ell,)."""
+        return self.cl_fiducial / (self.mixing @ self.cl_fiducial)
+
+    @property
+    def dl_noise(self) -> FloatArray:
+        """Mean of the noise in a spectrum, D_ell, shape (n_ell,), uK^2."""
+        return cosmology.cl_to_dl(self.scale * self.noise, self.ell)
+
     def spectra(self, v: FloatArray) -> FloatArray:
         """y, shape (k, n_ell), D_ell in uK^2, > 0: sums of squares, scaled to the power of the sky.
 
@@ -247,8 +263,7 @@ class QuadraticEstimator:
         full sky y is what an observation is without a mask: S + N times a chi-square over nu.
         """
         squares = harmonics.sum_modes(((v @ self.weights.T) ** 2).T, self.ell).T
-        scale = self.cl_fiducial / (self.mixing @ self.cl_fiducial)
-        return cosmology.cl_to_dl(squares * scale, self.ell)
+        return cosmology.cl_to_dl(squares * self.scale, self.ell)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

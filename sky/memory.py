@@ -2,7 +2,7 @@
 
 from sky import cleaning, foregrounds
 from sky.observation import Observation, SkyModel
-from sky.simulation import CHUNK_MODES, CHUNK_VALUES
+from sky.simulator import CHUNK_MODES, CHUNK_VALUES
 
 BASE = 6 * 10**8  # bytes of Python, its packages, CAMB and PySM3 at low ell
 CAMB_BYTES = 5 * 10**4  # for each multipole

@@ -10,7 +10,8 @@ from runtime import records
 from runtime.errors import InputError
 from runtime.jsonfiles import Json, to_json
 from runtime.priors import FloatArray, SignalTemplate
-from sky import cleaning, cosmology, foregrounds, instruments
+from sky import cleaning, cosmology, foregrounds, instruments, masked
+from sky.analysis import Masking
 from sky.cosmology import MAX_NSIDE, MAX_TEMPLATE_R, PLANCK_2018, Cosmology, IntArray
 from sky.instruments import Band
 
@@ -33,7 +34,7 @@ class SkyModel:
             project left; power has its square.
         cosmology: Of lensing, and of the primordial BB unless there is dl_fiducial.
         dl_fiducial: Primordial BB of a user's own, proportional to r: D_ell of r = 1 at ell = 2 ...
-            2 nside - 1, without beam, uK^2.
+            2 nside - 1, or up to 3 nside - 1 for a masked sky, without beam, uK^2.
     """
 
     nside: int = 16
@@ -56,7 +57,8 @@ class SkyModel:
             )
         if self.dl_fiducial is not None:
             dl = np.asarray(self.dl_fiducial, float)
-            if dl.shape != self.ell.shape or not (np.isfinite(dl) & (dl > 0)).all():
+            known = dl.ndim == 1 and len(dl) in (len(self.ell), len(masked.multipoles(self.nside)))
+            if not known or not (np.isfinite(dl) & (dl > 0)).all():
                 raise InputError(
                     f"dl_fiducial: must be {len(self.ell)} finite numbers above 0, at ell = 2 ... "
                     f"{self.ell[-1]}"
@@ -74,11 +76,22 @@ class SkyModel:
         """Multipoles, shape (n_ell,)."""
         return cosmology.multipoles(self.nside)
 
-    def primordial_bb(self, r: float) -> FloatArray:
-        """D_ell of the signal, without beam, shape (n_ell,), uK^2."""
+    def primordial_bb(self, r: float, ell: IntArray | None = None) -> FloatArray:
+        """D_ell of the signal, without beam, uK^2, at ell of shape (n_ell,); `self.ell` for None.
+
+        Raises:
+            InputError: If CAMB, or a user's own dl_fiducial, does not have it there.
+        """
+        ell = self.ell if ell is None else ell
         if self.dl_fiducial is not None:
-            return r * np.array(self.dl_fiducial)
-        return cosmology.tensor_bb(r, self.ell, self.cosmology)
+            return r * self._fiducial_at(ell)
+        return cosmology.tensor_bb(r, ell, self.cosmology)
+
+    def _fiducial_at(self, ell: IntArray) -> FloatArray:
+        """dl_fiducial at ell = 2, 3, ..., shape (n_ell,)."""
+        if self.dl_fiducial is None or len(self.dl_fiducial) < len(ell):
+            raise InputError(f"dl_fiducial: must go up to ell = {ell[-1]}")
+        return np.array(self.dl_fiducial)[: len(ell)]
 
     def check_r_range(self, r_min: float, r_max: float) -> None:
         """Raise InputError where there is no `signal_template` between the two."""
@@ -93,12 +106,15 @@ class SkyModel:
                 f"{r_max:g}; lower it, or give nt a number in --cosmology"
             )
 
-    def signal_template(self, r_min: float, r_max: float) -> SignalTemplate:
+    def signal_template(
+        self, r_min: float, r_max: float, ell: IntArray | None = None
+    ) -> SignalTemplate:
         """`primordial_bb` for r_min <= r <= r_max; see `check_r_range`."""
         self.check_r_range(r_min, r_max)
+        ell = self.ell if ell is None else ell
         if self.dl_fiducial is not None:
-            return cosmology.linear_template(np.array(self.dl_fiducial))
-        return cosmology.signal_template(r_min, r_max, self.ell, self.cosmology)
+            return cosmology.linear_template(self._fiducial_at(ell))
+        return cosmology.signal_template(r_min, r_max, ell, self.cosmology)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,15 +155,20 @@ class Observation:
         bands: What is observed in; more than one only with a cleaning.
         instrument: Name of the instrument whose bands are cleaned.
         cleaning: None for one band.
+        masking: Part of the sky that one band sees, with noise of its own in the place of the
+            band's; None for the full sky.
     """
 
     bands: tuple[Band, ...] = (SINGLE_BAND,)
     instrument: str | None = None
     cleaning: Hilc | None = None
+    masking: Masking | None = None
 
     def __post_init__(self) -> None:
         if self.cleaning is None and len(self.bands) != 1:
             raise InputError("an observation in several bands needs a cleaning, such as Hilc()")
+        if self.cleaning is not None and self.masking is not None:
+            raise InputError("--mask: goes with one band, not with --clean hilc")
 
     @classmethod
     def in_one_band(
@@ -191,6 +212,19 @@ class Observation:
         """Beam of the observed spectrum."""
         return self.bands[0].fwhm_arcmin if self.cleaning is None else self.cleaning.fwhm_arcmin
 
+    def multipoles(self, nside: int) -> IntArray:
+        """Of the observed spectrum, shape (n_ell,): on a masked sky up to 3 nside - 1."""
+        if self.masking is None:
+            return cosmology.multipoles(nside)
+        if self.masking.survey.nside != nside:
+            raise InputError(f"--mask: is of NSIDE {self.masking.survey.nside}, not {nside}")
+        return masked.multipoles(nside)
+
+    def transfer(self, nside: int) -> FloatArray:
+        """Power that beam, and on a masked sky the window, let pass at `multipoles`."""
+        beam = instruments.beam_power(self.fwhm_arcmin, self.multipoles(nside))
+        return beam if self.masking is None else beam * masked.cosine_window(nside) ** 2
+
     @property
     def instrument_entry(self) -> Json:
         """What a record says of the instrument."""
@@ -230,15 +264,13 @@ def make_band_sky(model: SkyModel, observation: Observation) -> cleaning.Multifr
     Raises:
         InputError: If a beam has no power left, or PySM3 cannot do what the foregrounds say.
     """
-    fwhm_arcmin = observation.fwhm_arcmin
-    ell = model.ell
-    beam = instruments.beam_power(fwhm_arcmin, ell)
+    ell, passed = observation.multipoles(model.nside), observation.transfer(model.nside)
     freqs_ghz = [band.freq_ghz for band in observation.bands]
-    transfer = model.foreground_scale * np.sqrt(beam)
-    common = None if observation.cleaning is None else fwhm_arcmin
+    transfer = model.foreground_scale * np.sqrt(passed)
+    common = None if observation.cleaning is None else observation.fwhm_arcmin
     return cleaning.MultifrequencySky(
         ell=ell,
         dl_noise=instruments.noise_bb(observation.bands, common, ell),
         foregrounds=foregrounds.ForegroundModel.make(model.foregrounds, freqs_ghz, ell, transfer),
-        dl_lensing=model.a_lens * cosmology.lensing_bb(ell, model.cosmology) * beam,
+        dl_lensing=model.a_lens * cosmology.lensing_bb(ell, model.cosmology) * passed,
     )

@@ -1,17 +1,20 @@
-"""Files of a simulation: their names, what they hold, and how rows are streamed into them."""
+"""Files of a simulation: their names, shapes and records, and how rows are drawn into them."""
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from runtime import atomic, tables
+from runtime import processes
 from runtime.records import Record
+from runtime.shared_arrays import SharedArrays
+from runtime.workers import Workers
 from sky import cosmology
-from sky.simulation import Rows
+from sky.simulation import RowSet
+
+Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Output:
     Attributes:
         quantity: What it holds.
         unit: Of its values.
-        files: Name of the file of each split, with a place for r.
+        files: Name of the file of each split that has it, with a place for r.
     """
 
     quantity: str
@@ -35,6 +38,7 @@ OUTPUTS = {  # by their fields of `simulation.Rows`
         "observed BB", "uK^2", {"train": "dl_train_noisy_r{}.npy", "test": "dl_noisy_r{}.npy"}
     ),
     "r": Output("r", "1", {"train": "r_train_r{}.npy", "test": "r_gt_r{}.npy"}),
+    "u": Output("observed modes", "1/uK", {"test": "modes_noisy_r{}.npy"}),
 }
 Paths = dict[str, dict[str, str]]  # {split: {name of an output: file}}
 
@@ -53,53 +57,74 @@ def file_label(r: Sequence[float]) -> str:
     return "-".join(map(one, r))
 
 
-def output_paths(out_dir: str, r: Sequence[float]) -> Paths:
-    """Paths of one r, or of a range of r: {split: {"x", "y" and, for a range, "r"}}."""
-    names = OUTPUTS if len(r) == 2 else ("x", "y")
+def output_paths(out_dir: str, r: Sequence[float], masked: bool = False) -> Paths:
+    """Paths of one r, or of a range of r, by split.
+
+    Args:
+        out_dir: Folder of the output.
+        r: One value, or the two ends of a range, whose rows have an "r" of their own.
+        masked: Whether a part of the sky is seen, of whose maps the test set holds "u".
+    """
+    wanted = {"r": len(r) == 2, "u": masked}
     return {
         split: {
-            name: os.path.join(out_dir, OUTPUTS[name].files[split].format(file_label(r)))
-            for name in names
+            name: os.path.join(out_dir, output.files[split].format(file_label(r)))
+            for name, output in OUTPUTS.items()
+            if split in output.files and wanted.get(name, True)
         }
         for split in ("train", "test")
     }
 
 
-def size_on_disk(paths: Paths, num_rows: Mapping[str, int], nside: int) -> int:
-    """Bytes of the arrays of `output_paths`; what stands beside them is small."""
+def num_multipoles(name: str, nside: int, masked: bool) -> int:
+    """Multipoles of an output, or of what its record says of it."""
     n_ell = len(cosmology.multipoles(nside))
-    return sum(
-        atomic.npy_bytes((rows,) if name == "r" else (rows, n_ell))
-        for split, rows in num_rows.items()
-        for name in paths[split]
-    )
+    return n_ell + nside if masked and name in ("y", "u") else n_ell
+
+
+def shapes(paths: Mapping[str, str], num_rows: int, nside: int, masked: bool) -> dict[str, Shape]:
+    """{name of an output: its shape}, of one split of `output_paths`."""
+    columns: dict[str, Shape] = {"u": (9 * nside**2 - 4,), "r": ()}
+    return {
+        name: (num_rows, *columns.get(name, (num_multipoles(name, nside, masked),)))
+        for name in paths
+    }
+
+
+def records(splits: Paths, record: Record, nside: int, masked: bool) -> dict[str, Record]:
+    """{name of a file: its record}, from what all share."""
+    return {
+        os.path.basename(path): record.replace(
+            split=split, quantity=OUTPUTS[name].quantity, unit=OUTPUTS[name].unit
+        ).first_multipoles(num_multipoles(name, nside, masked))
+        for split, paths in splits.items()
+        for name, path in paths.items()
+    }
 
 
 def write_rows(
-    stack: contextlib.ExitStack,
+    rows: RowSet,
     paths: Mapping[str, str],
-    chunks: Iterable[Rows],
-    shape: tuple[int, int],
-    record: Record,
+    arrays: SharedArrays,
+    workers: Workers,
     on_rows: Callable[[int], Any] = lambda m: None,
 ) -> None:
-    """Stream rows to disk.
+    """Draw the blocks of this process and write them.
 
     Args:
-        stack: Puts the files in place when it is closed.
+        rows: All rows of a split.
         paths: {"x": file of the truth, "y": of its observation, "r": of r, where each has its own}.
-        chunks: Rows, many at a time.
-        shape: (n, n_ell).
-        record: For all sidecars.
+        arrays: Of these files.
+        workers: Threads.
         on_rows: Called with the number of rows after each chunk.
     """
-    writers = {}
-    for name, path in paths.items():
-        output = OUTPUTS[name]
-        described = record.replace(quantity=output.quantity, unit=output.unit)
-        writer = tables.ArrayWriter(path, shape[:1] if name == "r" else shape, described)
-        writers[name] = stack.enter_context(writer)
-    for rows in chunks:
-        for name, array_writer in writers.items():
-            array_writer.append(getattr(rows, name))
-        on_rows(len(rows.x))
+
+    def draw(block: int) -> None:
+        for first, chunk in rows.chunks(block):
+            for name, path in paths.items():
+                arrays.write(os.path.basename(path), first, getattr(chunk, name))
+            on_rows(len(chunk.x))
+
+    mine = range(processes.rank(), rows.num_blocks, processes.world_size())
+    for _ in workers.finished(draw, mine):
+        pass

@@ -38,7 +38,7 @@ VARIABLES = (
 SPLITS = ("train", "test", "pilot")
 
 
-def make_generators(seed: int, split: str, *r: float) -> Generators:
+def make_generators(seed: int, split: str, *r: float, block: int = 0) -> Generators:
     """One independent random stream for each of `VARIABLES`.
 
     A variable that has its own stream takes the same numbers whatever the chunk size. The exact
@@ -48,12 +48,14 @@ def make_generators(seed: int, split: str, *r: float) -> Generators:
         seed: Whole number, 0 or above.
         split: One of `SPLITS`; no two share a stream.
         r: Tensor-to-scalar ratio, or the two ends of its range.
+        block: Of rows, which no other block shares a number with.
 
     Returns:
         Dict from the names in `VARIABLES` to `numpy.random.Generator`.
     """
     bits = [int(np.float64(value).view(np.uint64)) for value in r]
     key = (SPLITS.index(split), *(half for b in bits for half in (b >> 32, b & 0xFFFFFFFF)))
+    key += (block,) if block else ()  # keys differ in length from those of r alone
     return {
         name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*key, i)))
         for i, name in enumerate(VARIABLES)

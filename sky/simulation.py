@@ -20,50 +20,32 @@ import numpy as np
 from runtime import console
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter, Prior
-from runtime.records import Contaminants, Ilc, Record
-from sky import cleaning, foregrounds, instruments, realisations
+from runtime.records import Ilc, Record
+from sky import cleaning, foregrounds, realisations
 from sky.cosmology import IntArray
 from sky.instruments import MAX_POWER, MIN_POWER
+from sky.masked_simulator import MaskedSimulator
 from sky.observation import (
     DEFAULT_OBSERVATION,
     DEFAULT_SKY,
     Observation,
     SkyModel,
-    describe_sky,
     make_band_sky,
 )
 from sky.realisations import Generators
+from sky.simulator import Rows, Simulator, draw_r, given, signal_of
 
-CHUNK_VALUES = 2**18  # values of one array held at a time: 2 MiB, so that memory stays bounded
-CHUNK_MODES = 2**20  # the same for coefficients of all bands: 8 MiB
 NUM_PILOT = 1000  # skies on which the weights of "sky", and their bias, are measured
 LARGE_BIAS = 0.2  # share of the power from which the ILC bias is worth a note
-
-
-def _given(power: FloatArray | None) -> FloatArray:
-    assert power is not None, "a simulation knows all of its powers"
-    return power
 
 
 # --- r ---------------------------------------------------------------------------------------
 
 
-def make_generators(prior: Prior, seed: int, split: str) -> Generators:
-    """Random streams of the rows of a prior; see `realisations.make_generators`."""
+def make_generators(prior: Prior, seed: int, split: str, block: int = 0) -> Generators:
+    """Random streams of a block of rows of a prior; see `realisations.make_generators`."""
     r = prior.r_range or (prior.r,)
-    return realisations.make_generators(seed, split, *r)
-
-
-def _signal(prior: Prior, r: FloatArray | None) -> FloatArray:
-    """D_ell of given r, shape (n, n_ell), uK^2; of the one r of the prior, (n_ell,)."""
-    if prior.signal_template is None or r is None:
-        return _given(prior.dl_signal)
-    return prior.signal_template(r)
-
-
-def _draw_r(prior: Prior, n: int, generators: Generators) -> FloatArray | None:
-    """r of the next n rows; None where all have the same."""
-    return None if prior.r_range is None else generators["r"].uniform(*prior.r_range, n)
+    return realisations.make_generators(seed, split, *r, block=block)
 
 
 # --- powers ----------------------------------------------------------------------------------
@@ -85,103 +67,6 @@ def check_powers(powers: Mapping[str, FloatArray | None], lowest: float = 0.0) -
             raise InputError(
                 f"{flags}: D_ell is {power.min():.1e} uK^2 somewhere, too small for its logarithm"
             )
-
-
-# --- rows ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of a simulation.
-
-    Attributes:
-        x: Realised truth, shape (n, n_ell), uK^2.
-        y: Realised observation, shape (n, n_ell), uK^2.
-        r: Of each row, shape (n,); None where all have the same.
-    """
-
-    x: FloatArray
-    y: FloatArray
-    r: FloatArray | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Simulator:
-    """All that a row needs besides its primordial spectrum.
-
-    Attributes:
-        model: Of the sky.
-        observation: Of it.
-        sky: Expected powers in the bands of the observation.
-        weights: Of the bands, known beforehand, shape (n_ell, n_bands).
-        contaminants: What these weights leave; `contaminants.law_known` says whether the exact law
-            of the observation is known.
-    """
-
-    model: SkyModel
-    observation: Observation
-    sky: cleaning.MultifrequencySky
-    weights: FloatArray
-    contaminants: Contaminants
-
-    @property
-    def edges(self) -> list[int]:
-        """Edges of the multipole bins that have weights of their own; one bin without cleaning."""
-        hilc = self.observation.cleaning
-        return [2, 2 * self.model.nside] if hilc is None else hilc.edges(self.model.nside)
-
-    @property
-    def weighs_each_sky(self) -> bool:
-        """Whether each sky is cleaned with weights from its own modes, not with `weights`."""
-        hilc = self.observation.cleaning
-        return hilc is not None and hilc.weights_from == "sky"
-
-    @property
-    def ell(self) -> IntArray:
-        """Multipoles, shape (n_ell,)."""
-        return self.sky.ell
-
-    @property
-    def chunk_rows(self) -> int:
-        """Rows held at a time."""
-        n_bands, n_ell = len(self.sky.dl_noise), len(self.ell)
-        if not self.weighs_each_sky:
-            return max(1, CHUNK_VALUES // n_ell)
-        return max(1, CHUNK_MODES // (n_bands * int(self.sky.nu.sum())))
-
-    def draw(
-        self, dl_signal: FloatArray, n: int, generators: Generators
-    ) -> tuple[FloatArray, FloatArray]:
-        """Truth and observation of n skies, each (n, n_ell), uK^2.
-
-        Args:
-            dl_signal: Primordial D_ell through the beam, shape (n_ell,) or (n, n_ell), uK^2.
-            n: Number of skies.
-            generators: See `realisations.draw_pairs`.
-        """
-        if self.weighs_each_sky:
-            return cleaning.draw_cleaned(self.sky, dl_signal, self.edges, n, generators)
-        parts = self.contaminants
-        contaminant = parts.mean_gaussian
-        if self.sky.foregrounds.varied:
-            foreground = self.sky.foregrounds.components(n, generators["parameters"])
-            contaminant = _given(parts.dl_lensing) + _given(parts.dl_noise)
-            contaminant = contaminant + foreground.residual(self.weights)
-        fixed = _given(parts.dl_fixed_foreground)
-        powers = realisations.ExpectedPowers(self.ell, dl_signal, _given(contaminant), fixed)
-        return realisations.draw_pairs(powers, n, generators)
-
-    def draw_rows(self, prior: Prior, n: int, generators: Generators) -> Rows:
-        """The next n rows.
-
-        Args:
-            prior: From `make_prior`.
-            n: Number of rows.
-            generators: Of one r, or of a range; they advance.
-        """
-        r = _draw_r(prior, n, generators)
-        x, y = self.draw(_signal(prior, r), n, generators)
-        return Rows(x, y, r)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # `check_powers` says it
@@ -208,7 +93,8 @@ def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
             "--foreground-scale, --foregrounds": parts.dl_fixed_foreground,
         }
     )
-    return Simulator(model, observation, sky, weights, parts)
+    simulator = Simulator(model, observation, sky, weights, parts)
+    return simulator if observation.masking is None else MaskedSimulator.of(simulator)
 
 
 def make_prior(r: Sequence[float], simulator: Simulator) -> Prior:
@@ -222,38 +108,56 @@ def make_prior(r: Sequence[float], simulator: Simulator) -> Prior:
         InputError: If the signal cannot be had at this r, or no logarithm of it can.
     """
     model = simulator.model
-    beam = instruments.beam_power(simulator.observation.fwhm_arcmin, simulator.ell)
+    ell, passed = simulator.ell, simulator.observation.transfer(model.nside)
     flags = "--r, --fwhm-arcmin, --cosmology or --fiducial"
     if len(r) == 1:
-        dl_signal = model.primordial_bb(r[0]) * beam
+        dl_signal = model.primordial_bb(r[0], ell) * passed
         check_powers({flags: dl_signal}, MIN_POWER if r[0] else 0.0)
         return Prior(r=r[0], dl_signal=dl_signal)
     low, high = r
-    template = model.signal_template(low, high)
-    template = dataclasses.replace(template, dl_per_r=template.dl_per_r * beam)
+    template = model.signal_template(low, high, ell)
+    template = dataclasses.replace(template, dl_per_r=template.dl_per_r * passed)
     check_powers({flags.replace("--r,", "--r-range,"): template(np.array([high]))}, MIN_POWER)
     return Prior(parameters=(Parameter("r", low, high),), signal_template=template)
 
 
-def draw_chunks(
-    simulator: Simulator,
-    prior: Prior,
-    num_rows: int,
-    generators: Generators,
-    chunk_rows: int | None = None,
-) -> Iterator[Rows]:
-    """Draw rows, many at a time.
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowSet:
+    """All rows of one prior and split, in blocks that any process or thread may draw.
 
-    Args:
+    Attributes:
         simulator: From `make_simulator`.
         prior: From `make_prior`, with the beam of the observation.
-        num_rows: Number of rows.
-        generators: From `make_generators`.
-        chunk_rows: Rows at a time, those of the simulator when None; the rows do not depend on it.
+        seed: Of every random draw.
+        split: One of `realisations.SPLITS`.
+        num_rows: How many.
     """
-    chunk_rows = chunk_rows or simulator.chunk_rows
-    for start in range(0, num_rows, chunk_rows):
-        yield simulator.draw_rows(prior, min(chunk_rows, num_rows - start), generators)
+
+    simulator: Simulator
+    prior: Prior
+    seed: int
+    split: str
+    num_rows: int
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.num_rows // self.simulator.block_rows)
+
+    def chunks(self, block: int, chunk_rows: int | None = None) -> Iterator[tuple[int, Rows]]:
+        """Rows of a block, many at a time, each with the number of the first of them.
+
+        Args:
+            block: Number of the block, from 0.
+            chunk_rows: Rows at a time, those of the simulator when None; rows do not depend on it.
+        """
+        generators = make_generators(self.prior, self.seed, self.split, block)
+        chunk_rows = chunk_rows or self.simulator.chunk_rows
+        first = block * self.simulator.block_rows
+        end = min(first + self.simulator.block_rows, self.num_rows)
+        for start in range(first, end, chunk_rows):
+            rows = min(chunk_rows, end - start)
+            yield start, self.simulator.draw_rows(self.prior, rows, generators)
 
 
 # --- the record ------------------------------------------------------------------------------
@@ -276,7 +180,7 @@ def _draw_pilot(simulator: Simulator, prior: Prior, seed: int) -> Iterator[Float
     with console.progress(total=NUM_PILOT, desc="weighing", unit="sky") as bar:
         for start in range(0, NUM_PILOT, simulator.chunk_rows):
             m = min(simulator.chunk_rows, NUM_PILOT - start)
-            dl_signal = _signal(prior, _draw_r(prior, m, generators))
+            dl_signal = signal_of(prior, draw_r(prior, m, generators))
             yield cleaning.draw_modes(simulator.sky, dl_signal, m, generators)[1]
             bar.update(m)
 
@@ -295,10 +199,10 @@ def measure_ilc(simulator: Simulator, prior: Prior, seed: int) -> Ilc | None:
         return Ilc(simulator.weights[np.subtract(edges[:-1], 2)], no_bias, no_bias)
     _note_large_bias(simulator)
     if prior.r_range is None:
-        middle = _signal(prior, None)
+        middle = signal_of(prior, None)
     else:
-        middle = _signal(prior, np.array([sum(prior.r_range) / 2]))[0]
-    total = middle + (_given(parts.mean_gaussian) + _given(parts.dl_fixed_foreground))
+        middle = signal_of(prior, np.array([sum(prior.r_range) / 2]))[0]
+    total = middle + (given(parts.mean_gaussian) + given(parts.dl_fixed_foreground))
     pilot = _draw_pilot(simulator, prior, seed)
     return cleaning.measure_sky_weights(simulator.sky, edges, total, pilot)
 
@@ -309,9 +213,10 @@ def describe(simulator: Simulator, prior: Prior, seed: int) -> Record:
         nside=simulator.model.nside,
         seed=seed,
         prior=prior,
-        sky=describe_sky(simulator.model, simulator.observation),
+        sky=simulator.described_sky,
         contaminants=simulator.contaminants,
         ilc=measure_ilc(simulator, prior, seed),
+        map_law=simulator.law_of_maps(prior),
         extra=simulator.sky.foregrounds.to_json(),
     )
 
@@ -321,14 +226,15 @@ def describe(simulator: Simulator, prior: Prior, seed: int) -> Record:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pairs:
-    """Simulated pairs, one full sky a row.
+    """Simulated pairs, one sky a row.
 
     Attributes:
-        ell: Multipoles, shape (n_ell,).
+        ell: Multipoles of the truth, shape (n_ell,).
         x: Realised truth, D_ell, shape (n, n_ell), uK^2.
-        y: Its observation, D_ell, shape (n, n_ell), uK^2.
+        y: Its observation, D_ell, shape (n, n_ell), uK^2; of a masked sky (n, 3 nside - 2).
         r: Tensor-to-scalar ratio of each row, shape (n,).
         record: Prior, sky, expected powers and cleaning.
+        u: Sufficient statistic of the map of a masked sky, shape (n, n_modes), 1/uK; else None.
     """
 
     ell: IntArray
@@ -336,6 +242,7 @@ class Pairs:
     y: FloatArray
     r: FloatArray
     record: Record
+    u: FloatArray | None = None
 
 
 def simulate(
@@ -374,8 +281,9 @@ def simulate(
     simulator = make_simulator(model, observation)
     prior = make_prior(ends, simulator)
     record = describe(simulator, prior, seed).replace(split=split)
-    generators = make_generators(prior, seed, split)
-    chunks = list(draw_chunks(simulator, prior, num_samples, generators))
+    rows = RowSet(simulator, prior, seed, split, num_samples)
+    chunks = [c for block in range(rows.num_blocks) for _, c in rows.chunks(block)]
     x, y = np.concatenate([c.x for c in chunks]), np.concatenate([c.y for c in chunks])
     own = [np.full(len(c.x), ends[0]) if c.r is None else c.r for c in chunks]
-    return Pairs(simulator.ell, x, y, np.concatenate(own), record)
+    u = None if chunks[0].u is None else np.concatenate([given(c.u) for c in chunks])
+    return Pairs(simulator.ell[: x.shape[1]], x, y, np.concatenate(own), record, u)

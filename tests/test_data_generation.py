@@ -8,13 +8,14 @@ import pytest
 from scipy import stats
 
 import data_generation
-from runtime import tables
+from runtime import shared_arrays, tables
 from sky import (
     cleaning,
     instruments,
     presets,
     realisations,
     simulation,
+    simulator,
 )
 
 TEMPLATES = pathlib.Path(__file__).parents[2] / "shared" / "pysm-data"
@@ -316,15 +317,15 @@ def test_output_that_cannot_be_written(tmp_path, capsys):
 def test_an_interrupted_run_leaves_no_part(generate, tmp_path, monkeypatch):
     """The disk fills after a few chunks: the old files stay whole, no new part stays."""
     before = generate("--foregrounds", "none")("dl_gt_r0.001").values.copy()
-    monkeypatch.setattr(simulation, "CHUNK_VALUES", 14 * 100)
-    append = tables.ArrayWriter.append
+    monkeypatch.setattr(simulator, "CHUNK_VALUES", 14 * 100)
+    write = shared_arrays.SharedArrays.write
 
-    def failing_append(self, rows):
-        append(self, rows)
-        if self._rows >= 300:
+    def failing_write(self, name, first, rows):
+        write(self, name, first, rows)
+        if first >= 300:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(tables.ArrayWriter, "append", failing_append)
+    monkeypatch.setattr(shared_arrays.SharedArrays, "write", failing_write)
     with pytest.raises(SystemExit):
         generate("--foregrounds", "none", "--seed", "1")
     monkeypatch.undo()
@@ -418,14 +419,14 @@ def test_an_interrupted_run_takes_nothing_of_an_earlier_one(generate, tmp_path, 
     """Stopped in the test rows, when the training rows are drawn."""
     generate("--r", 0.001, *BANDS, rows=20)
     before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    draw = simulation.draw_chunks
+    chunks = simulation.RowSet.chunks
 
-    def stopped(simulator, prior, n, *more):
-        if n == 7:
+    def stopped(rows, block):
+        if rows.num_rows == 7:
             raise KeyboardInterrupt
-        return draw(simulator, prior, n, *more)
+        return chunks(rows, block)
 
-    monkeypatch.setattr(simulation, "draw_chunks", stopped)
+    monkeypatch.setattr(simulation.RowSet, "chunks", stopped)
     with pytest.raises(SystemExit):
         generate("--r", 0.001, "--seed", 1, "--num-test", 7, rows=20)
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before

@@ -37,7 +37,7 @@ from diffusion.sampling import ReverseProcess
 from diffusion.solver_settings import SolverSettings
 from diffusion.trained import Trained
 from model import Architecture, GaussianStart
-from runtime import atomic, console, journal, jsonfiles, locks, provenance, tables
+from runtime import atomic, console, journal, jsonfiles, locks, provenance, shared_arrays, tables
 from runtime.errors import InputError
 from runtime.priors import Prior
 from runtime.records import Record
@@ -688,7 +688,7 @@ def test_a_quota_or_a_limit_of_files_is_one_line_and_what_is_done_is_kept(
     code, work, tmp_path, capsys, monkeypatch
 ):
     argv, out = arguments(work, "recipe", tmp_path / "out"), tmp_path / "out"
-    write, calls = journal._write_at, []
+    write, calls = shared_arrays._write_at, []
 
     def full(file, data, offset):
         calls.append(offset)
@@ -697,7 +697,7 @@ def test_a_quota_or_a_limit_of_files_is_one_line_and_what_is_done_is_kept(
         write(file, data, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "_write_at", full)
+        patch.setattr(shared_arrays, "_write_at", full)
         line = fails(sample.main, argv, 2, capsys)
     assert f"{out}/denoised.npy: cannot be written ({os.strerror(code)})" in line
     assert num_blocks(out) == 2

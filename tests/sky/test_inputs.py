@@ -200,7 +200,7 @@ def test_a_template_of_ones_own_is_the_signal(suffix, generate, tmp_path, capsys
 # --- files -----------------------------------------------------------------------------------
 
 WRONG_COLUMNS = {
-    "starts late": (ELL[1:], ELL[1:], "has no ell = 2; needed are ell = 2 ... 15 for nside 8"),
+    "starts late": (ELL[1:], ELL[1:], "has no ell = 2; needed are ell = 2 ... 15 for this --nside"),
     "ends early": (ELL[:-1], ELL[:-1], "has no ell = 15"),
     "a gap": (np.delete(ELL, 3), np.delete(ELL, 3), "has no ell = 5"),
     "no ell": (ELL + 0.5, ELL, "first column must be ell, whole numbers, each once"),

@@ -1,0 +1,129 @@
+"""What draws rows of a masked sky: truth of the full sky, spectrum of the part that is seen."""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from runtime.errors import InputError
+from runtime.priors import FloatArray, Prior
+from runtime.records import MapLaw, Sky
+from sky import cosmology, masked, realisations
+from sky.analysis import Analysis, Masking
+from sky.instruments import MIN_POWER
+from sky.masked import MaskedSky, QuadraticEstimator
+from sky.realisations import Generators
+from sky.simulator import Rows, Simulator, draw_r, given, signal_of
+
+BLOCK_ROWS = 2**9  # of which a set has many, so that processes get equal shares
+CHUNK_ROWS = 2**7  # of which products are fast, and small at NSIDE 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MapRows(Rows):
+    """Rows of a masked sky.
+
+    Attributes:
+        v: Reduced maps, shape (n, n_data).
+        response: Of v to the sky, shape (n_data, n_modes), 1/uK.
+    """
+
+    v: FloatArray = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+    response: FloatArray = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def u(self) -> FloatArray:
+        return self.v @ self.response
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedSimulator(Simulator):
+    """Simulator of a map of part of the sky, in one band.
+
+    Rows have the same bytes whatever the cores of a machine where products are of one thread:
+    draw them inside of `threadpool_limits(1, "blas")`.
+
+    Attributes:
+        analysis: Of its maps.
+        part: What a map says of its B modes.
+        estimator: Of the spectrum.
+    """
+
+    analysis: Analysis
+    part: MaskedSky
+    estimator: QuadraticEstimator
+
+    @classmethod
+    def of(cls, full: Simulator) -> Self:
+        """The simulator of a part of the sky, from that of all of it in the same band.
+
+        Raises:
+            InputError: If no B modes are left, or the fiducial sky has none.
+        """
+        analysis = _analysis(full)
+        with threadpool_limits(1, "blas"):
+            part = analysis.masked_sky()
+            estimator = analysis.estimator(part)
+        parts = dataclasses.replace(
+            full.contaminants, dl_noise=estimator.dl_noise, dl_contaminant=None
+        )
+        known = {each.name: getattr(full, each.name) for each in dataclasses.fields(Simulator)}
+        return cls(**known | {"contaminants": parts}, analysis=analysis, part=part,
+                   estimator=estimator)  # fmt: skip
+
+    @property
+    def block_rows(self) -> int:
+        return BLOCK_ROWS
+
+    @property
+    def chunk_rows(self) -> int:
+        return CHUNK_ROWS
+
+    @property
+    def described_sky(self) -> Sky:
+        return dataclasses.replace(super().described_sky, analysis=self.analysis.to_json())
+
+    def law_of_maps(self, prior: Prior) -> MapLaw:
+        """Powers up to 3 nside - 1, without noise, which the analysis knows."""
+        foregrounds, parts = self.sky.foregrounds, self.contaminants
+        return MapLaw(
+            prior=prior,
+            dl_contaminant=given(parts.dl_lensing) + given(parts.dl_gaussian_foreground),
+            law_known=not foregrounds.varied,
+            fixed_modes=foregrounds.fixed[0] if foregrounds.fixed.any() else None,
+        )
+
+    def draw_rows(self, prior: Prior, n: int, generators: Generators) -> Rows:
+        r = draw_r(prior, n, generators)
+        parts, foregrounds = self.contaminants, self.sky.foregrounds
+        contaminant = given(parts.dl_lensing) + given(parts.dl_gaussian_foreground)
+        if foregrounds.varied:
+            residual = foregrounds.components(n, generators["parameters"]).residual(self.weights)
+            contaminant = given(parts.dl_lensing) + residual
+        powers = realisations.ExpectedPowers(
+            self.ell, signal_of(prior, r), contaminant, np.zeros(len(self.ell))
+        )
+        fixed = foregrounds.fixed[0]
+        rows = masked.draw_rows(self.part, self.estimator, powers, n, generators, fixed)
+        return MapRows(rows.x, rows.y, r, rows.v, self.part.response)
+
+
+def _analysis(full: Simulator) -> Analysis:
+    """The analysis of maps of a sky, with its powers."""
+    masking, model = full.observation.masking, full.model
+    assert isinstance(masking, Masking)
+    passed = full.observation.transfer(model.nside)
+    tensors = model.primordial_bb(masking.r_fiducial, full.ell) * passed
+    dl_fiducial = given(full.contaminants.dl_lensing) + tensors
+    if not (dl_fiducial > MIN_POWER).all():
+        raise InputError("--r-fid: without lensing it must be above 0")
+    dl_ee = None
+    if masking.e_modes == "known":
+        if model.foregrounds != ("none",):
+            raise InputError(
+                "--e-modes known: those of foregrounds are not known; take free, or "
+                "--foregrounds none"
+            )
+        dl_ee = cosmology.lensed_ee(full.ell, model.cosmology) * passed
+    return Analysis(masking, dl_fiducial, dl_ee)
