@@ -164,7 +164,7 @@ class Contaminants:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MapLaw:
+class MapPowers:
     """What maps of part of the sky hold, whose spectra have no law that is known.
 
     Powers are D_ell at ell = 2 ... 3 nside - 1, through beam and window, shape (n_ell,), uK^2.
@@ -199,16 +199,16 @@ class MapLaw:
             fixed, known = content.get("fixed_modes"), content["law_known"]
             fixed = None if fixed is None else unpack(fixed)
         except (KeyError, TypeError):
-            raise ValueError("map_law is damaged") from None
+            raise ValueError("map_powers is damaged") from None
         n_ell = contaminant.size
         powers = [contaminant]
         powers += [] if prior.dl_signal is None else [prior.dl_signal]
         powers += [] if prior.signal_template is None else [*prior.signal_template.dl_per_r]
         for power in powers:
             if power.shape != (n_ell,) or not (np.isfinite(power) & (power >= 0)).all():
-                raise ValueError("map_law is damaged")
+                raise ValueError("map_powers is damaged")
         if type(known) is not bool or fixed is not None and fixed.shape != ((n_ell + 2) ** 2 - 4,):
-            raise ValueError("map_law is damaged")
+            raise ValueError("map_powers is damaged")
         return cls(prior, contaminant, known, fixed)
 
     def to_json(self) -> Json:
@@ -306,7 +306,7 @@ class Record:
         sky: Of the rows.
         contaminants: Of the observations.
         ilc: Weights and bias of a cleaning.
-        map_law: What maps hold, where observations are spectra of part of the sky.
+        map_powers: What maps hold, where observations are spectra of part of the sky.
         sampled: Where draws come from; None for simulated rows.
         run: Id of the run that wrote it, which all its outputs share; see `provenance.run_id`.
         extra: What only people read: cosmology, provenance, sizes and the like.
@@ -321,7 +321,7 @@ class Record:
     sky: Sky = Sky()
     contaminants: Contaminants = Contaminants()
     ilc: Ilc | None = None
-    map_law: MapLaw | None = None
+    map_powers: MapPowers | None = None
     sampled: Sampled | None = None
     run: str | None = None
     extra: Json = dataclasses.field(default_factory=dict)
@@ -337,7 +337,7 @@ class Record:
         """
         sampled = Sampled.from_json(content)
         typed = {*cls.PLAIN, *field_names(Sky), *field_names(Contaminants), *field_names(Ilc)}
-        typed |= {*field_names(Prior), "r_range", "map_law"}
+        typed |= {*field_names(Prior), "r_range", "map_powers"}
         if sampled is not None:
             typed |= {"method", "model_checkpoint", "prior", "observation"}
         ilc: Json = {name: read_array(content, name) for name in field_names(Ilc)}
@@ -347,7 +347,7 @@ class Record:
             sky=Sky.from_json(content),
             contaminants=Contaminants.from_json(content),
             ilc=None if ilc["ilc_weights"] is None else Ilc(**ilc),
-            map_law=MapLaw.from_json(content.get("map_law")),
+            map_powers=MapPowers.from_json(content.get("map_powers")),
             sampled=sampled,
             extra={name: value for name, value in content.items() if name not in typed},
         )
@@ -359,7 +359,7 @@ class Record:
         content |= self.prior.to_json()
         for part in (self.sky, self.contaminants, self.ilc):
             content |= {} if part is None else to_json(part)
-        content |= {} if self.map_law is None else {"map_law": self.map_law.to_json()}
+        content |= {} if self.map_powers is None else {"map_powers": self.map_powers.to_json()}
         content |= {} if self.sampled is None else self.sampled.to_json()
         return content | to_json(self.extra)
 

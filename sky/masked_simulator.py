@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Prior
-from runtime.records import MapLaw, Sky
+from runtime.records import MapPowers, Sky
 from sky import cosmology, masked, realisations
 from sky.analysis import Analysis, Masking
 from sky.instruments import MIN_POWER
@@ -84,10 +84,10 @@ class MaskedSimulator(Simulator):
     def described_sky(self) -> Sky:
         return dataclasses.replace(super().described_sky, analysis=self.analysis.to_json())
 
-    def law_of_maps(self, prior: Prior) -> MapLaw:
+    def map_powers(self, prior: Prior) -> MapPowers:
         """Powers up to 3 nside - 1, without noise, which the analysis knows."""
         foregrounds, parts = self.sky.foregrounds, self.contaminants
-        return MapLaw(
+        return MapPowers(
             prior=prior,
             dl_contaminant=given(parts.dl_lensing) + given(parts.dl_gaussian_foreground),
             law_known=not foregrounds.varied,

@@ -216,7 +216,7 @@ def describe(simulator: Simulator, prior: Prior, seed: int) -> Record:
         sky=simulator.described_sky,
         contaminants=simulator.contaminants,
         ilc=measure_ilc(simulator, prior, seed),
-        map_law=simulator.law_of_maps(prior),
+        map_powers=simulator.map_powers(prior),
         extra=simulator.sky.foregrounds.to_json(),
     )
 

@@ -6,7 +6,7 @@
 import dataclasses
 
 from runtime.priors import FloatArray, Prior
-from runtime.records import Contaminants, MapLaw, Sky
+from runtime.records import Contaminants, MapPowers, Sky
 from sky import cleaning, realisations
 from sky.cosmology import IntArray
 from sky.observation import Observation, SkyModel, describe_sky
@@ -101,7 +101,7 @@ class Simulator:
         """What a record says of the sky."""
         return describe_sky(self.model, self.observation)
 
-    def law_of_maps(self, prior: Prior) -> MapLaw | None:
+    def map_powers(self, prior: Prior) -> MapPowers | None:
         """What a record says of maps of part of the sky; None of the full sky."""
         return None
 
