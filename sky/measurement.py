@@ -161,7 +161,8 @@ def lost_to_window(white: FloatArray) -> FloatArray:
     With Y of E and B modes in pixels and c Y^T their analysis, c the area of a pixel, windowed
     noise has the covariance c Y W^2 Y^T. This is (1 - c Y D Y^T) white, D = 1 - sqrt(1 - W^2). The
     sum of both is 1 + c Y D (c Y^T Y - 1) D Y^T: white but for how far the modes that D holds are
-    from orthogonal in HEALPix's pixels, which is 0.3 % (rms), and 0.1 % in variances.
+    from orthogonal in HEALPix's pixels, which is 0.3 % (rms), 0.1 % in variances, and 0.4 % in the
+    chi-square of NSIDE 16 at |b| > 20 deg.
 
     Args:
         white: Q and U, unit variance, shape (2, 12 nside^2).
