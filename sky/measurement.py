@@ -6,8 +6,8 @@ one is degraded in harmonic space: its E and B modes go through the cosine windo
 synthesised in the survey's pixels. That windows its noise, too, which is then neither white nor of
 the survey's depth at large ell; Gaussian noise is added that makes up for it.
 
-Nothing is projected out of Q and U. They are spin-2 fields and have no ell < 2, and patterns such
-as a constant Q look like tensors: without them sigma(r) at r = 0 doubles (1.86e-4 to 3.69e-4 at
+Nothing is projected out of Q and U. They are spin-2 fields and have no ell < 2, and constants and
+dipoles look like tensors: projecting them out doubles sigma(r) at r = 0 (1.86e-4 to 3.69e-4 at
 NSIDE 16, |b| > 20 deg). `offset_templates` let `checks.goodness` name them instead.
 
 Not corrected: the beam, which the analysis has in its own window, and the fine map's pixel window,
