@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from benchmarks import report
-from checks.exact_map import MapModel
+from checks.exact_map import MapLaw, MapModel
 from runtime import cli, console, resources
 from runtime.priors import FloatArray
 from sky import cosmology, instruments, masked, realisations
@@ -62,7 +62,7 @@ def measure(nside: int, cut: float) -> list[str]:
     masked.draw_rows(sky, estimator, powers, ROWS, generators)
     rate = ROWS / (time.perf_counter() - began)
 
-    model = MapModel(sky.response, template, dl_lensing, RANGE)
+    model = MapModel(MapLaw(sky.response, dl_lensing), template, RANGE)
     dl_rest = dl_lensing + instruments.white_noise_bb(DEPTH, ell)
     rule = [
         full_sky_sigma(template.dl_per_r[0], dl_rest, r) / survey.f_sky**0.5

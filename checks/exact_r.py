@@ -93,6 +93,10 @@ class GridPosterior:
         steps = np.pad(np.diff(self.r), 1)
         self._weights = self.density * (steps[1:] + steps[:-1]) / 2
 
+    def expect(self, values: FloatArray) -> FloatArray:
+        """Posterior means of functions of r, shape (n, k), of their values on the grid."""
+        return self._weights @ values
+
     def mean(self) -> FloatArray:
         """Posterior mean of r, shape (n,)."""
         return self._weights @ self.r
