@@ -23,6 +23,7 @@ from checks.noncentral import degrees
 from runtime.priors import FloatArray, SignalTemplate
 
 NUM_NODES = 3  # decompositions over a range of r: the tilt bends S by 1 % up to r = 0.01
+UNSEEN = 1e-13  # of the largest eigenvalue of R R^T: directions that say nothing of the sky
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,3 +185,23 @@ class MapPosterior(GridPosterior):
         self.model, self.q = model, model.reduce(v)
         r = even_grid(model.information, model.r_range, num_grid)
         super().__init__(r, model.log_likelihood(self.q, r))
+
+
+def recover(u: FloatArray, response: FloatArray) -> FloatArray:
+    """Reduced maps of their sufficient statistic u = R^T v, which does not depend on a basis of v.
+
+    Where the singular value of R is above 3e-7 of the largest, the result is v itself; elsewhere,
+    where v is noise alone, it goes to 0. If R stands for Q R, as from another machine's pivoting,
+    so does v for Q v.
+
+    Args:
+        u: Shape (n, n_modes), double precision.
+        response: R, shape (n_data, n_modes).
+
+    Returns:
+        v, shape (n, n_data).
+    """
+    gram = response @ response.T
+    ridge = UNSEEN * linalg.eigvalsh(gram, subset_by_index=(len(gram) - 1, len(gram) - 1))
+    factor = linalg.cho_factor(gram + ridge * np.eye(len(gram)), overwrite_a=True)
+    return linalg.cho_solve(factor, response @ u.T).T

@@ -1,5 +1,6 @@
 """The exact posterior of a masked sky: against direct Gaussian algebra, and calibrated."""
 
+import masked_skies
 import numpy as np
 import pytest
 from scipy import stats
@@ -101,3 +102,52 @@ def test_on_the_full_sky_it_is_the_posterior_of_the_spectrum():
     assert model.information(np.array([0.002])) == pytest.approx(
         (NU / 2 * (DL_PER_R / (0.002 * DL_PER_R + spectrum.N)) ** 2).sum(), rel=1e-9
     )
+
+
+def test_information_is_that_of_the_dense_covariance():
+    model, r = make_model(STRAIGHT), np.array([0.0, 0.004])
+    slope = (model.law.response * model.law.per_mode(DL_PER_R)) @ model.law.response.T
+    ratios = [np.linalg.solve(covariance(model, value), slope) for value in r]
+    expected = [np.trace(ratio @ ratio) / 2 for ratio in ratios]
+    assert model.information(r) == pytest.approx(expected, rel=1e-9)
+
+
+def singular_response(rng):
+    """Singular values over ten orders of magnitude, as ambiguous modes have them."""
+    left = np.linalg.qr(rng.standard_normal((N_DATA, N_DATA)))[0]
+    right = np.linalg.qr(rng.standard_normal((N_MODES, N_DATA)))[0]
+    return (left * np.geomspace(1e3, 1e-7, N_DATA)) @ right.T
+
+
+@pytest.mark.parametrize("kind", ["ambiguous modes", "part of the sky", "the full sky"])
+def test_a_map_is_recovered_from_its_sufficient_statistic(kind):
+    """Whatever the basis of v; of the full sky there are more numbers in v than coefficients."""
+    rng = np.random.default_rng(7)
+    if kind == "ambiguous modes":
+        model = exact_map.MapModel(
+            exact_map.MapLaw(singular_response(rng), DL_CONTAMINANT), STRAIGHT, RANGE
+        )
+        v = draw(model, rng.uniform(*RANGE, 50), 8)[1]
+    else:
+        setup = masked_skies.setup(8, cut=20.0 if kind == "part of the sky" else 0.0)
+        model, v = setup.model, setup.draw(rng.uniform(*RANGE, 50), 8).v
+    response = model.law.response
+    assert (len(response) > response.shape[1]) == (kind == "the full sky")
+    expected = exact_map.MapPosterior(v, model)
+
+    def error(response, v):
+        law = exact_map.MapLaw(response, model.law.dl_contaminant)
+        found = exact_map.MapPosterior(v, exact_map.MapModel(law, model.signal, RANGE))
+        mean = np.abs(found.mean() - expected.mean()) / expected.std()
+        return max(mean.max(), np.abs(found.std() / expected.std() - 1).max())
+
+    u = v @ response
+    recovered = exact_map.recover(u, response)
+    assert error(response, recovered) < 1e-6
+    turn = np.linalg.qr(rng.standard_normal((len(response), len(response))))[0]
+    assert error(turn @ response, exact_map.recover(u, turn @ response)) < 1e-6
+    assert error(turn @ response, v) > 0.1  # v itself means nothing in another basis
+    # what carries information is N(0, 1) about R b as before
+    u_left, s, _ = np.linalg.svd(response, full_matrices=False)
+    clear = u_left[:, s > 1e-4 * s[0]]
+    assert np.abs((recovered - v) @ clear).max() < 1e-3
