@@ -1,0 +1,114 @@
+"""Fisher limits of r on part of the sky: of the map, of its spectrum, and by the rule of thumb.
+
+The spectrum y is a sum of squares of h = W v at each ell, see `sky.masked.QuadraticEstimator`, of
+mean tr(E_l G) and, without a fixed foreground, covariance 2 tr(E_l G E_l' G), where
+G = G0 + r G1 is the covariance of h and E_l picks the coefficients of ell. The information that an
+estimate linear in y can use is slope^T covariance^-1 slope: on the full sky all that y has, at the
+power that the estimator was made for all that a map has (Tegmark 1997, astro-ph/9611174).
+"""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+
+from checks.exact_map import MapLaw, MapModel
+from checks.exact_r import fisher_sigma
+from runtime.priors import FloatArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectrumInformation:
+    """What y says of r, up to the scale of each ell, which drops out.
+
+    Attributes:
+        slope: d mean / dr, shape (n_ell,).
+        covariance: Factors of 1, r and r^2 in it, shape (3, n_ell, n_ell).
+    """
+
+    slope: FloatArray
+    covariance: FloatArray
+
+    @classmethod
+    def of(cls, law: MapLaw, dl_per_r: FloatArray, weights: FloatArray) -> Self:
+        """Information for a signal of power r S.
+
+        Args:
+            law: Of v, but for the signal.
+            dl_per_r: S, shape (n_ell,), uK^2.
+            weights: W, shape (n_modes, n_data), uK.
+        """
+        starts = (np.cumsum(law.nu) - law.nu).astype(int)
+
+        def by_ell(product: FloatArray) -> FloatArray:
+            return np.add.reduceat(np.add.reduceat(product, starts, axis=1), starts)
+
+        mixing = weights @ law.response
+        contaminant = mixing * np.sqrt(law.per_mode(law.dl_contaminant))
+        signal = mixing * np.sqrt(law.per_mode(dl_per_r))
+        g0 = weights @ weights.T + contaminant @ contaminant.T
+        g1 = signal @ signal.T
+        covariance = 2 * np.array([by_ell(g0 * g0), 2 * by_ell(g0 * g1), by_ell(g1 * g1)])
+        if np.any(law.fixed_modes):
+            fixed = weights @ law.fixed
+            for k, g in enumerate((g0, g1)):
+                covariance[k] += 4 * by_ell(fixed[:, None] * g * fixed)
+        return cls(np.add.reduceat(np.diagonal(g1), starts), covariance)
+
+    def __call__(self, r: FloatArray) -> FloatArray:
+        """Information about r, shape (k,), at r of shape (k,)."""
+        powers = np.stack([r**0, r, r**2], axis=1)
+        covariance = np.einsum("kp,pij->kij", powers, self.covariance)
+        scale = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        slope = self.slope / scale
+        correlation = covariance / scale[:, None] / scale[..., None]
+        return (slope * np.linalg.solve(correlation, slope[..., None])[..., 0]).sum(1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Limits:
+    """Fisher limits: standard deviations of r, shape (k,) each.
+
+    Attributes:
+        r: Where they hold.
+        map: Of the map.
+        spectrum: Of the best estimate that is linear in its spectrum.
+        rule_of_thumb: That of the full sky over the root of f_sky: what people use, and what on
+            part of the sky no map holds.
+    """
+
+    r: FloatArray
+    map: FloatArray
+    spectrum: FloatArray
+    rule_of_thumb: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        model: MapModel,
+        weights: FloatArray,
+        r: FloatArray,
+        dl_noise: FloatArray,
+        f_sky: float,
+    ) -> Self:
+        """Limits at r.
+
+        How much of what a map says is left in its spectrum is known for the shape that the signal
+        has in the middle of the range of r.
+
+        Args:
+            model: Law of the map.
+            weights: Of its spectrum, shape (n_modes, n_data), uK.
+            r: Shape (k,).
+            dl_noise: Power of noise of this depth on the full sky, D_ell, shape (n_ell,), uK^2,
+                through the same beam and window as the signal; for the rule of thumb.
+            f_sky: Share of the sky that is seen.
+        """
+        middle = len(model.nodes) // 2
+        shape = model.signal(model.nodes)[middle] / model.nodes[middle]
+        spectrum = SpectrumInformation.of(model.law, shape, weights)(r)
+        left = spectrum / model.decompositions[middle].information(r)
+        of_map = model.information(r) ** -0.5
+        total = model.law.dl_contaminant + dl_noise
+        rule = [fisher_sigma(model.signal, total, value) / np.sqrt(f_sky) for value in r]
+        return cls(r, of_map, of_map * left**-0.5, np.array(rule))
