@@ -15,7 +15,7 @@ from checks.exact_map import Decomposition, MapLaw, MapPosterior
 from checks.noncentral import degrees
 from runtime.priors import FloatArray
 
-NODE_ERROR = 1e-8  # of moments between the nodes of r: an order of magnitude
+PANEL, PANEL_NODES = 4.0, 15  # length in t, and nodes of r: exp(-15 arcsinh(2 pi / 4)) = 1e-8
 
 
 def power(modes: FloatArray) -> FloatArray:
@@ -92,10 +92,11 @@ class SpectrumPosterior:
 class MarginalSpectrumPosterior:
     """p(x | map) for unknown r: p(x | map, r) mixed over p(r | map).
 
-    All maps share the nodes of r between which moments are interpolated, by a polynomial in
+    All maps share the nodes of r between which moments are interpolated, by polynomials in
     t = log(1 + r max s2). Moments are smooth functions of r / (1 + r s2), so that in t they are
     analytic as far as pi from the real axis, and the error of k Chebyshev nodes over a length T of
-    t goes down as exp(-k arcsinh(2 pi / T)).
+    t goes down as exp(-k arcsinh(2 pi / T)). Panels keep it small beside the moments themselves,
+    however small these are at one end of the range.
 
     Args:
         r_posterior: p(r | map) of the same maps.
@@ -109,12 +110,7 @@ class MarginalSpectrumPosterior:
     def _moments(self) -> tuple[FloatArray, FloatArray]:
         """Mean of x and mean of x^2, shape (n, n_x) each."""
         posterior, model = self.r_posterior, self.r_posterior.model
-        scale = max(decomposition.s2.max() for decomposition in model.decompositions)
-        low, high = np.log1p(scale * np.array(model.r_range))
-        num = int(np.ceil(-np.log(NODE_ERROR) / np.arcsinh(2 * np.pi / (high - low))))
-        t = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(num) + 0.5) / num)
-        basis = BarycentricInterpolator(t, np.eye(num))(np.log1p(scale * posterior.r))
-        nodes = np.expm1(t) / scale
+        nodes, basis = self._nodes()
         first = second = np.zeros(())
         for weight, r, shares in zip(
             posterior.expect(basis).T, nodes, model.shares(nodes).T, strict=True
@@ -123,6 +119,21 @@ class MarginalSpectrumPosterior:
             first = first + weight[:, None] * mean
             second = second + weight[:, None] * (variance + mean**2)
         return first, second
+
+    def _nodes(self) -> tuple[FloatArray, FloatArray]:
+        """Nodes of r, shape (k,), and their polynomials on the grid of r, shape (num_grid, k)."""
+        posterior, model = self.r_posterior, self.r_posterior.model
+        scale = max(decomposition.s2.max() for decomposition in model.decompositions)
+        t = np.log1p(scale * posterior.r)
+        edges = np.linspace(t[0], t[-1], 1 + max(1, int(np.ceil((t[-1] - t[0]) / PANEL))))
+        panel = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, len(edges) - 2)
+        cosine = np.cos(np.pi * (np.arange(PANEL_NODES) + 0.5) / PANEL_NODES)
+        nodes = edges[:-1, None] + np.diff(edges)[:, None] * (1 + cosine) / 2
+        basis = np.zeros((len(t), *nodes.shape))
+        for k, part in enumerate(nodes):
+            inside = panel == k
+            basis[inside, k] = BarycentricInterpolator(part, np.eye(PANEL_NODES))(t[inside])
+        return np.expm1(nodes.ravel()) / scale, basis.reshape(len(t), -1)
 
     def _at(self, r: float, shares: FloatArray) -> FloatArray:
         """Mean and variance given r, shape (2, n, n_x)."""

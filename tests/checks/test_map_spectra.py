@@ -81,10 +81,19 @@ def test_at_one_r_it_is_the_conditioned_gaussian(dense):
     assert np.abs(wrong.mean() / mean - 1).max() > 0.01
 
 
-def test_for_unknown_r_it_is_the_mixture(dense):
+def deeper(setup):
+    """Noise 30 times, lensing 10 times lower in amplitude."""
+    sky = dataclasses.replace(setup.sky, response=30 * setup.sky.response)
+    return dataclasses.replace(setup, sky=sky, dl_contaminant=setup.dl_contaminant / 100)
+
+
+@pytest.mark.parametrize(("deep", "r_max"), [(False, 0.01), (True, 0.3)])
+def test_for_unknown_r_it_is_the_mixture(dense, deep, r_max):
     """Nodes that all maps share against the sum over the whole grid of r."""
-    v = dense.draw(np.array([0, 1e-4, 1e-3, 5e-3, 1e-2]), 3).v
-    r_posterior = exact_map.MapPosterior(v, dense.model, num_grid=300)
+    dense = deeper(dense) if deep else dense
+    v = dense.draw(r_max * np.array([0, 0.01, 0.1, 0.5, 1]), 3).v
+    model = dataclasses.replace(dense.model, r_range=(0.0, r_max))
+    r_posterior = exact_map.MapPosterior(v, model, num_grid=300)
     given = np.array([brute_force(dense, v, r) for r in r_posterior.r])  # (grid, 2, n, n_x)
     weights = r_posterior.expect(np.eye(len(r_posterior.r)))  # (n, grid)
     mean = np.einsum("ng,gnx->nx", weights, given[:, 0])
