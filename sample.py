@@ -30,25 +30,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import sde_utils
 from checks import output
 from checks.law import sample_rows
+from checks.map_gate import MapGate, MapReport
 from checks.output import Inputs, OutputReport
+from checks.own_map import ACCEPTED, OwnObservation
 from diffusion import observations, sample_flags
-from diffusion.blocks import Blocks, default_batch_size
+from diffusion.configuration import Configuration
 from diffusion.jobs import Job, is_finished
 from diffusion.outputs import TRAJECTORY, draws_file
 from diffusion.sampling import Sampler
-from diffusion.solver_settings import SolverSettings
 from figures import corner, spectra, style
 from runtime import (
     atomic,
@@ -64,24 +64,26 @@ from runtime import (
     provenance,
     resources,
     run_folder,
+    tables,
 )
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.priors import Prior
-from runtime.records import Record, Sampled
+from runtime.records import Record, Sampled, Sky
 from runtime.tables import Table
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
     from diffusion.trained import Trained
+
+OBSERVATION = "observation.npy"  # the spectrum of --maps
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     sample_flags.add_files(parser)
-    conventions.add_arguments(parser)
+    conventions.add_arguments(parser, maps=True)
     cli.add_sde_arguments(parser, sde_utils.SDES, "that of the checkpoint")
     sample_flags.add_reverse_process(parser)
     cli.add_run_arguments(parser).add_argument(
@@ -90,82 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on where a stopped run with the same flags left off, if there is one in --out-dir",
     )
     return parser
-
-
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """What a run draws, and where: flags with every default filled.
-
-    Attributes:
-        solver: Of the reverse process.
-        blocks: How rows are cut.
-        device: torch.device.
-        out_dir: Folder of the outputs.
-        shown: Row that figures show.
-        plot_trajectories: Whether the states of that row are saved.
-        model_checkpoint: File of the model.
-        resume: Whether to go on with a stopped run.
-        chains: Root of the chains that are written for the row that is shown, or None.
-        n_ell: Multipoles of the model.
-    """
-
-    solver: SolverSettings
-    blocks: Blocks
-    device: torch.device
-    out_dir: str
-    shown: int
-    plot_trajectories: bool
-    model_checkpoint: str
-    resume: bool
-    chains: str | None
-    n_ell: int
-
-    @classmethod
-    def from_arguments(
-        cls, args: argparse.Namespace, trained: Trained, observed: Table | None
-    ) -> Self:
-        """The one reading of the flags, after they were checked."""
-        device = devices.get_device(args.device)
-        num_rows = args.num_samples or sample_flags.NUM_SAMPLES
-        num_rows = num_rows if observed is None else len(observed.values)
-        blocks = Blocks(
-            num_rows,
-            (args.num_draws or sample_flags.default_draws(num_rows)) if trained.conditional else 1,
-            args.batch_size or default_batch_size(device, trained.architecture.n_dim),
-        )
-        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains")
-        return cls(
-            solver=sample_flags.read(args),
-            blocks=blocks,
-            device=device,
-            shown=args.trajectory_index,
-            n_ell=trained.architecture.n_ell,
-            **{name: getattr(args, name) for name in names},
-        )
-
-    def identity(self, observed: Table | None) -> Json:
-        """All that the draws depend on, for --resume: {flag: value}.
-
-        Threads do not change them; the place and kind of a device do so by no more than rounding.
-        """
-        from runtime.checkpoints import file_sha256
-
-        flags = {
-            "data_file_noisy": None if observed is None else observed.sha256,
-            "model_checkpoint": file_sha256(self.model_checkpoint),
-            **dataclasses.asdict(self.blocks),
-            **dataclasses.asdict(self.solver),
-            "plot_trajectories": self.plot_trajectories,
-            "trajectory_index": self.shown,
-            "device": self.device.type,
-        }
-        return {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
-
-    def sampler(self, trained: Trained, observed: Table | None) -> Sampler:
-        """What draws the rows, on the device."""
-        values = None if observed is None else observed.values
-        shown = self.shown if self.plot_trajectories else None
-        return trained.to(self.device).sampler(self.solver, self.blocks, values, shown)
 
 
 def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | None) -> Sampled:
@@ -179,6 +105,40 @@ def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | N
         observation_sha256=None if observed is None else observed.sha256,
         observation_columns=None if observed is None else observed.values.shape[1],
     )
+
+
+def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
+    """Measure the map of --maps as the model's own were; InputError where it is none of them."""
+    from sky.own_maps import MapAnalysis
+
+    analysis = MapAnalysis.of(trained.data, args.model_checkpoint)
+    maps = [
+        analysis.measure(path, args.units, args.fields, args.seed + k)
+        for k, path in enumerate(filter(None, (args.maps, args.split)))
+    ]
+    gate = MapGate.of(analysis.part.response, analysis.powers, *analysis.templates())
+    exact = gate.posterior(maps[0].v[None])
+    null = gate.judge_null(maps[0].v, maps[1].v) if args.split else None
+    report = MapReport.of(gate.judge(maps[0].v, exact), null)
+    for line in report.lines():
+        console.print_result(line)
+    if not report.in_model:
+        if not args.accept_mismatch:
+            raise InputError(
+                f"{args.maps}: is {report.warning}; train on skies and noise like its own, or "
+                "insist with --accept-mismatch"
+            )
+        console.info(f"{args.maps}: is {report.warning}; r may be far off")
+    record = Record(
+        quantity="observed BB",
+        unit="uK^2",
+        nside=trained.data.nside,
+        sky=Sky(analysis=trained.data.sky.analysis),
+        extra={"understood": [line for own in maps for line in own.understood]},
+    )
+    values = analysis.estimator.spectra(maps[0].v[None])
+    path = os.path.join(args.out_dir, OBSERVATION)
+    return OwnObservation(Table.of(path, values, record), report, exact)
 
 
 def likelihood_identity(args: argparse.Namespace) -> Json:
@@ -222,9 +182,12 @@ def write_log_likelihood(
     console.print_result(f"wrote {resources.format_files(paths)}")
 
 
-def output_paths(config: Configuration, sampler: Sampler) -> dict[str, str]:
+def output_paths(
+    config: Configuration, sampler: Sampler, own: OwnObservation | None
+) -> dict[str, str]:
     """{file name: path} of all that a run writes beside sidecars."""
     names = [each.name for each in sampler.outputs]
+    names += [] if own is None else [OBSERVATION]
     names += [TRAJECTORY] if config.plot_trajectories else []
     names += ["metrics.json", "examples.png"]
     names += ["trajectory.png"] if config.plot_trajectories else []
@@ -296,18 +259,21 @@ def write_report(
         values = states[:, 1 : 1 + config.n_ell]
         figure = functools.partial(spectra.trajectory, states[:, 0], values, ell)
         drawing.write_figure(paths["trajectory.png"], figure)
-    write_chains(arrays, config, inputs.trained_on.prior)
+    warning = report.get(ACCEPTED, "")
+    write_chains(arrays, config, inputs.trained_on.prior, warning)
     return output.lines(measured)
 
 
-def write_chains(arrays: Mapping[str, np.ndarray], config: Configuration, prior: Prior) -> None:
-    """Write the chains of the row that is shown, where they are asked for."""
+def write_chains(
+    arrays: Mapping[str, np.ndarray], config: Configuration, prior: Prior, warning: str = ""
+) -> None:
+    """Write the chains of the row that is shown, where they are asked for, with a warning."""
     if config.chains is None:
         return
     row, num_rows = config.shown, config.blocks.num_samples
     drawn = [each for each in prior.parameters if draws_file(each.name) in arrays]
     draws = {each.name: arrays[draws_file(each.name)][row] for each in drawn}
-    chains.write(config.chains, draws, drawn)
+    chains.write(config.chains, draws, drawn, warning)
     if num_rows > 1:
         console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
 
@@ -318,6 +284,47 @@ def claim(config: Configuration, paths: Mapping[str, str], num_bytes: int) -> No
     atomic.claim_outputs(paths.values(), num_bytes, outdated)
     if stay := chains.beside(config.out_dir, config.chains):
         console.info(f"chains of an earlier run stay, for you named them: {', '.join(stay)}")
+
+
+def finish(
+    job: Job,
+    config: Configuration,
+    paths: dict[str, str],
+    inputs: Inputs,
+    own: OwnObservation | None,
+    known: Record,
+) -> None:
+    """Put the outputs of a job in place, with their records, and say what they are worth.
+
+    Args:
+        job: All of whose blocks are finished.
+        config: Of the run.
+        paths: {file name: path}.
+        inputs: What the draws were made from.
+        own: The map that they are of, if they are of one.
+        known: What sidecars say of where the draws come from.
+    """
+    record = job.record()
+    report = {"method": config.solver.method, "num_samples": config.blocks.num_samples, **record}
+    report |= {run_folder.IDENTITY: job.identity, "run": provenance.run_id(job.identity)}
+    extra = known.extra | record | ({} if own is None else own.warning)
+    known = known.replace(run=report["run"], extra=extra)
+    job.arrays.publish(
+        {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in job.sampler.outputs},
+        paths.values(),
+    )
+    lines = []
+    if own is not None:
+        observed = own.observed
+        described = observed.record.replace(
+            run=report["run"], extra=observed.record.extra | own.entries | extra
+        )
+        tables.write_array(observed.path, observed.values, described)
+        report |= own.entries | own.warning
+        lines = own.lines()
+    lines = write_report(report, config, inputs, paths) + lines
+    job.arrays.remove()
+    console.print_result("\n".join(lines))
 
 
 @cli.script
@@ -335,14 +342,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.log_likelihood:
         write_log_likelihood(args, trained, argv)
         return
-    given = observations.load(observations.Files.from_arguments(args), trained)
+    own = None if args.maps is None else measure_maps(args, trained)
+    files = observations.Files.from_arguments(args)
+    given = observations.load(files, trained, None if own is None else own.observed)
     observed, truth = given.observed, given.truth
     config = Configuration.from_arguments(args, trained, observed)
     threads = devices.set_threads(args.threads, config.device)
     sampler, blocks = config.sampler(trained, observed), config.blocks
     if config.shown >= blocks.num_samples:
         parser.error(f"--trajectory-index {config.shown}: there are {blocks.num_samples} rows")
-    paths = output_paths(config, sampler)
+    paths = output_paths(config, sampler, own)
     shapes = {each.name: each.shape(blocks, config.n_ell) for each in sampler.outputs}
     whole = (TRAJECTORY,) if config.plot_trajectories else ()
     arrays = journal.PartialArrays(config.out_dir, shapes, whole, processes.rank())
@@ -363,22 +372,12 @@ def main(argv: list[str] | None = None) -> None:
         share = job.run(config.resume)
         seconds = time.monotonic() - began
         if processes.rank() == 0:
-            record = job.record()
-            report = {"method": config.solver.method, "num_samples": blocks.num_samples, **record}
-            report |= {run_folder.IDENTITY: job.identity, "run": provenance.run_id(job.identity)}
-            sampled, extra = sampled_from(args, trained, observed), provenance.collect(argv)
-            known = Record(sampled=sampled, run=report["run"], extra=extra | record)
-            arrays.publish(
-                {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in sampler.outputs},
-                paths.values(),
-            )
             inputs = Inputs(observed, truth, trained.data, trained.normalize_dl())
-            lines = write_report(report, config, inputs, paths)
-            arrays.remove()
+            sampled, made_by = sampled_from(args, trained, observed), provenance.collect(argv)
+            finish(job, config, paths, inputs, own, Record(sampled=sampled, extra=made_by))
             rows = share * blocks.num_samples * blocks.num_draws
             written = resources.format_files(filter(os.path.exists, paths.values()))
-            lines += [f"wrote {written}; {rows / seconds:,.0f} rows a second"]
-            console.print_result("\n".join(lines))
+            console.print_result(f"wrote {written}; {rows / seconds:,.0f} rows a second")
 
 
 if __name__ == "__main__":

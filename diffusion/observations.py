@@ -38,7 +38,8 @@ class Files:
     def from_arguments(cls, args: argparse.Namespace) -> Self:
         """From the flags of sample.py."""
         paths = (args.data_file_noisy, args.data_file_gt, args.param_file_gt)
-        return cls(*paths, Conventions.from_arguments(args), args.allow_outliers)
+        allowed = args.allow_outliers or args.accept_mismatch
+        return cls(*paths, Conventions.from_arguments(args), allowed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Given:
     parameters: Table | None = None
 
 
-def load(files: Files, trained: Trained) -> Given:
+def load(files: Files, trained: Trained, measured: Table | None = None) -> Given:
     """Read what flags name.
 
     What differs from the skies that the model was trained on is noted on stderr.
@@ -64,18 +65,19 @@ def load(files: Files, trained: Trained) -> Given:
     Args:
         files: The flags.
         trained: The model.
-        allow_outliers: Whether observations that lie far outside of what it has seen are taken.
+        measured: Observations that were measured of a map, in the place of a file's.
 
     Raises:
         InputError: If a file does not fit its flag, the model or the others.
     """
-    n_ell, observed, truth, theta = trained.architecture.n_ell, None, None, None
+    n_ell, observed, truth, theta = trained.architecture.n_ell, measured, None, None
     if files.conventions.flags and not (files.noisy or files.truth):
         raise InputError(f"{files.conventions.flags}: needs --data-file-noisy, which it is about")
     if files.noisy is not None:
         # the recipe starts at an observed spectrum, and so has the columns of one
         num_columns = trained.architecture.n_cond or n_ell
-        wanted = Wanted(num_columns, multipoles=num_columns == n_ell)
+        is_masked = trained.data.sky.analysis is not None
+        wanted = Wanted(num_columns, multipoles=is_masked or num_columns == n_ell)
         observed = _load(files.noisy, files.conventions, wanted)
     if files.truth is not None:
         # a record on one of the two files says nothing of the unit of the other
@@ -111,7 +113,8 @@ def _check_observed(trained: Trained, observed: Table, allow_outliers: bool) -> 
     if trained.reach is None:  # of a checkpoint of an older version
         return
     sizes, raised = trained.architecture, not trained.conditional
-    is_spectrum = sizes.n_cond in (0, sizes.n_ell)
+    is_masked = trained.data.sky.analysis is not None
+    is_spectrum = sizes.n_cond in (0, sizes.n_ell) or is_masked
     seen = reach.Observed(observed.path, observed.values, normalizer.normalize, is_spectrum, raised)
     reach.check(trained.reach, seen, allow_outliers)
 

@@ -11,6 +11,7 @@ from diffusion import solvers
 from diffusion.blocks import BATCH_ROWS, GPU_BATCH_ROWS
 from diffusion.solver_settings import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
 from runtime import chains, cli, formats, processes
+from runtime.columns import TEMPERATURES, UNITS
 
 if TYPE_CHECKING:
     from diffusion.trained import Trained
@@ -23,7 +24,7 @@ NOT_WITH_LOG_LIKELIHOOD = (
     *("num_samples", "num_draws", "method", "ode_solver", "tolerance", "t_start"),
     *("num_steps", "num_evaluations"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
-    *("batch_size", "precision", "seed", "resume", "chains"),
+    *("batch_size", "precision", "seed", "resume", "chains", "maps"),
 )
 
 NPY, SPECTRA = cli.file_argument(".npy"), formats.file_argument
@@ -74,6 +75,41 @@ FILES: Flags = (
             "action": "store_true",
             "help": "write log p of each row of --data-file-gt, given its row of "
             "--data-file-noisy where the checkpoint is conditional, and draw nothing",
+        },
+    ),
+)
+MAPS: Flags = (
+    (
+        "--maps",
+        {
+            "metavar": "FILE",
+            "help": "in the place of --data-file-noisy: HEALPix FITS file of Q and U, measured as "
+            "the observations of the checkpoint were, which was trained on data_generation.py "
+            "--mask",
+        },
+    ),
+    (
+        "--fields",
+        {
+            "type": cli.non_negative_int,
+            "nargs": 2,
+            "metavar": ("Q", "U"),
+            "help": "positions of Q and U among the columns of --maps, from 0 (default: by name)",
+        },
+    ),
+    (
+        "--split",
+        {
+            "metavar": "FILE",
+            "help": "another map of the same sky, of the same depth and independent noise: the "
+            "difference of the two must be noise",
+        },
+    ),
+    (
+        "--accept-mismatch",
+        {
+            "action": "store_true",
+            "help": "draw for a map that is not what the model knows, too; all outputs say so",
         },
     ),
 )
@@ -180,6 +216,7 @@ def _add(parser: argparse.ArgumentParser, title: str, flags: Flags) -> None:
 def add_files(parser: argparse.ArgumentParser) -> None:
     """Add the flags of files and of what is drawn."""
     _add(parser, "files", FILES)
+    _add(parser, "a map of your own", MAPS)
 
 
 def add_reverse_process(parser: argparse.ArgumentParser) -> None:
@@ -194,13 +231,34 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         _check_log_likelihood(parser, args)
     elif args.param_file_gt:
         parser.error("--param-file-gt needs --log-likelihood")
-    elif args.data_file_gt and not args.data_file_noisy:
+    elif args.data_file_gt and not (args.data_file_noisy or args.maps):
         parser.error("--data-file-gt needs --data-file-noisy")
-    if args.data_file_noisy and args.num_samples:
+    _check_maps(parser, args)
+    if (args.data_file_noisy or args.maps) and args.num_samples:
         parser.error("--num-samples is for generating; leave out --data-file-noisy")
-    if args.t_start and not args.data_file_noisy:
+    if args.t_start and not (args.data_file_noisy or args.maps):
         parser.error("--t-start is for observations; the prior starts at 1")
     _check_solver(parser, args)
+
+
+def _check_maps(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Rules between --maps and all others."""
+    if args.maps is None:
+        for name in ("fields", "split"):
+            if getattr(args, name) is not None:
+                parser.error(f"--{name} is for --maps")
+        if args.accept_mismatch:
+            parser.error("--accept-mismatch is for --maps")
+        if args.units in TEMPERATURES:
+            parser.error(f"--units {args.units} is for --maps; spectra are in {', '.join(UNITS)}")
+        return
+    if args.data_file_noisy:
+        parser.error("--maps and --data-file-noisy: give one of the two")
+    if args.units in UNITS or args.ell_min is not None or args.quantity:
+        parser.error(f"--units of --maps is one of {', '.join(TEMPERATURES)}; it has no --quantity "
+                     "or --ell-min")  # fmt: skip
+    if processes.world_size() > 1:
+        parser.error("--maps is one observation: start without torchrun")
 
 
 def _check_log_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -237,7 +295,7 @@ def check_model(
     if not trained.conditional:
         if args.num_draws:
             parser.error("--num-draws: the checkpoint is not conditional; train with --cond-file")
-    elif not args.data_file_noisy:
+    elif not (args.data_file_noisy or args.maps):
         parser.error(f"{args.model_checkpoint} is conditional: it needs --data-file-noisy")
     elif args.t_start:
         parser.error("--t-start: posterior draws start from the SDE's prior, at 1")

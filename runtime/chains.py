@@ -37,7 +37,7 @@ def beside(folder: str, root: str | None) -> list[str]:
     suffix, found = ".properties.ini", []
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*" + suffix))):
         with open(path, encoding="utf-8", errors="replace") as file:
-            is_ours = file.read(len(PROPERTIES) + 1) == PROPERTIES
+            is_ours = file.read(len(PROPERTIES)) == PROPERTIES
         own = path.removesuffix(suffix)
         if is_ours and (root is None or os.path.abspath(own) != os.path.abspath(root)):
             found.append(own)
@@ -50,7 +50,12 @@ def latex(name: str) -> str:
     return name if len(name) == 1 else rf"\mathrm{{{escaped}}}"
 
 
-def write(root: str, draws: Mapping[str, FloatArray], parameters: Sequence[Parameter]) -> None:
+def write(
+    root: str,
+    draws: Mapping[str, FloatArray],
+    parameters: Sequence[Parameter],
+    warning: str = "",
+) -> None:
     """Write chains of one observation: `getdist.loadMCSamples(root)` reads them.
 
     The column of -log(posterior) is 0, for draws come without it.
@@ -59,6 +64,7 @@ def write(root: str, draws: Mapping[str, FloatArray], parameters: Sequence[Param
         root: Path without a suffix.
         draws: {name: shape (m,)} of each parameter.
         parameters: Their names and ranges, in the order of the columns.
+        warning: A comment for the properties.
     """
     values = np.stack([draws[parameter.name] for parameter in parameters], 1)
     columns = np.hstack([np.ones((len(values), 1)), np.zeros((len(values), 1)), values])
@@ -68,7 +74,7 @@ def write(root: str, draws: Mapping[str, FloatArray], parameters: Sequence[Param
         "txt": table.getvalue(),
         "paramnames": "".join(f"{p.name}\t{latex(p.name)}\n" for p in parameters),
         "ranges": "".join(f"{p.name} {p.low!r} {p.high!r}\n" for p in parameters),
-        "properties.ini": PROPERTIES,
+        "properties.ini": PROPERTIES + (f"# {warning}\n" if warning else ""),
     }
     for kind, path in files(root).items():
         atomic.write_bytes(path, content[kind])

@@ -9,6 +9,7 @@ import numpy as np
 from runtime.errors import InputError
 
 UNITS = {"uK2": 1.0, "mK2": 1e6, "K2": 1e12}  # in uK^2
+TEMPERATURES = {"uK": 1.0, "mK": 1e3, "K": 1e6}  # of maps, in uK
 QUANTITIES = {"dl": "D_ell", "cl": "C_ell"}
 ELL_NAMES = ("L", "ELL", "ELLS", "MULTIPOLE")
 PREFIX = r"(?:(?P<quantity>[DC])(?:ELL|L))"

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from runtime import formats
-from runtime.columns import QUANTITIES, UNITS, check_multipoles
+from runtime.columns import QUANTITIES, TEMPERATURES, UNITS, check_multipoles
 from runtime.errors import InputError
 from runtime.formats import Content
 
@@ -31,7 +31,8 @@ class Conventions:
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> Self:
         """From the flags of `add_arguments`."""
-        return cls(args.ell_min, args.units, args.quantity)
+        units = None if args.units in TEMPERATURES else args.units
+        return cls(args.ell_min, units, args.quantity)
 
     @property
     def flags(self) -> str:
@@ -45,15 +46,23 @@ class Conventions:
 UNSAID = Conventions()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how spectra without a record are to be understood."""
+def add_arguments(parser: argparse.ArgumentParser, maps: bool = False) -> None:
+    """Add the flags that say how spectra without a record, and maps, are to be understood.
+
+    Args:
+        parser: Of a script.
+        maps: Whether it reads maps, whose unit --units names as well.
+    """
     group: Any = parser.add_argument_group("spectra of your own, which have no .json beside them")
     group.add_argument(
         "--ell-min", type=_multipole, help="multipole of the first column (default: as the file "
         f"says; {FIRST_ELL} where it does not, 0 for FITS)"
     )  # fmt: skip
+    of_maps = f"; of maps {', '.join(TEMPERATURES)}" if maps else ""
     group.add_argument(
-        "--units", choices=UNITS, help="unit of the values (default: as the file says, else uK2)"
+        "--units",
+        choices=(*UNITS, *TEMPERATURES) if maps else tuple(UNITS),
+        help=f"unit of the values (default: as the file says, else uK2{of_maps})",
     )
     group.add_argument(
         "--quantity",

@@ -27,6 +27,7 @@ OUTPUTS = {
     "sample.py": (
         *("metrics.json", "denoised.npy", "generated.npy", "posterior_*.npy", "*_draws.npy"),
         *("trajectory.npy", "trajectory.png", "examples.png", *LIKELIHOOD),
+        *("observation.npy", "map.png"),
     ),
     "evaluate.py": (
         *("report.json", "report.md", "report.html"),

@@ -38,6 +38,12 @@ class Table:
     record: Record
     sha256: str | None = None
 
+    @classmethod
+    def of(cls, path: str, values: np.ndarray, record: Record) -> Self:
+        """A table that is in memory, and that may be written to path."""
+        values = np.ascontiguousarray(values, "<f8")
+        return cls(path, values, record, hashlib.sha256(values.data).hexdigest())
+
     @property
     def ell(self) -> np.ndarray:
         """Multipoles, shape (n_ell,); 2, 3, ... where no sidecar says otherwise."""

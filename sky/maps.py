@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from runtime.columns import TEMPERATURES
 from runtime.errors import InputError
 from runtime.priors import FloatArray
 from sky.healpix_files import PixelTable, bare
 
-TEMPERATURES = {"uK": 1.0, "mK": 1e3, "K": 1e6}  # in uK
 PREFIXES = {"": "", "m": "m", "milli": "m", **dict.fromkeys(("u", "µ", "μ", "mu", "micro"), "u")}
 TEMPERATURE = re.compile(  # uK, muK_CMB, "mK,thermodynamic", \mu K, "K (CMB)", microKelvin
     r"\\?(?P<prefix>u|µ|μ|mu|micro|m|milli|)[ \\]?(?:K|[Kk]elvin)"

@@ -10,10 +10,11 @@ import re
 import numpy as np
 
 from runtime import console
+from runtime.columns import TEMPERATURES
 from runtime.errors import InputError
 from runtime.priors import FloatArray
 from sky.healpix_files import UNSAID, PixelTable, bare
-from sky.maps import TEMPERATURES, parse_temperature
+from sky.maps import parse_temperature
 
 GALACTIC = "galactic:"
 OUTSIDE = 1e-6  # of 0..1, or of the largest hits, as float32 and smoothing leave it
