@@ -2,12 +2,14 @@
 
 A reduced map v, see `sky.masked`, is N(0, C) with C = 1 + R S R^T under a model of power S. Then
 v^T C^-1 v is a chi-square with as many degrees of freedom as v has numbers; so is, with fewer, the
-part of it in the span of C^(-1/2) R of one multipole, and with one along a template. A map that is
-not what the model knows (another noise, another mask, E modes in the place of B) shows it here,
+part of it in the span of C^(-1/2) R of one multipole, and with one along a template. Another noise
+shows most where there is little sky: v^T C^-2 v, the score of its level. A map that is not what the
+model knows (another noise, another mask, E modes in the place of B) shows it here,
 before any r is inferred from it.
 """
 
 import dataclasses
+import functools
 from typing import Self
 
 import numpy as np
@@ -29,7 +31,7 @@ class ChiSquares:
     """
 
     value: FloatArray
-    degrees: int
+    degrees: float
 
     @property
     def per_mode(self) -> FloatArray:
@@ -49,12 +51,15 @@ class Goodness:
 
     Attributes:
         overall: Of all numbers of a reduced map.
+        noise: Of those that are noise rather than sky: a weighted sum of squares, scaled to the
+            chi-square of its mean and variance.
         per_ell: Of the modes of each of `ell`.
         ell: Multipoles that have modes in the map, shape (n_ell,).
         templates: Of the amplitude of each template; empty without any.
     """
 
     overall: ChiSquares
+    noise: ChiSquares
     per_ell: tuple[ChiSquares, ...]
     ell: npt.NDArray[np.intp]
     templates: tuple[ChiSquares, ...]
@@ -63,12 +68,13 @@ class Goodness:
     def p_value(self) -> FloatArray:
         """The smallest of all, times their number (Bonferroni), at most 1; shape (k,).
 
-        The chi-squares of neighbouring multipoles are not independent: it errs on the side of
-        believing a map.
+        All of one kind, the multipoles say, count together as much as the one of another. They are
+        not independent: it errs on the side of believing a map.
         """
-        everything = (self.overall, *self.per_ell, *self.templates)
-        smallest = np.min([each.p_value for each in everything], axis=0)
-        return np.minimum(1, len(everything) * smallest)
+        kinds = [(self.overall,), (self.noise,), self.per_ell, self.templates]
+        kinds = [kind for kind in kinds if kind]
+        smallest = [len(kind) * np.min([c.p_value for c in kind], axis=0) for kind in kinds]
+        return np.minimum(1, len(kinds) * np.min(smallest, axis=0))
 
     @property
     def refused(self) -> npt.NDArray[np.bool_]:
@@ -126,6 +132,12 @@ class MapTest:
             directions /= np.linalg.norm(directions, axis=0)
         return cls(lower, ell[seen], tuple(span for span in spans if span.shape[1]), directions)
 
+    @functools.cached_property
+    def score_moments(self) -> tuple[float, float]:
+        """Mean, and half of the variance, of v^T C^-2 v: the traces of C^-1 and C^-2."""
+        inverse = linalg.solve_triangular(self.lower, np.eye(len(self.lower)), lower=True)
+        return float((inverse**2).sum()), float(((inverse.T @ inverse) ** 2).sum())
+
     def __call__(self, v: FloatArray) -> Goodness:
         """Chi-squares of reduced maps, shape (k, n_data)."""
         white = linalg.solve_triangular(self.lower, v.T, lower=True)
@@ -133,4 +145,12 @@ class MapTest:
             ChiSquares(((span.T @ white) ** 2).sum(0), span.shape[1]) for span in self.spans
         )
         along = tuple(ChiSquares(row**2, 1) for row in self.templates.T @ white)
-        return Goodness(ChiSquares((white**2).sum(0), len(white)), per_ell, self.ell, along)
+        score = (linalg.solve_triangular(self.lower, white, lower=True, trans="T") ** 2).sum(0)
+        mean, half_variance = self.score_moments
+        return Goodness(
+            overall=ChiSquares((white**2).sum(0), len(white)),
+            noise=ChiSquares(score * mean / half_variance, mean**2 / half_variance),
+            per_ell=per_ell,
+            ell=self.ell,
+            templates=along,
+        )

@@ -21,6 +21,8 @@ class ChiSquareReport(Reported):
         chi2_per_mode: Of all numbers of the reduced map.
         num_modes: How many these are.
         p_overall: Two-sided p-value of it.
+        noise_chi2_per_mode: Of those that are noise rather than sky.
+        p_noise: Its p-value.
         p_value: The smallest of all p-values, times their number (Bonferroni).
         worst_ell: Multipole that is most of its standard deviations off.
         worst_ell_chi2_per_mode: There.
@@ -33,6 +35,8 @@ class ChiSquareReport(Reported):
     chi2_per_mode: float
     num_modes: int
     p_overall: float
+    noise_chi2_per_mode: float
+    p_noise: float
     p_value: float
     worst_ell: int
     worst_ell_chi2_per_mode: float
@@ -50,8 +54,10 @@ class ChiSquareReport(Reported):
         k = int(np.argmax(sigmas)) if sigmas else None
         return cls(
             chi2_per_mode=float(goodness.overall.per_mode[0]),
-            num_modes=goodness.overall.degrees,
+            num_modes=int(goodness.overall.degrees),
             p_overall=float(goodness.overall.p_value[0]),
+            noise_chi2_per_mode=float(goodness.noise.per_mode[0]),
+            p_noise=float(goodness.noise.p_value[0]),
             p_value=float(goodness.p_value[0]),
             worst_ell=worst,
             worst_ell_chi2_per_mode=float(at_worst.per_mode[0]),
@@ -73,7 +79,8 @@ class ChiSquareReport(Reported):
         """In a few words."""
         words = (
             f"chi-square {self.chi2_per_mode:.3g} per mode of {self.num_modes} "
-            f"(p = {self.p_overall:.2g}), farthest off at ell = {self.worst_ell} "
+            f"(p = {self.p_overall:.2g}), {self.noise_chi2_per_mode:.3g} where noise is most of it "
+            f"(p = {self.p_noise:.2g}), farthest off at ell = {self.worst_ell} "
             f"({self.worst_ell_chi2_per_mode:.3g} per mode, p = {self.worst_ell_p:.2g})"
         )
         if self.worst_template is not None:

@@ -49,7 +49,7 @@ def maps_of(sky, n, seed, noise=1.0, cl_ee=30 * CL):
 def test_right_maps_follow_the_laws(sky, map_test):
     n = 4000
     found = map_test(sky.draw(modes(n, 0), np.random.default_rng(1)))
-    for each in (found.overall, *found.per_ell):
+    for each in (found.overall, found.noise, *found.per_ell):
         assert stats.kstest(each.p_value, "uniform").pvalue > 1e-4
     assert found.overall.per_mode.mean() == pytest.approx(1, abs=0.01)
     # at most REFUSED, and not for nothing
@@ -64,7 +64,7 @@ def test_right_maps_from_pixels_pass(sky, map_test):
 def test_wrong_maps_are_refused(sky, map_test):
     """A noise 20 % off, a flipped U, a mask turned against the map, a map in other units.
 
-    A chi-square of 388 numbers scatters by 7 %: a noise 10 % off is seen in few maps of this size.
+    The variance of 388 numbers scatters by 7 %: a noise 10 % off is seen in few maps of this size.
     """
     right = maps_of(sky, 20, 3)
     q, u = np.split(right, 2, axis=1)
