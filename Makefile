@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 DEMO = results
 
-.PHONY: demo posterior posterior-foreground own-simulations forecast mismatch solvers test test-slow test-mutants \
+.PHONY: demo posterior posterior-foreground own-simulations masked forecast mismatch solvers test test-slow test-mutants \
     benchmarks compare sbibm clean
 
 # torch first and alone: its version decides which build pip takes
@@ -24,6 +24,9 @@ posterior-foreground: $(VENV)/.installed
 
 own-simulations: $(VENV)/.installed
 	$(PYTHON) -m studies.own_simulations --out-dir $(DEMO)/own_simulations
+
+masked: $(VENV)/.installed
+	$(PYTHON) -m studies.masked --out-dir $(DEMO)/masked
 
 forecast: $(VENV)/.installed
 	$(PYTHON) -m studies.forecast --out-dir $(DEMO)/forecast
