@@ -25,7 +25,7 @@ SAME_POWER = 0.01  # likewise of contaminants, some of which are measured from s
 OTHER_ENTRIES = {
     *("ell", "num_samples", "sha256", "sidecar_sha256", "run", "command", "versions", "git_commit"),
     *("quantity", "unit", "split", "nside", "seed", "r_range", "reach", "map_powers"),
-    *("method", "model_checkpoint", "prior", "observation"),
+    *("decoupled", "method", "model_checkpoint", "prior", "observation"),
     *(name for part in (Prior, Sky, Contaminants, Ilc) for name in field_names(part)),
 } - {COSMOLOGY}
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from runtime.decoupled import DecoupledSpectrum
 from runtime.jsonfiles import Json, to_json
 from runtime.packed import pack, unpack
 from runtime.priors import FloatArray, Prior, field_names, read_array
@@ -307,6 +308,7 @@ class Record:
         contaminants: Of the observations.
         ilc: Weights and bias of a cleaning.
         map_powers: What maps hold, where observations are spectra of part of the sky.
+        decoupled: What makes bandpowers of such observations.
         sampled: Where draws come from; None for simulated rows.
         run: Id of the run that wrote it, which all its outputs share; see `provenance.run_id`.
         extra: What only people read: cosmology, provenance, sizes and the like.
@@ -322,6 +324,7 @@ class Record:
     contaminants: Contaminants = Contaminants()
     ilc: Ilc | None = None
     map_powers: MapPowers | None = None
+    decoupled: DecoupledSpectrum | None = None
     sampled: Sampled | None = None
     run: str | None = None
     extra: Json = dataclasses.field(default_factory=dict)
@@ -337,7 +340,7 @@ class Record:
         """
         sampled = Sampled.from_json(content)
         typed = {*cls.PLAIN, *field_names(Sky), *field_names(Contaminants), *field_names(Ilc)}
-        typed |= {*field_names(Prior), "r_range", "map_powers"}
+        typed |= {*field_names(Prior), "r_range", "map_powers", "decoupled"}
         if sampled is not None:
             typed |= {"method", "model_checkpoint", "prior", "observation"}
         ilc: Json = {name: read_array(content, name) for name in field_names(Ilc)}
@@ -348,6 +351,7 @@ class Record:
             contaminants=Contaminants.from_json(content),
             ilc=None if ilc["ilc_weights"] is None else Ilc(**ilc),
             map_powers=MapPowers.from_json(content.get("map_powers")),
+            decoupled=DecoupledSpectrum.from_json(content.get("decoupled")),
             sampled=sampled,
             extra={name: value for name, value in content.items() if name not in typed},
         )
@@ -360,6 +364,7 @@ class Record:
         for part in (self.sky, self.contaminants, self.ilc):
             content |= {} if part is None else to_json(part)
         content |= {} if self.map_powers is None else {"map_powers": self.map_powers.to_json()}
+        content |= {} if self.decoupled is None else {"decoupled": self.decoupled.to_json()}
         content |= {} if self.sampled is None else self.sampled.to_json()
         return content | to_json(self.extra)
 

@@ -6,11 +6,13 @@ from typing import Self
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from runtime.decoupled import DecoupledSpectrum
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Prior
 from runtime.records import MapPowers, Sky
 from sky import cosmology, masked, realisations
 from sky.analysis import Analysis, Masking
+from sky.decoupled import decoupled_spectrum
 from sky.instruments import MIN_POWER
 from sky.masked import MaskedSky, QuadraticEstimator
 from sky.realisations import Generators
@@ -83,6 +85,10 @@ class MaskedSimulator(Simulator):
     @property
     def described_sky(self) -> Sky:
         return dataclasses.replace(super().described_sky, analysis=self.analysis.to_json())
+
+    @property
+    def decoupled(self) -> DecoupledSpectrum:
+        return decoupled_spectrum(self.estimator)
 
     def map_powers(self, prior: Prior) -> MapPowers:
         """Powers up to 3 nside - 1, without noise, which the analysis knows."""

@@ -95,7 +95,10 @@ def records(splits: Paths, record: Record, nside: int, masked: bool) -> dict[str
     """{name of a file: its record}, from what all share."""
     return {
         os.path.basename(path): record.replace(
-            split=split, quantity=OUTPUTS[name].quantity, unit=OUTPUTS[name].unit
+            split=split,
+            quantity=OUTPUTS[name].quantity,
+            unit=OUTPUTS[name].unit,
+            decoupled=record.decoupled if name == "y" else None,  # it acts on y
         ).first_multipoles(num_multipoles(name, nside, masked))
         for split, paths in splits.items()
         for name, path in paths.items()

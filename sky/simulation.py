@@ -217,6 +217,7 @@ def describe(simulator: Simulator, prior: Prior, seed: int) -> Record:
         contaminants=simulator.contaminants,
         ilc=measure_ilc(simulator, prior, seed),
         map_powers=simulator.map_powers(prior),
+        decoupled=simulator.decoupled,
         extra=simulator.sky.foregrounds.to_json(),
     )
 

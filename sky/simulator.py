@@ -5,6 +5,7 @@
 
 import dataclasses
 
+from runtime.decoupled import DecoupledSpectrum
 from runtime.priors import FloatArray, Prior
 from runtime.records import Contaminants, MapPowers, Sky
 from sky import cleaning, realisations
@@ -103,6 +104,11 @@ class Simulator:
 
     def map_powers(self, prior: Prior) -> MapPowers | None:
         """What a record says of maps of part of the sky; None of the full sky."""
+        return None
+
+    @property
+    def decoupled(self) -> DecoupledSpectrum | None:
+        """What makes bandpowers of observations of part of the sky; None of the full sky."""
         return None
 
     @property
