@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from figures import masked
 from figures.spectra import budget
 from runtime import (
     atomic,
@@ -50,8 +51,9 @@ from runtime.priors import Prior
 from runtime.records import Record
 from runtime.shared_arrays import SharedArrays
 from runtime.workers import Workers
-from sky import configuration, flags, foregrounds, memory, simulation
+from sky import configuration, flags, foregrounds, memory, projection, simulation
 from sky.configuration import Configuration
+from sky.masked_simulator import MaskedSimulator
 from sky.outputs import Paths, Shape, file_label, output_paths, records, shapes, write_rows
 
 BUDGET_R = (0.001, 0.01)  # tensor spectra that stand in the budget
@@ -72,9 +74,9 @@ def parse_arguments(argv: Sequence[str] | None) -> Configuration:
     return configuration.read_configuration(parser.parse_args(argv), parser.error)
 
 
-def budget_path(out_dir: str, r: Sequence[float]) -> str:
-    """Path of the figure that shows what the observations of r are made of."""
-    return os.path.join(out_dir, f"budget_r{file_label(r)}.png")
+def figure_path(config: Configuration, name: str, r: Sequence[float]) -> str:
+    """Path of a figure of one r: "budget" or "masked"."""
+    return os.path.join(config.out_dir, f"{name}_r{file_label(r)}.png")
 
 
 def write_budget(path: str, simulator: simulation.Simulator, record: Record) -> None:
@@ -103,6 +105,40 @@ def write_budget(path: str, simulator: simulation.Simulator, record: Record) -> 
     console.print_result(f"{title:<28}" + "".join(f"{f'ell = {ell[k]}':>12}" for k in columns))
     for label, dl in {**{f"tensor, r = {k:g}": v for k, v in tensors.items()}, **left}.items():
         console.print_result(f"  {label:<26}" + "".join(f"{dl[k]:12.2e}" for k in columns))
+
+
+def write_masked_figure(
+    path: str, paths: Mapping[str, str], simulator: MaskedSimulator, record: Record
+) -> None:
+    """Draw how deeply the sky is seen, and the first test sky with its bandpowers.
+
+    Args:
+        path: Of the figure.
+        paths: {name of an output: file} of the test set.
+        simulator: Of the rows.
+        record: Of the rows.
+    """
+    rows = {name: np.load(file, mmap_mode="r")[:1] for name, file in paths.items()}
+    survey, decoupled = simulator.analysis.masking.survey, simulator.decoupled
+    r = rows.get("r", np.array([record.prior.r]))
+    dl_signal = np.atleast_2d(simulation.signal_of(record.prior, r))[0]
+    has_foreground = simulation.given(record.contaminants.dl_gaussian_foreground).any()
+    dl_total = dl_signal + simulator.map_powers(record.prior).dl_contaminant
+    sky = masked.Sky(
+        title=f"one test sky, $r = {r[0]:.3g}$",
+        truth=rows["x"][0],
+        dl_signal=dl_signal,
+        dl_total=dl_total,
+        parts="signal + lensing" + (" + foreground" if has_foreground else ""),
+    )
+    bandpowers = masked.Bandpowers(
+        edges=np.array(decoupled.edges),
+        dl=decoupled(rows["y"])[0],
+        errors=decoupled.errors,
+        expected=decoupled.windows @ dl_total,
+    )
+    depth = projection.mollweide(survey.nside, survey.pixels, survey.depths)
+    drawing.write_figure(path, lambda: masked.masked_sky(depth, survey.f_sky, sky, bandpowers))
 
 
 def format_r(prior: Prior) -> str:
@@ -143,7 +179,8 @@ def arrays_of(config: Configuration, splits: Paths) -> SharedArrays:
 
 def figures_of(config: Configuration, r: Sequence[float]) -> list[str]:
     """Paths of the figures of one r."""
-    return [budget_path(config.out_dir, r)] if config.has_budget else []
+    names = ["budget"] * config.has_budget + ["masked"] * config.masked
+    return [figure_path(config, name, r) for name in names]
 
 
 def claim(config: Configuration, sets: Mapping[tuple[float, ...], Paths]) -> None:
@@ -202,6 +239,17 @@ def write_set(
             arrays.remove()
 
 
+def write_figures(
+    config: Configuration, r: Sequence[float], simulator: simulation.Simulator, record: Record
+) -> None:
+    """Draw the figures of one r, whose files are in place."""
+    if config.has_budget:
+        write_budget(figure_path(config, "budget", r), simulator, record)
+    if isinstance(simulator, MaskedSimulator):
+        test = output_paths(config.out_dir, r, masked=True)["test"]
+        write_masked_figure(figure_path(config, "masked", r), test, simulator, record)
+
+
 def simulate(config: Configuration, argv: list[str] | None) -> None:
     """Draw all rows and write them: those of each r when all of them are drawn."""
     simulator = simulation.make_simulator(config.model, config.observation)
@@ -219,8 +267,7 @@ def simulate(config: Configuration, argv: list[str] | None) -> None:
     if processes.rank() != 0:
         return
     for r in config.r:
-        for path in figures_of(config, r):
-            write_budget(path, simulator, described[r])
+        write_figures(config, r, simulator, described[r])
     console.print_result(
         f"wrote {config.num_train} training and {config.num_test} test pairs at "
         f"ell = 2-{simulator.ell[-1]} for r = {', '.join(map(format_r, priors.values()))} into "

@@ -22,7 +22,7 @@ OUTPUTS = {
     "data_generation.py": (
         *("dl_train_r{}.npy", "dl_train_noisy_r{}.npy", "r_train_r{}.npy"),
         *("dl_gt_r{}.npy", "dl_noisy_r{}.npy", "r_gt_r{}.npy", "modes_noisy_r{}.npy"),
-        "budget_r{}.png",
+        *("budget_r{}.png", "masked_r{}.png"),
     ),
     "sample.py": (
         *("metrics.json", "denoised.npy", "generated.npy", "posterior_*.npy", "*_draws.npy"),

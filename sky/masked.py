@@ -92,10 +92,15 @@ class Survey:
         return len(self.pixels) / (12 * self.nside**2)
 
     @property
+    def depths(self) -> FloatArray:
+        """Of each pixel, uK-arcmin in polarisation, shape (n_pix,)."""
+        deviation = np.sqrt(self.noise[:, [0, 2]].mean(1))
+        return 60 * np.degrees(deviation * np.sqrt(np.pi / 3) / self.nside)
+
+    @property
     def depth_uk_arcmin(self) -> float:
         """Of the deepest pixel, uK-arcmin in polarisation."""
-        variance = float(self.noise[:, [0, 2]].mean(1).min())
-        return float(np.degrees((variance * np.pi / 3) ** 0.5 / self.nside) * 60)
+        return float(self.depths.min())
 
     def whiten(self, maps: FloatArray) -> FloatArray:
         """Maps over the root of their noise, shape (2 n_pix, k): Q of all pixels seen, then U."""
