@@ -117,7 +117,7 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
         for k, path in enumerate(filter(None, (args.maps, args.split)))
     ]
     gate = MapGate.of(analysis.part.response, analysis.powers, *analysis.templates())
-    exact = gate.posterior(maps[0].v[None])
+    exact = gate.posterior(maps[0].v)
     null = gate.judge_null(maps[0].v, maps[1].v) if args.split else None
     report = MapReport.of(gate.judge(maps[0].v, exact), null)
     for line in report.lines():

@@ -7,10 +7,13 @@ from typing import Self
 import numpy as np
 
 from checks.estimates import Reported
-from checks.exact_map import MapLaw, MapModel, MapPosterior
+from checks.exact_map import Decomposition, MapLaw, MapModel, MapPosterior
 from checks.goodness import REFUSED, Goodness, MapTest
 from runtime.priors import FloatArray
 from runtime.records import MapPowers
+
+# of a foreground in units of an ensemble's own, the steps small beside its error
+AMPLITUDES = np.concatenate([[0], np.geomspace(1e-6, 1e2, 400)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,27 +154,48 @@ class MapGate:
         return cls(MapLaw(response, powers.dl_contaminant, fixed), powers, names, templates)
 
     def posterior(self, v: FloatArray) -> MapPosterior | None:
-        """p(r | map) of reduced maps, shape (n, n_data); None where r has no range."""
+        """Exact p(r | map) of a reduced map, shape (n_data,); None where it has none.
+
+        That is where r has no range, or the law of maps is unknown.
+        """
+        return self._r_under(self.law, v) if self.powers.law_known else None
+
+    def _r_under(self, law: MapLaw, v: FloatArray) -> MapPosterior | None:
         prior = self.powers.prior
         if prior.signal_template is None or prior.r_range is None:
             return None
-        return MapPosterior(v, MapModel(self.law, prior.signal_template, prior.r_range))
+        return MapPosterior(v[None], MapModel(law, prior.signal_template, prior.r_range))
+
+    def nearest(self, v: FloatArray) -> MapLaw:
+        """The law of a map that is known, or that of the foregrounds which suit the map best."""
+        shapes = self.powers.dl_foregrounds
+        if shapes is None:
+            return self.law
+        found = []
+        for shape in shapes:
+            decomposition = Decomposition.of(self.law, shape)
+            q = decomposition.reduce(v[None])
+            likelihood = decomposition.log_likelihood(q, AMPLITUDES)[0]
+            k = int(likelihood.argmax())
+            found.append((likelihood[k], AMPLITUDES[k] * shape))
+        best = max(found, key=lambda pair: pair[0])[1]
+        return dataclasses.replace(self.law, dl_contaminant=self.law.dl_contaminant + best)
 
     def judge(self, v: FloatArray, posterior: MapPosterior | None) -> ChiSquareReport:
-        """Test a reduced map, shape (n_data,), under the r of the prior that suits it best.
+        """Test a reduced map, shape (n_data,), under the sky of the prior that suits it best.
 
         Args:
             v: The map.
-            posterior: Its p(r | map), where r has a range.
+            posterior: From `posterior`.
         """
-        prior = self.powers.prior
+        prior, law = self.powers.prior, self.nearest(v)
+        r = posterior or self._r_under(law, v)
         signal = np.zeros(1) if prior.dl_signal is None else prior.dl_signal
-        if posterior is not None and prior.signal_template is not None:
-            best = posterior.r[posterior.density[:1].argmax(1)]
-            signal = prior.signal_template(best)[0]
-        power = self.law.per_mode(self.law.dl_contaminant + signal)
-        test = MapTest.of(self.law.response, power, self.templates)
-        return ChiSquareReport.of(test((v - self.law.fixed)[None]), self.names)
+        if r is not None and prior.signal_template is not None:
+            signal = prior.signal_template(r.r[r.density.argmax(1)])[0]
+        power = law.per_mode(law.dl_contaminant + signal)
+        test = MapTest.of(law.response, power, self.templates)
+        return ChiSquareReport.of(test((v - law.fixed)[None]), self.names)
 
     def judge_null(self, first: FloatArray, second: FloatArray) -> ChiSquareReport:
         """Test the difference of two reduced maps of one sky, (n_data,) each: noise, no sky."""

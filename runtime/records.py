@@ -172,16 +172,22 @@ class MapPowers:
 
     Attributes:
         prior: Of the primordial power.
-        dl_contaminant: All else on the sky that is Gaussian; of an ensemble, its mean.
-        law_known: Whether that is the same in all skies.
+        dl_contaminant: All else on the sky that is Gaussian and has the same power in all skies.
+        dl_foregrounds: Of an ensemble in which skies differ: some shapes of what is added to that,
+            each of any amplitude, shape (k, n_ell); None where the law of maps is known.
         fixed_modes: Coefficients of a foreground that is the same in all skies, as
             sky.harmonics orders them, shape (n_modes,), uK; None without one.
     """
 
     prior: Prior
     dl_contaminant: FloatArray
-    law_known: bool = True
+    dl_foregrounds: FloatArray | None = None
     fixed_modes: FloatArray | None = None
+
+    @property
+    def law_known(self) -> bool:
+        """Whether the law of maps is known, given r."""
+        return self.dl_foregrounds is None
 
     @classmethod
     def from_json(cls, content: Any) -> Self | None:
@@ -193,30 +199,30 @@ class MapPowers:
         if content is None:
             return None
         try:
-            prior, contaminant = (
-                Prior.from_json(content),
-                np.array(content["dl_contaminant"], float),
-            )
-            fixed, known = content.get("fixed_modes"), content["law_known"]
-            fixed = None if fixed is None else unpack(fixed)
+            prior, foregrounds = Prior.from_json(content), read_array(content, "dl_foregrounds")
+            contaminant = np.array(content["dl_contaminant"], float)
+            fixed = None if "fixed_modes" not in content else unpack(content["fixed_modes"])
         except (KeyError, TypeError):
             raise ValueError("map_powers is damaged") from None
         n_ell = contaminant.size
-        powers = [contaminant]
+        powers = [contaminant, *([] if foregrounds is None else foregrounds)]
         powers += [] if prior.dl_signal is None else [prior.dl_signal]
         powers += [] if prior.signal_template is None else [*prior.signal_template.dl_per_r]
         for power in powers:
             if power.shape != (n_ell,) or not (np.isfinite(power) & (power >= 0)).all():
                 raise ValueError("map_powers is damaged")
-        if type(known) is not bool or fixed is not None and fixed.shape != ((n_ell + 2) ** 2 - 4,):
+        if fixed is not None and fixed.shape != ((n_ell + 2) ** 2 - 4,):
             raise ValueError("map_powers is damaged")
-        return cls(prior, contaminant, known, fixed)
+        return cls(prior, contaminant, foregrounds, fixed)
 
     def to_json(self) -> Json:
         """Entry of a sidecar."""
-        fixed = {} if self.fixed_modes is None else {"fixed_modes": pack(self.fixed_modes)}
-        known: Json = {"dl_contaminant": self.dl_contaminant.tolist(), "law_known": self.law_known}
-        return self.prior.to_json() | known | fixed
+        content = self.prior.to_json() | {"dl_contaminant": self.dl_contaminant.tolist()}
+        if self.dl_foregrounds is not None:
+            content["dl_foregrounds"] = self.dl_foregrounds.tolist()
+        if self.fixed_modes is not None:
+            content["fixed_modes"] = pack(self.fixed_modes)
+        return content
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

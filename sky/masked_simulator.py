@@ -19,6 +19,7 @@ from sky.realisations import Generators
 from sky.simulator import Rows, Simulator, draw_r, given, signal_of
 
 BLOCK_ROWS = 2**9  # of which a set has many, so that processes get equal shares
+NUM_SHAPED, SHAPES = 1000, (0.02, 0.35, 0.65, 0.98)  # quantiles of the tilt of so many skies
 CHUNK_ROWS = 2**7  # of which products are fast, and small at NSIDE 32
 
 
@@ -93,12 +94,20 @@ class MaskedSimulator(Simulator):
     def map_powers(self, prior: Prior) -> MapPowers:
         """Powers up to 3 nside - 1, without noise, which the analysis knows."""
         foregrounds, parts = self.sky.foregrounds, self.contaminants
+        gaussian = 0.0 if foregrounds.varied else given(parts.dl_gaussian_foreground)
         return MapPowers(
             prior=prior,
-            dl_contaminant=given(parts.dl_lensing) + given(parts.dl_gaussian_foreground),
-            law_known=not foregrounds.varied,
+            dl_contaminant=given(parts.dl_lensing) + gaussian,
+            dl_foregrounds=self._foreground_shapes() if foregrounds.varied else None,
             fixed_modes=foregrounds.fixed[0] if foregrounds.fixed.any() else None,
         )
+
+    def _foreground_shapes(self) -> FloatArray:
+        """Foregrounds of an ensemble from the flattest to the steepest, shape (k, n_ell), uK^2."""
+        skies = self.sky.foregrounds.components(NUM_SHAPED, np.random.default_rng(0))
+        dl = skies.residual(self.weights)
+        order = np.argsort(dl[:, 0] / dl[:, -1])
+        return dl[order[(np.array(SHAPES) * NUM_SHAPED).astype(int)]]
 
     def draw_rows(self, prior: Prior, n: int, generators: Generators) -> Rows:
         r = draw_r(prior, n, generators)
