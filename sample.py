@@ -40,12 +40,13 @@ import numpy as np
 
 import sde_utils
 from checks import output
+from checks.estimates import known
 from checks.law import sample_rows
 from checks.map_gate import MapGate, MapReport
 from checks.output import Inputs, OutputReport
 from checks.own_map import ACCEPTED, OwnObservation
 from diffusion import observations, sample_flags
-from diffusion.configuration import Configuration
+from diffusion.configuration import Configuration, likelihood_identity, sampled_from
 from diffusion.jobs import Job, is_finished
 from diffusion.outputs import TRAJECTORY, draws_file
 from diffusion.sampling import Sampler
@@ -69,7 +70,7 @@ from runtime import (
 from runtime.errors import InputError
 from runtime.jsonfiles import Json
 from runtime.priors import Prior
-from runtime.records import Record, Sampled, Sky
+from runtime.records import Record, Sky
 from runtime.tables import Table
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
 
     from diffusion.trained import Trained
 
-OBSERVATION = "observation.npy"  # the spectrum of --maps
+OBSERVATION, MAP_FIGURE = "observation.npy", "map.png"  # of --maps
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -94,22 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | None) -> Sampled:
-    """What the sidecars say about where an output comes from."""
-    return Sampled(
-        method=args.method,
-        model_checkpoint=args.model_checkpoint,
-        prior=trained.data.prior,
-        sky=trained.known_sky,
-        observation_file=None if observed is None else observed.path,
-        observation_sha256=None if observed is None else observed.sha256,
-        observation_columns=None if observed is None else observed.values.shape[1],
-    )
-
-
 def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
     """Measure the map of --maps as the model's own were; InputError where it is none of them."""
+    from sky.decoupled import decoupled_spectrum
     from sky.own_maps import MapAnalysis
+    from sky.projection import mollweide
 
     analysis = MapAnalysis.of(trained.data, args.model_checkpoint)
     maps = [
@@ -134,20 +124,43 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
         unit="uK^2",
         nside=trained.data.nside,
         sky=Sky(analysis=trained.data.sky.analysis),
+        decoupled=decoupled_spectrum(analysis.estimator),
         extra={"understood": [line for own in maps for line in own.understood]},
     )
-    values = analysis.estimator.spectra(maps[0].v[None])
-    path = os.path.join(args.out_dir, OBSERVATION)
-    return OwnObservation(Table.of(path, values, record), report, exact)
+    values, survey = analysis.estimator.spectra(maps[0].v[None]), analysis.part.survey
+    return OwnObservation(
+        observed=Table.of(os.path.join(args.out_dir, OBSERVATION), values, record),
+        report=report,
+        r=exact,
+        image=mollweide(survey.nside, survey.pixels, maps[0].values[: len(survey.pixels)]),
+        f_sky=survey.f_sky,
+        dl_noise=survey.dl_noise,
+        dl_fiducial=analysis.analysis.dl_fiducial,
+    )
 
 
-def likelihood_identity(args: argparse.Namespace) -> Json:
-    """All that log-likelihoods depend on: {flag: SHA-256 of its file}."""
-    from runtime.checkpoints import file_sha256
+def draw_map(arrays: Mapping[str, np.ndarray], own: OwnObservation, truth: Table | None) -> Figure:
+    """The map of --maps, with what is known of it."""
+    from figures import masked, own_map
 
-    names = ("data_file_noisy", "data_file_gt", "param_file_gt", "model_checkpoint")
-    given = {cli.flag(name): getattr(args, name) for name in names}
-    return {"--log-likelihood": True} | {k: v and file_sha256(v) for k, v in given.items()}
+    y, decoupled = own.observed.values[0], known(own.observed.record.decoupled)
+    bandpowers = masked.Bandpowers(
+        edges=np.array(decoupled.edges),
+        dl=decoupled(y),
+        errors=decoupled.errors,
+        expected=decoupled.windows @ own.dl_fiducial,
+    )
+    quantiles = arrays.get("posterior_quantiles.npy")
+    spectrum = own_map.OwnSpectrum(
+        bandpowers,
+        None if quantiles is None else quantiles[0],
+        None if truth is None else truth.values[0],
+    )
+    draws, r = arrays.get(draws_file("r")), None
+    if draws is not None:
+        grid, density = (None, None) if own.r is None else (own.r.r, own.r.density[0])
+        r = own_map.OwnR(draws[0], grid, density, own.rule_of_thumb)
+    return own_map.own_map(own.image, own.f_sky, spectrum, r, own.warning.get(ACCEPTED, ""))
 
 
 def write_log_likelihood(
@@ -187,7 +200,7 @@ def output_paths(
 ) -> dict[str, str]:
     """{file name: path} of all that a run writes beside sidecars."""
     names = [each.name for each in sampler.outputs]
-    names += [] if own is None else [OBSERVATION]
+    names += [] if own is None else [OBSERVATION, MAP_FIGURE]
     names += [TRAJECTORY] if config.plot_trajectories else []
     names += ["metrics.json", "examples.png"]
     names += ["trajectory.png"] if config.plot_trajectories else []
@@ -222,9 +235,9 @@ def draw_examples(
         example = spectra.Example(ell, y if len(y) == len(ell) else None, truth, signal)
         correlations = None
         if measured.truth is not None:
-            known = measured.truth.correlation
-            if known.denoised is not None and known.observation is not None:
-                correlations = spectra.Correlations(known.denoised, known.observation, known.limit)
+            found = measured.truth.correlation
+            if found.denoised is not None and found.observation is not None:
+                correlations = spectra.Correlations(found.denoised, found.observation, found.limit)
         return spectra.output_example(example, arrays, row, correlations)
     return spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
 
@@ -292,7 +305,7 @@ def finish(
     paths: dict[str, str],
     inputs: Inputs,
     own: OwnObservation | None,
-    known: Record,
+    written_by: Record,
 ) -> None:
     """Put the outputs of a job in place, with their records, and say what they are worth.
 
@@ -302,26 +315,27 @@ def finish(
         paths: {file name: path}.
         inputs: What the draws were made from.
         own: The map that they are of, if they are of one.
-        known: What sidecars say of where the draws come from.
+        written_by: What sidecars say of where the draws come from.
     """
     record = job.record()
     report = {"method": config.solver.method, "num_samples": config.blocks.num_samples, **record}
     report |= {run_folder.IDENTITY: job.identity, "run": provenance.run_id(job.identity)}
-    extra = known.extra | record | ({} if own is None else own.warning)
-    known = known.replace(run=report["run"], extra=extra)
+    extra = written_by.extra | record | ({} if own is None else own.warning)
+    described = written_by.replace(run=report["run"], extra=extra)
     job.arrays.publish(
-        {e.name: known.replace(quantity=e.quantity, unit=e.unit) for e in job.sampler.outputs},
+        {e.name: described.replace(quantity=e.quantity, unit=e.unit) for e in job.sampler.outputs},
         paths.values(),
     )
     lines = []
     if own is not None:
         observed = own.observed
-        described = observed.record.replace(
-            run=report["run"], extra=observed.record.extra | own.entries | extra
-        )
-        tables.write_array(observed.path, observed.values, described)
+        entries = observed.record.extra | own.entries | extra
+        measured = observed.record.replace(run=report["run"], extra=entries)
+        tables.write_array(observed.path, observed.values, measured)
         report |= own.entries | own.warning
         lines = own.lines()
+        draw = functools.partial(draw_map, load_arrays(paths), own, inputs.truth)
+        drawing.write_figure(paths[MAP_FIGURE], draw)
     lines = write_report(report, config, inputs, paths) + lines
     job.arrays.remove()
     console.print_result("\n".join(lines))

@@ -10,8 +10,9 @@ from diffusion import sample_flags
 from diffusion.blocks import Blocks, default_batch_size
 from diffusion.sampling import Sampler
 from diffusion.solver_settings import SolverSettings
-from runtime import devices
+from runtime import cli, devices
 from runtime.jsonfiles import Json
+from runtime.records import Sampled
 from runtime.tables import Table
 
 if TYPE_CHECKING:
@@ -94,3 +95,25 @@ class Configuration:
         values = None if observed is None else observed.values
         shown = self.shown if self.plot_trajectories else None
         return trained.to(self.device).sampler(self.solver, self.blocks, values, shown)
+
+
+def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | None) -> Sampled:
+    """What the sidecars say about where an output comes from."""
+    return Sampled(
+        method=args.method,
+        model_checkpoint=args.model_checkpoint,
+        prior=trained.data.prior,
+        sky=trained.known_sky,
+        observation_file=None if observed is None else observed.path,
+        observation_sha256=None if observed is None else observed.sha256,
+        observation_columns=None if observed is None else observed.values.shape[1],
+    )
+
+
+def likelihood_identity(args: argparse.Namespace) -> Json:
+    """All that log-likelihoods depend on: {flag: SHA-256 of its file}."""
+    from runtime.checkpoints import file_sha256
+
+    names = ("data_file_noisy", "data_file_gt", "param_file_gt", "model_checkpoint")
+    given = {cli.flag(name): getattr(args, name) for name in names}
+    return {"--log-likelihood": True} | {k: v and file_sha256(v) for k, v in given.items()}

@@ -76,33 +76,50 @@ def masked_sky(depth: FloatArray, f_sky: float, sky: Sky, bandpowers: Bandpowers
     return figure
 
 
-def _draw_depth(axis: "Axes", depth: FloatArray, f_sky: float) -> None:
+def draw_sphere(axis: "Axes", image: FloatArray, label: str, shades: style.Line) -> None:
+    """A map in an ellipse, with a scale of colours below; what is not seen is pale.
+
+    Args:
+        axis: Where to.
+        image: Shape (h, 2 h): NaN where nothing is seen, infinite outside of the sphere.
+        label: Of the scale, with the unit; empty for no scale.
+        shades: cmap, vmin, vmax and the like.
+    """
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Ellipse
 
-    shades: style.Line = {"extent": (-2.0, 2.0, -1.0, 1.0), "origin": "lower"}
-    shades["interpolation"] = "nearest"
-    axis.imshow(np.where(np.isnan(depth), 1, np.nan), cmap=ListedColormap([style.PALE]), **shades)
+    place: style.Line = {"extent": (-2.0, 2.0, -1.0, 1.0), "origin": "lower"}
+    place["interpolation"] = "nearest"
+    axis.imshow(np.where(np.isnan(image), 1, np.nan), cmap=ListedColormap([style.PALE]), **place)
     axis.set_axis_off()
     axis.add_patch(Ellipse((0, 0), 4, 2, fill=False, color=style.GREY, lw=1.0))
     axis.set(xlim=(-2.03, 2.03), ylim=(-1.03, 1.03))
+    values = np.where(np.isfinite(image), image, np.nan)
+    drawn = axis.imshow(values, **place, **shades)
+    if not label:
+        return
+    scale = axis.inset_axes((0.15, -0.1, 0.7, 0.06))
+    scale.set_in_layout(False)
+    ends = np.nanmin(values) < drawn.norm.vmin, np.nanmax(values) > drawn.norm.vmax
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}
+    bar = axis.figure.colorbar(
+        drawn, cax=scale, orientation="horizontal", extend=extend.get(ends, "both")
+    )
+    bar.set_label(label)
+
+
+def _draw_depth(axis: "Axes", depth: FloatArray, f_sky: float) -> None:
+    from matplotlib.colors import ListedColormap
+
     values = np.where(np.isfinite(depth), depth, np.nan)
     low, high = np.nanmin(values), np.nanquantile(values, 0.98)
     words = f"{100 * f_sky:.3g} % of the sky is seen"
     if high <= low * (1 + 1e-6):  # a scale of colours would say nothing
-        axis.imshow(np.where(np.isfinite(depth), 1, np.nan), cmap=ListedColormap([SEEN]), **shades)
-        axis.set_title(f"{words}, at {low:.3g} µK-arcmin", fontsize=10)
-        return
-    image = axis.imshow(values, cmap="viridis_r", vmin=low, vmax=high, **shades)
-    scale = axis.inset_axes((0.15, -0.1, 0.7, 0.06))
-    scale.set_in_layout(False)
-    bar = axis.figure.colorbar(
-        image,
-        cax=scale,
-        orientation="horizontal",
-        extend="max" if np.nanmax(values) > high else "neither",
-    )
-    bar.set_label("noise [µK-arcmin]")
+        draw_sphere(axis, depth, "", {"cmap": ListedColormap([SEEN])})
+        words += f", at {low:.3g} µK-arcmin"
+    else:
+        shades: style.Line = {"cmap": "viridis_r", "vmin": low, "vmax": high}
+        draw_sphere(axis, depth, "noise [µK-arcmin]", shades)
     axis.set_title(words, fontsize=10)
 
 
@@ -119,15 +136,16 @@ def _draw_bandpowers(axis: "Axes", sky: Sky, bandpowers: Bandpowers) -> None:
     top = max(sky.dl_total.max(), (bandpowers.dl + bandpowers.errors).max())
     drawn = np.concatenate([sky.dl_total[:n_x], sky.dl_signal[:n_x]])
     low = max(drawn[drawn > 0].min() / 10**BELOW, top / 10**DECADES)
-    _draw_points(axis, np.sqrt(first * last), bandpowers, 3 * low)
+    draw_bandpowers(axis, bandpowers, 3 * low)
     style.spectrum_axis(axis)
     axis.set_ylim(low, low * (top / low) ** ROOM)
     axis.legend(fontsize=style.LEGEND, loc="upper left", ncols=1)
     axis.set_title(sky.title, fontsize=10)
 
 
-def _draw_points(axis: "Axes", centres: FloatArray, bandpowers: Bandpowers, lowest: float) -> None:
+def draw_bandpowers(axis: "Axes", bandpowers: Bandpowers, lowest: float) -> None:
     """Bandpowers with their errors; limits, not below the lowest, for those that are no power."""
+    centres = np.sqrt(bandpowers.edges[:-1] * (bandpowers.edges[1:] - 1))
     dl, errors, above = bandpowers.dl, bandpowers.errors, bandpowers.dl > 0
     axis.errorbar(
         centres[above], dl[above], errors[above], **BANDPOWER,
