@@ -110,8 +110,7 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
     exact = gate.posterior(maps[0].v)
     null = gate.judge_null(maps[0].v, maps[1].v) if args.split else None
     report = MapReport.of(gate.judge(maps[0].v, exact), null)
-    for line in report.lines():
-        console.print_result(line)
+    console.print_result("\n".join(report.lines()))
     if not report.in_model:
         if not args.accept_mismatch:
             raise InputError(
@@ -128,8 +127,9 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
         extra={"understood": [line for own in maps for line in own.understood]},
     )
     values, survey = analysis.estimator.spectra(maps[0].v[None]), analysis.part.survey
+    path = os.path.join(args.out_dir, OBSERVATION)
     return OwnObservation(
-        observed=Table.of(os.path.join(args.out_dir, OBSERVATION), values, record),
+        observed=Table.of(path, values, record),
         report=report,
         r=exact,
         image=mollweide(survey.nside, survey.pixels, maps[0].values[: len(survey.pixels)]),
@@ -151,10 +151,9 @@ def draw_map(arrays: Mapping[str, np.ndarray], own: OwnObservation, truth: Table
         expected=decoupled.windows @ own.dl_fiducial,
     )
     quantiles = arrays.get("posterior_quantiles.npy")
+    own_truth = None if truth is None else truth.values[0]
     spectrum = own_map.OwnSpectrum(
-        bandpowers,
-        None if quantiles is None else quantiles[0],
-        None if truth is None else truth.values[0],
+        bandpowers, None if quantiles is None else quantiles[0], own_truth
     )
     draws, r = arrays.get(draws_file("r")), None
     if draws is not None:
@@ -291,9 +290,12 @@ def write_chains(
         console.info(f"--chains: row {row} of {num_rows}; --trajectory-index names another")
 
 
-def claim(config: Configuration, paths: Mapping[str, str], num_bytes: int) -> None:
+def claim(
+    config: Configuration, paths: Mapping[str, str], num_bytes: int, observed: Table | None
+) -> None:
     """Say which files of an earlier run are replaced, go and stay; refuse what has no room."""
     outdated = run_folder.outdated("sample.py", config.out_dir, paths)
+    run_folder.check_input(observed, outdated)
     atomic.claim_outputs(paths.values(), num_bytes, outdated)
     if stay := chains.beside(config.out_dir, config.chains):
         console.info(f"chains of an earlier run stay, for you named them: {', '.join(stay)}")
@@ -381,7 +383,7 @@ def main(argv: list[str] | None = None) -> None:
         stack.enter_context(processes.process_group(torch.device("cpu")))  # no tensors are shared
         if processes.rank() == 0:
             stack.enter_context(locks.hold(paths["metrics.json"]))
-            claim(config, paths, arrays.missing_bytes())
+            claim(config, paths, arrays.missing_bytes(), observed)
         began = time.monotonic()
         share = job.run(config.resume)
         seconds = time.monotonic() - began

@@ -73,6 +73,15 @@ def outdated(script: str, folder: str, names: Iterable[str], label: str = "") ->
     return list(dict.fromkeys(found))
 
 
+def check_input(table: tables.Table | None, outdated: Iterable[str]) -> None:
+    """InputError where what is read is among the files of an earlier run that go."""
+    if table is not None and os.path.realpath(table.path) in map(os.path.realpath, outdated):
+        raise InputError(
+            f"{table.path}: is an output of the run in its folder, which this one would replace; "
+            "name another --out-dir"
+        )
+
+
 def remove(paths: Iterable[str], again: Collection[str] = ()) -> None:
     """Remove what is outdated; what is gone already is no error.
 
