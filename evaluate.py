@@ -8,7 +8,9 @@ sharpness.png, calibration.png, controls.png, where a run holds draws of r besid
 posterior.png and getdist.png, and of other parameters parameters.png.
 
 Where the sidecar of the observations gives the law of the contaminants the exact posterior is
-known; elsewhere only what needs no more than the truth is computed. A run of a model that was
+known; elsewhere only what needs no more than the truth is computed. Of part of the sky no law of
+spectra is known, but that of the maps is: with --modes-file-noisy runs are held against the exact
+posterior given the maps, and the loss of the spectra themselves is told. A run of a model that was
 trained on another sky is a mismatch, and r is never told without it: name in --runs a run of a
 model that was trained on the sky of the observations beside it.
 
@@ -16,6 +18,9 @@ Examples:
   python evaluate.py --runs results/ve_sde results/posterior \\
       --data-file-noisy data/dl_noisy_r0.001.npy --data-file-gt data/dl_gt_r0.001.npy
   python evaluate.py --runs results --data-file-noisy y_test.npy --param-file-gt theta_test.npy
+  python evaluate.py --runs results/masked --data-file-noisy data/dl_noisy_r0-0.01.npy \\
+      --modes-file-noisy data/modes_noisy_r0-0.01.npy --data-file-gt data/dl_gt_r0-0.01.npy \\
+      --param-file-gt data/r_gt_r0-0.01.npy
 """
 
 import argparse
@@ -43,20 +48,22 @@ from runtime import (
     run_folder,
 )
 from runtime.conventions import Conventions
+from runtime.errors import InputError
 from runtime.priors import Prior
-from runtime.tables import Table
 
 if TYPE_CHECKING:  # slow to import
     from checks.calibration import Curves
     from checks.evaluation import Report, RunReport
+    from checks.map_posteriors import Maps
     from checks.posteriors import ExactPosteriors
     from checks.sharpness import Sharpness
-    from figures.evaluation import RunResult, SpectrumDraws
+    from figures.evaluation import RunResult
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
 PARAMETERS_FIGURE = "parameters.png"  # of the last run that holds draws of several
 R_FIGURES = ("r.png", "posterior.png", "getdist.png")  # of the last run that holds draws of r
 EXACT_DRAWS = 4000  # of an exact posterior that is drawn
+SAME_SPECTRA = 1e-4  # relative difference of spectra of the same map
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +79,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--param-file-gt",
         type=npy,
         help="the true r, or parameters in the columns of the training, where rows have their own",
+    )
+    group.add_argument(
+        "--modes-file-noisy",
+        type=npy,
+        help="what the maps of the observations hold, modes_noisy_*.npy, where part of the sky is "
+        "seen; for the exact answer",
     )
     group.add_argument(
         "--out-dir", type=cli.folder_argument, default="evaluation", help="folder of the outputs"
@@ -100,6 +113,7 @@ class Configuration:
             truth=args.data_file_gt,
             parameters=args.param_file_gt,
             conventions=Conventions.from_arguments(args),
+            modes=args.modes_file_noisy,
         )
         return cls(files, args.out_dir, args.row)
 
@@ -108,23 +122,89 @@ class Configuration:
         return os.path.join(self.out_dir, name)
 
 
-class PosteriorCache:
-    """Exact posteriors of the observations, computed once for each prior."""
+def recover_maps(inputs: Inputs) -> "Maps | None":
+    """Maps of the observations, of part of the sky; None where no exact answer takes them.
 
-    def __init__(self, observed: Table) -> None:
-        self.observed = observed
+    Raises:
+        InputError: If they are not those of the observations.
+    """
+    observed, modes = inputs.skies.observed, inputs.modes
+    powers = observed.record.map_powers
+    if modes is None or powers is None or not powers.law_known:
+        return None
+    from checks.exact_map import recover
+    from checks.map_posteriors import Maps
+    from sky.analysis import Analysis
+
+    console.info("building the response of the maps, for the exact answer: this takes a while")
+    analysis = Analysis.from_json(known(observed.record.sky.analysis))
+    part = analysis.masked_sky()
+    estimator = analysis.estimator(part)
+    if modes.values.shape[1] != part.response.shape[1]:
+        raise InputError(f"{modes.path}: has not the {part.response.shape[1]} modes of the maps")
+    v = recover(np.asarray(modes.values), part.response)
+    apart = ~np.isclose(estimator.spectra(v), observed.values, rtol=SAME_SPECTRA).all(1)
+    if apart.any():
+        raise InputError(
+            f"{modes.path}: the spectrum of row {apart.argmax()} is not that of {observed.path}; "
+            "they are not of the same skies"
+        )
+    dl_lensing = known(observed.record.contaminants.dl_lensing)
+    return Maps(
+        v=v,
+        response=part.response,
+        weights=estimator.weights,
+        powers=powers,
+        dl_tensors=analysis.dl_fiducial - dl_lensing,
+        dl_noise=analysis.masking.survey.dl_noise,
+        f_sky=analysis.masking.survey.f_sky,
+    )
+
+
+class PosteriorCache:
+    """Exact posteriors of the observations, computed once for each prior.
+
+    Args:
+        skies: The observations.
+        maps: Of part of the sky, whose answer is the exact one; None without.
+    """
+
+    def __init__(self, skies: Skies, maps: "Maps | None" = None) -> None:
+        self.skies, self.maps = skies, maps
         self._known: dict[str, ExactPosteriors] = {}
 
     def under(self, prior: Prior) -> "ExactPosteriors":
         """Exact posteriors under a prior; says so where that takes time."""
         from checks.posteriors import ExactPosteriors
 
-        key = repr(dataclasses.replace(prior, mean_dl=None).to_json())
+        n_x = self._multipoles()  # those of maps go on beyond it
+        common = prior if self.maps is None else prior.first_multipoles(n_x)
+        key = repr(dataclasses.replace(common, mean_dl=None).to_json())
         if key not in self._known:
-            if self.observed.record.contaminants.law_known:
+            observed = self.skies.observed
+            if observed.record.contaminants.law_known or self.maps is not None:
                 console.info(f"exact posterior under the prior r = {prior.r_or_range}")
-            self._known[key] = ExactPosteriors.of(self.observed, prior)
+            if self.maps is None:
+                self._known[key] = ExactPosteriors.of(observed, prior)
+            else:
+                self._known[key] = self.maps.posteriors(prior, n_x)
         return self._known[key]
+
+    def draws(self, prior: Prior, row: int) -> np.ndarray | None:
+        """Draws of D_ell of one row, shape (k, n_ell), uK^2; None where the law is unknown."""
+        from checks.posteriors import ExactPosteriors, OfMaps
+
+        rng = np.random.default_rng(0)
+        of_maps = None if self.maps is None else self.under(prior).x
+        if isinstance(of_maps, OfMaps):
+            return of_maps.draw_row(row, EXACT_DRAWS, rng)
+        observed = self.skies.observed
+        y, contaminants = np.asarray(observed.values[[row]]), observed.record.contaminants
+        of_row = ExactPosteriors.of_spectra(y, contaminants, prior).x
+        return None if of_row is None else of_row.rvs(EXACT_DRAWS, rng)[0]
+
+    def _multipoles(self) -> int:
+        return 0 if self.skies.scale is None else len(self.skies.scale)
 
 
 def measure(inputs: Inputs, posteriors: PosteriorCache) -> "tuple[Report, dict[str, Curves]]":
@@ -141,7 +221,9 @@ def measure(inputs: Inputs, posteriors: PosteriorCache) -> "tuple[Report, dict[s
         exact = posteriors.under(run.prior)
         reports[run.name], curves[run.name] = evaluation.compare(run, skies, exact)
     title = "" if prior.r_or_range is None else f"r = {prior.r_or_range}"
-    return evaluation.Report(len(skies), title, baselines, reports), curves
+    sky = skies.observed.record.sky
+    masked = None if sky.analysis is None else str(sky.analysis["name"])
+    return evaluation.Report(len(skies), title, baselines, reports, masked), curves
 
 
 # --- figures ---------------------------------------------------------------------------------
@@ -188,7 +270,7 @@ def run_result(name: str, sharp: "Sharpness", curves: "Curves") -> "RunResult":
 
 
 def draw_r(
-    run: Run, report: "RunReport", skies: Skies, exact: "ExactPosteriors", row: int
+    run: Run, report: "RunReport", skies: Skies, posteriors: PosteriorCache, row: int
 ) -> dict[str, drawing.Draw]:
     """{file name: its figure} of a run with draws of r.
 
@@ -196,11 +278,12 @@ def draw_r(
         run: The run.
         report: On it.
         skies: Its skies.
-        exact: Exact posteriors of all rows.
+        posteriors: Exact ones of all rows.
         row: Observation shown.
     """
     from figures import evaluation
 
+    exact = posteriors.under(run.prior)
     title = "" if report.sky.mismatch is None else report.sky.mismatch.title
     bins = [
         evaluation.SigmaBin(
@@ -211,37 +294,26 @@ def draw_r(
             rms_error_error=entry.rms_error_error,
             exact=entry.exact,
             fisher=entry.fisher,
+            spectrum=None if entry.limits is None else entry.limits.spectrum,
+            rule_of_thumb=None if entry.limits is None else entry.limits.rule_of_thumb,
         )
         for entry in known(report.measurements.r).sigma
     ]
     grid, density = (None, None) if exact.r is None else (exact.r.r, exact.r.density)
     r_range = known(run.prior.r_range)
-    r = evaluation.RDraws(known(run.r), known(skies.r), r_range, grid, density)
+    r = evaluation.RDraws(known(run.r), known(skies.r), r_range, grid, density, skies.masked)
     overview: dict[str, drawing.Draw] = {
         "r.png": functools.partial(evaluation.r_overview, r, bins, title)
     }
     if not skies.aligned or run.draws is None:
         return overview
-    spectrum = spectrum_draws(run, skies, row)
+    draws = posteriors.draws(run.prior, row)
+    observed, truth = skies.spectra[row], known(skies.truth)[row]
+    spectrum = evaluation.SpectrumDraws(skies.ell, run.draws[row], draws, observed, truth)
     return overview | {
         "posterior.png": functools.partial(evaluation.posterior, r, spectrum, row, title),
         "getdist.png": functools.partial(evaluation.triangle, r, spectrum, row, title),
     }
-
-
-def spectrum_draws(run: Run, skies: Skies, row: int) -> "SpectrumDraws":
-    """Draws of one row, and as many as a figure needs of its exact posterior."""
-    from checks.posteriors import ExactPosteriors
-    from figures.evaluation import SpectrumDraws
-
-    observed, draws = skies.observed, None
-    y, contaminants = np.asarray(observed.values), observed.record.contaminants
-    single = ExactPosteriors.of_spectra(y[[row]], contaminants, run.prior).x
-    if single is not None:
-        draws = single.rvs(EXACT_DRAWS, np.random.default_rng(0))[0]
-    return SpectrumDraws(
-        observed.ell, known(run.draws)[row], draws, y[row], known(skies.truth)[row]
-    )
 
 
 def draw_parameters(run: Run, skies: Skies, row: int) -> dict[str, drawing.Draw]:
@@ -268,9 +340,9 @@ def draw_all(
 ) -> dict[str, bytes]:
     """{file name: PNG}; of runs with draws of r the last one is drawn."""
     skies = inputs.skies
-    figures = draw_runs(skies.observed.ell, report, curves)
+    figures = draw_runs(skies.ell, report, curves)
     for run in [run for run in inputs.runs if run.r is not None][-1:]:
-        figures |= draw_r(run, report.runs[run.name], skies, exact.under(run.prior), row)
+        figures |= draw_r(run, report.runs[run.name], skies, exact, row)
     for run in inputs.runs:
         figures |= draw_parameters(run, skies, row)
     return drawing.render_all(figures)
@@ -284,11 +356,14 @@ def main(argv: list[str] | None = None) -> None:
     n = len(inputs.skies)
     if config.row >= n:
         parser.error(f"--row {config.row}: there are {n} rows")
+    posteriors = PosteriorCache(inputs.skies, recover_maps(inputs))
     with locks.hold(config.output("report.json")):
-        evaluate(config, inputs, argv)
+        evaluate(config, inputs, posteriors, argv)
 
 
-def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> None:
+def evaluate(
+    config: Configuration, inputs: Inputs, posteriors: PosteriorCache, argv: list[str] | None
+) -> None:
     """Measure, draw, and put all in place of what an earlier run left; then print the table."""
     with_r = any(run.r is not None for run in inputs.runs)
     names = ["report.json", "report.md", "report.html", *FIGURES, *(R_FIGURES if with_r else ())]
@@ -298,7 +373,6 @@ def evaluate(config: Configuration, inputs: Inputs, argv: list[str] | None) -> N
     from checks.page import report_page
     from checks.report import markdown
 
-    posteriors = PosteriorCache(inputs.skies.observed)
     report, curves = measure(inputs, posteriors)
     run = provenance.run_id(inputs.identity() | {"--row": config.row})
     made_by = {"run": run, **provenance.collect(argv)}

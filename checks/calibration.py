@@ -6,7 +6,7 @@ import numpy as np
 
 from checks import statistics
 from checks.estimates import Reported, known
-from checks.posteriors import ExactPosteriors
+from checks.posteriors import ExactPosteriors, OfSpectra
 from checks.run import Run
 from checks.skies import Skies
 from checks.statistics import Coverage
@@ -118,7 +118,7 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
     """
     draws = known(run.mean)[:, None] if run.draws is None else run.draws
     pit = None
-    if exact.x is not None:
+    if isinstance(exact.x, OfSpectra):  # p(x | map) has no distribution function
         pit = exact.x.cdf(np.asarray(draws[:, :PIT_DRAWS]))
     distance = None if pit is None else PitDistance.of_spectra(pit)
     curve = None if pit is None else pit.ravel()
@@ -143,7 +143,7 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
 def _tarp_ranks(draws: FloatArray, skies: Skies) -> statistics.IntArray:
     """Ranks by the distance of log spectra to a point that depends on the data: the observation."""
     values = known(skies.truth)
-    log_truth, log_y = np.log(values), np.log(skies.observed.values)
+    log_truth, log_y = np.log(values), np.log(skies.spectra)
     centre, width = log_truth.mean(0), log_truth.std(0)
     reference = (log_y - log_y.mean(0)) / log_y.std(0)
     truth, draws = ((np.log(dl) - centre) / width for dl in (values, draws))

@@ -11,6 +11,7 @@ from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
 
 SIGMAS = 3  # a difference counts where it is this many standard errors
+LOW_ELL = 8  # multipoles are judged one by one up to here: above, almost nothing can be denoised
 
 
 T = TypeVar("T")
@@ -74,3 +75,15 @@ class Estimate(Reported):
         mean = cls.mean(squares)
         root = float(np.sqrt(mean.value))
         return cls(root, mean.error / (2 * root))
+
+    @classmethod
+    def ratio(cls, values: FloatArray, others: FloatArray) -> Self:
+        """Mean of values over that of others, of the same independent rows, shape (n,) each."""
+        ratio, scale = float(values.mean() / others.mean()), float(others.mean())
+        return cls(ratio, cls.mean(values - ratio * others).error / abs(scale))
+
+    def root(self) -> "Estimate":
+        """Its root; 0 where noise made it negative."""
+        root, most = np.sqrt(max(self.value, 0)), np.sqrt(self.error)
+        error = most if self.error > 2 * root * most else self.error / (2 * root)
+        return Estimate(float(root), float(error))

@@ -81,6 +81,7 @@ class RunReport(Reported):
         checks: What these come to.
         sky: That the model was trained on.
         priors: {parameter: where its prior makes the answer}; None where none does.
+        no_exact_answer: Why nothing exact is known of part of the sky; None where it is.
     """
 
     method: str | None
@@ -88,6 +89,7 @@ class RunReport(Reported):
     checks: list[Check]
     sky: SkyOfTraining
     priors: dict[str, PriorReport] | None = None
+    no_exact_answer: str | None = None
 
     NULLABLE = ("method",)
     FLAT = ("measurements", "sky")
@@ -102,12 +104,14 @@ class Report(Reported):
         prior: Of their r, in words.
         baselines: {estimate that needs no network: its mean squared error}.
         runs: {folder: its report}.
+        masked_sky: What is seen, in words; None of the full sky.
     """
 
     num_observations: int
     prior: str
     baselines: dict[str, Estimate]
     runs: dict[str, RunReport]
+    masked_sky: str | None = None
 
 
 def compare(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[RunReport, Curves]:
@@ -132,11 +136,13 @@ def compare(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[RunReport, 
         r = r_report(run, skies, exact)
     others = {each.name for each in run.columns} - {"r"}
     parameters = {name: parameter_report(name, run, skies) for name in sorted(others)}
-    # draws of r alone are held against its exact posterior, which sees more
-    together = tarp_report(run, skies) if others or exact.r is None else None
+    # draws of r alone are held against its exact posterior, which sees more, but none of y's loss
+    alone = exact.r is not None and exact.information is None
+    together = None if alone and not others else tarp_report(run, skies)
     measurements = Measurements(sharp, calibration, r, parameters or None, together)
     found = {each.name: prior_report(each, run, skies) for each in run.columns}
     priors = {name: report for name, report in found.items() if report is not None}
     sky = SkyOfTraining.of(run.sampled.sky, skies.observed.record.sky)
     checks = verdicts.judge(measurements)
-    return RunReport(run.sampled.method, measurements, checks, sky, priors or None), curves
+    report = RunReport(run.sampled.method, measurements, checks, sky, priors or None, exact.missing)
+    return report, curves

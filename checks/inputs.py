@@ -9,7 +9,7 @@ import numpy as np
 
 from checks import minimums
 from checks.run import SPECTRUM, Run
-from checks.skies import Skies
+from checks.skies import Skies, why_no_exact_answer
 from runtime import belonging, console, tables
 from runtime.conventions import UNSAID, Conventions, Wanted
 from runtime.errors import InputError
@@ -28,6 +28,7 @@ class Files:
         truth: True spectra, or None.
         parameters: True parameters, or None.
         conventions: How files without a record are to be understood.
+        modes: What the maps of the observations hold, of part of the sky; or None.
     """
 
     runs: Sequence[str]
@@ -35,20 +36,29 @@ class Files:
     truth: str | None
     parameters: str | None
     conventions: Conventions
+    modes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
-    """What is evaluated: skies whose truth is known, and runs on them."""
+    """What is evaluated: skies whose truth is known, and runs on them.
+
+    Attributes:
+        skies: Observations with their truth.
+        runs: On these.
+        modes: What the maps of these hold, of part of the sky; None where it is not given.
+    """
 
     skies: Skies
     runs: list[Run]
+    modes: Table | None = None
 
     def identity(self) -> Json:
         """All that a report depends on, {flag: value}."""
         skies = self.skies
         known = [skies.parameters[name] for name in sorted(skies.parameters)]
-        return {
+        modes = {} if self.modes is None else {"--modes-file-noisy": self.modes.sha256}
+        return modes | {
             "--runs": {run.name: run.run for run in self.runs},
             "--data-file-noisy": skies.observed.sha256,
             "--data-file-gt": None if skies.truth is None else _sha256(skies.truth),
@@ -66,7 +76,7 @@ def load(files: Files) -> Inputs:
     Raises:
         InputError: Where they do not fit, or there is nothing to evaluate.
     """
-    observed, truth, parameters = _load_tables(files)
+    observed, truth, parameters, modes = _load_tables(files)
     what = "a standard error"
     if len(observed.values) < minimums.ROWS[what]:
         few = minimums.too_few(len(observed.values), minimums.ROWS[what], what)
@@ -93,11 +103,11 @@ def load(files: Files) -> Inputs:
             f"{files.noisy}: its columns are no spectra beside those of {truth.path}; parameters "
             "are judged, spectra are not"
         )
-    return Inputs(skies, runs)
+    return Inputs(skies, runs, modes)
 
 
-def _load_tables(files: Files) -> tuple[Table, Table | None, Table | None]:
-    """Observations, true spectra and true parameters, which belong together."""
+def _load_tables(files: Files) -> tuple[Table, Table | None, Table | None, Table | None]:
+    """Observations, true spectra, true parameters and modes of the maps, which belong together."""
     wanted = _columns(files.runs[0])
     observed, truth, parameters = (
         tables.load_spectra(files.noisy, files.conventions, wanted),
@@ -110,10 +120,32 @@ def _load_tables(files: Files) -> tuple[Table, Table | None, Table | None]:
         truth = tables.load_spectra(files.truth, said)
     if files.parameters is not None:
         parameters = tables.load_table(files.parameters, (1, 2))
+    modes = _load_modes(files, observed)
     belonging.check(
-        {"--data-file-noisy": observed, "--data-file-gt": truth, "--param-file-gt": parameters}
+        {
+            "--data-file-noisy": observed,
+            "--data-file-gt": truth,
+            "--param-file-gt": parameters,
+            "--modes-file-noisy": modes,
+        }
     )
-    return observed, truth, parameters
+    return observed, truth, parameters, modes
+
+
+def _load_modes(files: Files, observed: Table) -> Table | None:
+    """Modes of the maps of observations; says so where these would take them."""
+    masked = observed.record.sky.masked
+    if files.modes is None:
+        if masked:
+            why = why_no_exact_answer(observed.record)
+            console.info(f"{files.noisy}: {why}; the truth alone is left to judge by")
+        return None
+    if not masked:
+        raise InputError(
+            f"--modes-file-noisy {files.modes}: is for observations of part of the sky, and the "
+            f"record of {files.noisy} names no mask; leave the flag out"
+        )
+    return tables.load_table(files.modes, 2)
 
 
 def _columns(folder: str) -> Wanted | None:

@@ -82,33 +82,40 @@ class Limits:
     spectrum: FloatArray
     rule_of_thumb: FloatArray
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MapInformation:
+    """What maps and their spectra say of r.
+
+    Attributes:
+        model: Law of the maps.
+        spectrum: What their spectra say, for the shape that the signal has in the middle of the
+            range of r.
+        dl_noise: Power of noise of this depth on the full sky, D_ell, shape (n_ell,), uK^2, through
+            the same beam and window as the signal; for the rule of thumb.
+        f_sky: Share of the sky that is seen.
+    """
+
+    model: MapModel
+    spectrum: SpectrumInformation
+    dl_noise: FloatArray
+    f_sky: float
+
     @classmethod
-    def of(
-        cls,
-        model: MapModel,
-        weights: FloatArray,
-        r: FloatArray,
-        dl_noise: FloatArray,
-        f_sky: float,
-    ) -> Self:
-        """Limits at r.
-
-        How much of what a map says is left in its spectrum is known for the shape that the signal
-        has in the middle of the range of r.
-
-        Args:
-            model: Law of the map.
-            weights: Of its spectrum, shape (n_modes, n_data), uK.
-            r: Shape (k,).
-            dl_noise: Power of noise of this depth on the full sky, D_ell, shape (n_ell,), uK^2,
-                through the same beam and window as the signal; for the rule of thumb.
-            f_sky: Share of the sky that is seen.
-        """
+    def of(cls, model: MapModel, weights: FloatArray, dl_noise: FloatArray, f_sky: float) -> Self:
+        """Information for a spectrum of these weights, shape (n_modes, n_data); else as above."""
         middle = len(model.nodes) // 2
         shape = model.signal(model.nodes)[middle] / model.nodes[middle]
-        spectrum = SpectrumInformation.of(model.law, shape, weights)(r)
-        left = spectrum / model.decompositions[middle].information(r)
-        of_map = model.information(r) ** -0.5
-        total = model.law.dl_contaminant + dl_noise
-        rule = [fisher_sigma(model.signal, total, value) / np.sqrt(f_sky) for value in r]
-        return cls(r, of_map, of_map * left**-0.5, np.array(rule))
+        return cls(model, SpectrumInformation.of(model.law, shape, weights), dl_noise, f_sky)
+
+    def loss(self, r: FloatArray) -> FloatArray:
+        """Fisher limit of the spectrum over that of the map, shape (k,), >= 1, at r of (k,)."""
+        middle = self.model.decompositions[len(self.model.nodes) // 2]
+        return (middle.information(r) / self.spectrum(r)) ** 0.5
+
+    def limits(self, r: FloatArray) -> Limits:
+        """Limits at r, shape (k,)."""
+        of_map = self.model.information(r) ** -0.5
+        total = self.model.law.dl_contaminant + self.dl_noise
+        rule = [fisher_sigma(self.model.signal, total, value) / self.f_sky**0.5 for value in r]
+        return Limits(r, of_map, of_map * self.loss(r), np.array(rule))

@@ -88,6 +88,12 @@ class SpectrumPosterior:
         draws = (self._decomposition.draw(self._q, r, num_modes, rng) for _ in range(num_draws))
         return np.stack([power(modes) for modes in draws], axis=1)
 
+    def draw_row(self, row: int, num_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Draws of x of one map, shape (num_draws, n_x), uK^2."""
+        q = np.broadcast_to(self._q[row], (num_draws, self._q.shape[1]))
+        num_modes = int(degrees(self.n_x).sum())
+        return power(self._decomposition.draw(q, np.ones(num_draws), num_modes, rng))
+
 
 class MarginalSpectrumPosterior:
     """p(x | map) for unknown r: p(x | map, r) mixed over p(r | map).
@@ -170,4 +176,17 @@ class MarginalSpectrumPosterior:
                 rows = np.flatnonzero(nearest[:, column] == k)
                 modes = decomposition.draw(q[k][rows], r[rows, column], num_modes, rng)
                 x[rows, column] = power(modes)
+        return x
+
+    def draw_row(self, row: int, num_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Draws of x of one map, shape (num_draws, n_x), uK^2: r first, then x given r."""
+        model, num_modes = self.r_posterior.model, int(degrees(self.n_x).sum())
+        r = self.r_posterior.quantile(rng.random(num_draws))[row]
+        nearest = np.abs(r[:, None] - model.nodes).argmin(-1)
+        x = np.empty((num_draws, self.n_x))
+        for k, decomposition in enumerate(model.decompositions):
+            q = self.r_posterior.q[k][row]
+            of_node = nearest == k
+            same = np.broadcast_to(q, (int(of_node.sum()), len(q)))
+            x[of_node] = power(decomposition.draw(same, r[of_node], num_modes, rng))
         return x

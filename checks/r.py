@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 
 from checks import minimums, statistics
+from checks.against_map import LimitRow, RAgainstMap, in_bins, median_ratio
 from checks.calibration import PitDistance, coverages
 from checks.estimates import SIGMAS, Estimate, Reported, known
-from checks.exact_r import ObservationModel, RPosterior, fisher_sigma
+from checks.exact_r import GridPosterior, ObservationModel, RPosterior, fisher_sigma
 from checks.noncentral import degrees
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
@@ -31,21 +32,23 @@ class UpperLimit(Reported):
 
 @dataclasses.dataclass(frozen=True)
 class AgainstExact(Reported):
-    """Draws of r against the exact posterior.
+    """Draws of r against the exact posterior, of part of the sky p(r | map).
 
     Attributes:
         exact_bias_truth: As `RReport.bias_truth`, of the exact posterior.
         bias: Mean of the posterior mean minus the exact one, in units of the exact sigma.
         rms_deviation: Its root mean square, without what the mean of finite draws scatters.
         width_ratio: Median of sigma over the exact one.
-        pit_ks: Draws under the exact posterior.
+        pit_ks: Draws under the exact posterior; None given a map, of which y holds less.
+        map: What of this is the loss of y; None of the full sky.
     """
 
     exact_bias_truth: Estimate
     bias: Estimate
     rms_deviation: Estimate
     width_ratio: Estimate
-    pit_ks: PitDistance
+    pit_ks: PitDistance | None = None
+    map: RAgainstMap | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +61,13 @@ class SigmaRow(Reported):
         sigma: Root mean square of the posterior's sigma.
         error: Its standard error.
         exact: The same of the exact posterior; None where that is unknown.
-        fisher: Fisher limit at r; None where the contaminants are unknown.
+        fisher: Fisher limit at r, of part of the sky that of the map; None where the contaminants
+            are unknown.
         limit: The smallest sigma that is possible; likewise.
         bias: Of the posterior mean, in units of the posterior's own sigma.
         rms_error: Root mean square error of the posterior mean.
         rms_error_error: Its standard error.
+        limits: Fisher limits of part of the sky; None of the full sky.
     """
 
     r: float
@@ -75,6 +80,7 @@ class SigmaRow(Reported):
     bias: Estimate
     rms_error: float
     rms_error_error: float
+    limits: LimitRow | None = None
 
     NULLABLE = ("exact", "fisher", "limit")
 
@@ -140,14 +146,14 @@ def r_report(run: Run, skies: Skies, exact: ExactPosteriors) -> RReport:
         mean_sigma=Estimate.mean(moments.std),
         upper_limit_68=upper_limit(draws, 0.68, exact.r),
         upper_limit_95=upper_limit(draws, 0.95, exact.r),
-        against_exact=None if exact.r is None else _against_exact(draws, moments, exact.r),
+        against_exact=None if exact.r is None else _against_exact(draws, moments, exact, exact.r),
         sbc_p=sbc_p,
         coverage=coverage,
         sigma=_sigma_table(moments, exact),
     )
 
 
-def upper_limit(draws: FloatArray, level: float, exact: RPosterior | None) -> UpperLimit | None:
+def upper_limit(draws: FloatArray, level: float, exact: GridPosterior | None) -> UpperLimit | None:
     """Upper limits on r over the skies, of draws of shape (n, m); None of too few draws."""
     if draws.shape[1] < minimums.quantile_draws(level):
         return None
@@ -162,29 +168,36 @@ def upper_limit(draws: FloatArray, level: float, exact: RPosterior | None) -> Up
     return dataclasses.replace(found, exact_median=median, exact_mean=mean)
 
 
-def width_ratio(draws: FloatArray, exact: RPosterior) -> Estimate:
+def width_ratio(draws: FloatArray, exact: GridPosterior) -> Estimate:
     """Median over skies of the width of draws of r, shape (n, m), over that of the exact posterior.
 
     A standard deviation of m draws is too small by about 1/(4 m) by itself.
     """
-    ratio = draws.std(1, ddof=1) / exact.std()
-    order = np.sqrt(len(ratio)) / 2  # standard error of the rank of a median
-    middle = np.quantile(ratio, 0.5 + np.array([-1, 1]) * order / len(ratio))
-    return Estimate(float(np.median(ratio)), float(np.ptp(middle) / 2))
+    return median_ratio(draws.std(1, ddof=1), exact.std())
 
 
-def _against_exact(draws: FloatArray, moments: _Moments, exact: RPosterior) -> AgainstExact:
-    exact_mean, exact_std = exact.mean(), exact.std()
+def _against_exact(
+    draws: FloatArray, moments: _Moments, exact: ExactPosteriors, of_r: GridPosterior
+) -> AgainstExact:
+    exact_mean, exact_std = of_r.mean(), of_r.std()
     deviation = (moments.mean - exact_mean) / exact_std
     # what the mean of m draws scatters by itself is no error of the method
     excess = Estimate.mean(deviation**2 - (moments.std / exact_std) ** 2 / draws.shape[1])
-    rms = np.sqrt(max(excess.value, 0))
+    root = np.sqrt(max(excess.value, 0))
+    rms = Estimate(float(root), excess.error / max(2 * root, 1e-9))
+    pit = given_map = None
+    if exact.information is None:
+        pit = PitDistance.of_parameter(of_r.cdf(draws))
+    else:
+        rms = excess.root()
+        given_map = RAgainstMap.of(draws, moments.truth, of_r, exact.information)
     return AgainstExact(
         exact_bias_truth=Estimate.mean((exact_mean - moments.truth) / exact_std),
         bias=Estimate.mean(deviation),
-        rms_deviation=Estimate(float(rms), excess.error / max(2 * rms, 1e-9)),
-        width_ratio=width_ratio(draws, exact),
-        pit_ks=PitDistance.of_parameter(exact.cdf(draws)),
+        rms_deviation=rms,
+        width_ratio=width_ratio(draws, of_r),
+        pit_ks=pit,
+        map=given_map,
     )
 
 
@@ -212,12 +225,8 @@ def _sigma_table(moments: _Moments, exact: ExactPosteriors) -> list[SigmaRow]:
     elif exact.model is not None:
         reference = simulated_std(truth, exact.model)
     smallest = minimums.ROWS["a bin of r"]
-    edges = np.linspace(truth.min(), truth.max(), R_BINS + 1)
-    index = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, R_BINS - 1)
-    bins = (index == k for k in np.unique(index))
-    return [
-        _sigma_row(moments, inside, exact, reference) for inside in bins if inside.sum() >= smallest
-    ]
+    bins = (inside for inside in in_bins(truth, R_BINS) if inside.sum() >= smallest)
+    return [_sigma_row(moments, inside, exact, reference) for inside in bins]
 
 
 def _sigma_row(
@@ -229,10 +238,14 @@ def _sigma_row(
     sigma = Estimate.root_mean(moments.std[inside] ** 2)
     rms = Estimate.root_mean((moments.mean - moments.truth)[inside] ** 2)
     centre = float(moments.truth[inside].mean())
-    best = fisher = limit = None
-    if reference is not None and exact.model is not None:
+    best = fisher = limit = limits = None
+    if exact.information is not None:
+        limits = LimitRow.at(centre, exact.information)
+        fisher = limits.map
+    elif exact.model is not None:
         model = exact.model
         fisher = float(fisher_sigma(model.signal, model.N, centre, model.F))
+    if reference is not None and fisher is not None:
         found = Estimate.root_mean(reference[inside] ** 2)
         if exact.r is not None:
             best = found.value
@@ -248,4 +261,5 @@ def _sigma_row(
         bias=Estimate.mean(moments.bias[inside]),
         rms_error=rms.value,
         rms_error_error=rms.error,
+        limits=limits,
     )

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from checks import minimums
+from checks.against_map import RAgainstMap, SpectrumAgainstMap
 from checks.estimates import Estimate, known
 from checks.evaluation import Report, RunReport
 from checks.parameters import ParameterReport
-from checks.r import RReport, UpperLimit
+from checks.r import AgainstExact, RReport, UpperLimit
 from checks.statistics import Coverage
 
 
@@ -23,11 +24,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [line(header), "|---" * len(header) + "|", *map(line, rows)]
 
 
-def number(entry: Estimate | Coverage | None, scale: float = 1) -> str:
+def number(entry: Estimate | Coverage | None, scale: float = 1, digits: int = 3) -> str:
     """ "value ± error" of an estimate; a dash where there is none."""
     if entry is None:
         return "–"
-    return f"{scale * entry.value:.3g} ± {one_digit(scale * entry.error)}"
+    return f"{scale * entry.value:.{digits}g} ± {one_digit(scale * entry.error)}"
 
 
 def one_digit(error: float) -> str:
@@ -41,6 +42,8 @@ def markdown(report: Report) -> str:
     if any(run.measurements.sharpness is not None for run in report.runs.values()):
         lines[0] += " MSE is in units of S², averaged over ell."
         lines += _methods(report)
+    if report.masked_sky is not None:
+        lines += _masked_sky(report)
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
         lines += ["", f"**{name}**" + ("" if sharp is None else f". {sharp.verdict}")]
@@ -50,8 +53,10 @@ def markdown(report: Report) -> str:
         lines += [f"\n{note}" for note in _priors(run)]
         if run.measurements.r is not None:
             lines += ["", *_r(run.measurements.r)]
+        lines += _beside_map(run)
         if run.measurements.parameters is not None:
             lines += ["", *_parameters(run.measurements.parameters)]
+    lines += _limits(report)
     if any(run.sky.mismatch is not None for run in report.runs.values()):
         lines += ["", *_mismatches(report)]
     return "\n".join(lines) + "\n"
@@ -131,6 +136,8 @@ def _r(report: RReport) -> list[str]:
         ]
         for k, row in enumerate(report.sigma)
     ]
+    if any(row.limits is not None for row in report.sigma):
+        limits_of = {f"{name}, map": values for name, values in limits_of.items()}
     header = ["true r", "sigma(r)", *limits_of, "rms error", "bias, sigma"]
     return [
         f"Mean of r̂: {number(report.mean_r)}, bias against the truth {bias}. Medians over "
@@ -138,6 +145,98 @@ def _r(report: RReport) -> list[str]:
         "",
         *table(header, rows),
     ]
+
+
+# --- part of the sky -------------------------------------------------------------------------
+
+
+def _masked_sky(report: Report) -> list[str]:
+    """What is seen, and what exact means there."""
+    words = f"Part of the sky: {report.masked_sky}."
+    if any(run.no_exact_answer is None for run in report.runs.values()):
+        words += (
+            " What is called exact is the posterior given the map, of which the observed spectrum "
+            "holds less."
+        )
+    return ["", words]
+
+
+def _beside_map(run: RunReport) -> list[str]:
+    """A run beside the answer that the maps give, or why there is none."""
+    lines = []
+    if run.no_exact_answer is not None:
+        lines += ["", f"**No exact answer**: {run.no_exact_answer}."]
+    r, sharp = run.measurements.r, run.measurements.sharpness
+    if r is not None and r.against_exact is not None and r.against_exact.map is not None:
+        lines += ["", *_r_beside_map(r.against_exact, r.against_exact.map)]
+    if sharp is not None and sharp.map is not None:
+        lines += ["", *_spectrum_beside_map(sharp.map)]
+    return lines
+
+
+def _r_beside_map(against: AgainstExact, given_map: RAgainstMap) -> list[str]:
+    own = given_map.width_of_spectrum
+    words = (
+        f"Against p(r | map): width {number(against.width_ratio)}, of which the spectrum itself "
+        f"makes {own:.3f}; rms deviation of the mean {number(against.rms_deviation)} sigma, of "
+        f"which the spectrum itself makes {given_map.rms_deviation_of_spectrum:.2f}; bias "
+        f"{number(against.bias)} sigma; rms error over the map's "
+        f"{number(given_map.rms_error_ratio)}."
+    )
+    header = ["true r", "skies", "width over the map's", "the spectrum's own"]
+    rows = [
+        [
+            f"{row.r_low:.4f}–{row.r_high:.4f}",
+            str(row.num),
+            number(row.width_ratio, digits=4),
+            f"{row.width_of_spectrum:.3f}",
+            number(row.rms_error_ratio),
+        ]
+        for row in given_map.widths
+    ]
+    return [words, "", *table([*header, "rms error over the map's"], rows)]
+
+
+def _spectrum_beside_map(found: SpectrumAgainstMap) -> list[str]:
+    """A row for each of the lowest multipoles."""
+    ratios = map(Estimate, found.squared_error_ratio, found.squared_error_ratio_error)
+    excess = map(Estimate, found.excess_percent, found.excess_percent_error)
+    rows = [
+        [str(ell), number(ratio), number(percent)]
+        for ell, ratio, percent in zip(found.ell, ratios, excess, strict=True)
+    ]
+    header = ["ell", "squared error over that of E[x \\| map]", "excess by distance, %"]
+    return table(header, rows)
+
+
+def _limits(report: Report) -> list[str]:
+    """What map, spectrum and the rule of thumb make of sigma(r), of the first run that has them."""
+    for run in report.runs.values():
+        sigma = [] if run.measurements.r is None else run.measurements.r.sigma
+        rows = [
+            [
+                f"{row.r:.3g}",
+                f"{row.limits.map:.3g}",
+                f"{row.limits.spectrum:.3g}",
+                f"{row.limits.spectrum / row.limits.map:.3f}",
+                f"{row.limits.rule_of_thumb:.3g}",
+                f"{row.limits.rule_over_map:.3f}",
+            ]
+            for row in sigma
+            if row.limits is not None
+        ]
+        if rows:
+            words = (
+                "Fisher limits of sigma(r): of the map, and of the best linear estimate from its "
+                "spectrum; beside them the rule of thumb, full sky over √f_sky, which is wrong on "
+                "part of the sky and no limit."
+            )
+            header = ["true r", "map", "spectrum", "spectrum / map", "rule of thumb", "rule / map"]
+            return ["", words, "", *table(header, rows)]
+    return []
+
+
+# --- parameters, priors, skies ---------------------------------------------------------------
 
 
 def _parameters(reports: dict[str, ParameterReport]) -> list[str]:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from checks import statistics
+from checks.against_map import SpectrumAgainstMap
 from checks.estimates import Estimate, Reported, known
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
@@ -37,6 +38,7 @@ class Sharpness(Reported):
         r2_limit: r2 of the exact posterior mean.
         slope_limit: slope of the exact posterior mean.
         crps_skill: 1 - CRPS / CRPS of draws from the prior.
+        map: Errors beside those of E[D_ell | map], by multipole; None of the full sky.
     """
 
     mse: Estimate
@@ -56,6 +58,7 @@ class Sharpness(Reported):
     r2_limit: FloatArray | None = None
     slope_limit: FloatArray | None = None
     crps_skill: Estimate | None = None
+    map: SpectrumAgainstMap | None = None
 
     NULLABLE = ("echo",)
 
@@ -74,7 +77,7 @@ def response(estimates: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArr
 
 def baselines(skies: Skies, exact: ExactPosteriors) -> dict[str, Estimate]:
     """Mean squared errors of estimates that need no network; the skies must have a scale."""
-    y, truth, scale = skies.observed.values, known(skies.truth), known(skies.scale)
+    y, truth, scale = skies.spectra, known(skies.truth), known(skies.scale)
     others = np.roll(truth, 1, 0)  # the truth of another sky is a draw from the prior
     estimates = {"raw observation": y, "prior mean": truth.mean(0), "fresh prior draw": others}
     if exact.N is not None:
@@ -99,7 +102,7 @@ def sharpness(run: Run, skies: Skies, exact: ExactPosteriors) -> Sharpness:
     prior_mean = squared_error(mean_dl, truth, scale)
     share = attained_share(corr, limit, n)
     variance = truth.var(0)
-    slope, slope_error = response(mean, skies.observed.values)
+    slope, slope_error = response(mean, skies.spectra)
     report = Sharpness(
         mse=Estimate.mean(errors),
         shuffled_mse=Estimate.mean(shuffled),
@@ -126,7 +129,8 @@ def _beside_exact(report: Sharpness, run: Run, skies: Skies, exact: ExactPosteri
     truth, n, scale = known(skies.truth), len(skies), known(skies.scale)
     variance = truth.var(0)
     exact_mean, exact_std = known(exact.mean), known(exact.std)
-    noise = 0 if run.draws is None else run.draws.var(1, ddof=1) / run.draws.shape[1]
+    noise: FloatArray | float = 0
+    noise = noise if run.draws is None else run.draws.var(1, ddof=1) / run.draws.shape[1]
     distance = np.square(known(run.mean) - exact_mean) - noise
     if skies.follow_prior_of(run):
         report = dataclasses.replace(
@@ -135,11 +139,15 @@ def _beside_exact(report: Sharpness, run: Run, skies: Skies, exact: ExactPosteri
             r2_gap_error=distance.std(0) / variance / n**0.5,
         )
     excess = (distance / scale**2).mean(1)
+    given_map = None
+    if exact.given_maps:
+        given_map = SpectrumAgainstMap.of(known(run.mean), noise, truth, exact_mean, exact_std)
     return dataclasses.replace(
         report,
         excess_percent=Estimate.mean(100 * excess / np.square(exact_std / scale).mean()),
         r2_limit=1 - np.square(exact_mean - truth).mean(0) / variance,
-        slope_limit=response(exact_mean, skies.observed.values)[0],
+        slope_limit=response(exact_mean, skies.spectra)[0],
+        map=given_map,
     )
 
 

@@ -6,10 +6,21 @@ from typing import Self
 
 import numpy as np
 
+from checks.estimates import known
 from checks.run import Run
 from runtime import tables
 from runtime.priors import FloatArray
+from runtime.records import Record
 from runtime.tables import Table
+
+
+def why_no_exact_answer(record: Record) -> str:
+    """Why spectra of part of the sky, by their record, have no exact answer without their maps."""
+    if record.map_powers is None:
+        return "their record does not say what the maps hold"
+    if not record.map_powers.law_known:
+        return "foregrounds differ from sky to sky, so that the law of their maps is unknown"
+    return "spectra of part of the sky have no known law; the maps have, with --modes-file-noisy"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +50,7 @@ class Skies:
         if not (skies.aligned and (truth.values > 0).all()):
             return skies
         expected = observed.record.prior.dl_signal
-        scale = truth.values.mean(0) if expected is None else expected
+        scale = truth.values.mean(0) if expected is None else expected[: truth.values.shape[1]]
         return dataclasses.replace(skies, scale=scale)
 
     def __len__(self) -> int:
@@ -47,10 +58,30 @@ class Skies:
 
     @property
     def aligned(self) -> bool:
-        """Whether observations are spectra, above 0, at the multipoles of true ones."""
-        if self.truth is None or self.truth.shape != self.observed.values.shape:
+        """Whether observations are spectra, above 0, at the multipoles of true ones.
+
+        Those of part of the sky go on to higher multipoles.
+        """
+        if self.truth is None:
             return False
-        return tables.minimum(self.observed.values) > 0
+        observed = self.spectra if self.masked else self.observed.values
+        return self.truth.shape == observed.shape and tables.minimum(self.observed.values) > 0
+
+    @property
+    def masked(self) -> bool:
+        """Whether part of the sky was seen."""
+        return self.observed.record.sky.masked
+
+    @property
+    def spectra(self) -> FloatArray:
+        """Observations at the multipoles of the truth, shape (n, n_ell), uK^2, where `aligned`."""
+        return self.observed.values[:, : known(self.truth).shape[1]]
+
+    @property
+    def ell(self) -> np.ndarray:
+        """Multipoles of the truth, shape (n_ell,); those of the observation without one."""
+        n_ell = (self.observed.values if self.truth is None else self.truth).shape[1]
+        return self.observed.ell[:n_ell]
 
     @property
     def r(self) -> FloatArray | None:

@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from checks.against_map import RAgainstMap
 from checks.calibration import Calibration, TarpReport
-from checks.estimates import SIGMAS, Estimate, Reported
+from checks.estimates import LOW_ELL, SIGMAS, Estimate, Reported, known
 from checks.parameters import ParameterReport
 from checks.r import AgainstExact, RReport
 from checks.sharpness import Sharpness
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
 
-LOW_ELL = 8  # response slopes are judged up to here: above, almost nothing can be denoised
+MAP_EXCESS = 3.0  # of squared errors over those of the map's mean, %
+MAP_WIDTH = (0.985, 1.02)  # of r over the map's: a spectrum of part of the sky makes it 1.01 itself
+MAP_SLACK = 0.015  # beyond what the spectrum makes of it, where that is more
+MAP_DEVIATION = (0.15, 0.2)  # of r from the map's mean, rms in sigma: of the run alone, and in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,9 @@ def _worst(values: FloatArray, errors: FloatArray, at: int) -> Estimate:
 
 
 def _excess(of: Measurements) -> Estimate | None:
-    return None if of.sharpness is None else of.sharpness.excess_percent
+    if of.sharpness is None or of.sharpness.map is not None:  # which y cannot reach
+        return None
+    return of.sharpness.excess_percent
 
 
 def _slope_gap(of: Measurements) -> Estimate | None:
@@ -141,17 +147,22 @@ def _sbc_of_r(of: Measurements) -> float | None:
 
 
 def _of_r(part: Callable[[AgainstExact], Estimate]) -> Callable[[Measurements], Estimate | None]:
-    """What is measured of r against its exact posterior."""
+    """What is measured of r against the exact p(r | y); that of a map has checks of its own."""
 
     def measured(of: Measurements) -> Estimate | None:
         found = None if of.r is None else of.r.against_exact
-        return None if found is None else part(found)
+        return None if found is None or found.map is not None else part(found)
 
     return measured
 
 
 def _width(r: AgainstExact) -> Estimate:
     return Estimate(r.width_ratio.value - 1, r.width_ratio.error)
+
+
+def _pit_of_r(r: AgainstExact) -> Estimate:
+    pit = known(r.pit_ks)
+    return Estimate(pit.value, pit.error)
 
 
 # --- checks of a kind of their own -----------------------------------------------------------
@@ -209,6 +220,54 @@ def sigma_not_below_limit(of: Measurements) -> Iterator[Check]:
             yield Check(name, row.sigma, row.error, limit, passed)
 
 
+# --- part of the sky: against the answer that its maps give, of which spectra hold less ---------
+
+
+def error_against_map(of: Measurements) -> Iterator[Check]:
+    """The mean of a spectrum is nearly as good as the one that the map gives."""
+    found = None if of.sharpness is None else of.sharpness.map
+    if found is not None:
+        at = int(np.argmax(found.excess_percent))
+        worst = _worst(found.excess_percent, found.excess_percent_error, at)
+        passed = bool(worst.value <= MAP_EXCESS + SIGMAS * worst.error)
+        name = f"MSE above the map's exact mean, worst of ell <= {LOW_ELL}, %"
+        yield Check(name, worst.value, worst.error, f"<= {MAP_EXCESS:g} + {SIGMAS} errors", passed)
+
+
+def _r_of_map(of: Measurements) -> tuple[AgainstExact, RAgainstMap] | None:
+    found = None if of.r is None else of.r.against_exact
+    return None if found is None or found.map is None else (found, found.map)
+
+
+def width_against_map(of: Measurements) -> Iterator[Check]:
+    """At any r the posterior of r is as wide as that of the map, but for what y itself loses."""
+    found = _r_of_map(of)
+    for row in () if found is None else found[1].widths:
+        ratio, (low, high) = row.width_ratio, MAP_WIDTH
+        high = max(high, row.width_of_spectrum + MAP_SLACK)
+        slack = SIGMAS * ratio.error
+        passed = bool(low - slack <= ratio.value <= high + slack)
+        name = f"width of r over the map's at r = {row.r_low:.4f}-{row.r_high:.4f}"
+        limit = f"{low:g} to {high:.3f}, {SIGMAS} errors more"
+        yield Check(name, ratio.value, ratio.error, limit, passed)
+
+
+def mean_against_map(of: Measurements) -> Iterator[Check]:
+    """The mean of r is that of the map, but for the scatter of what y itself loses."""
+    found = _r_of_map(of)
+    if found is not None:
+        against, given_map = found
+        bias, limit = against.bias, 0.02
+        passed = bool(abs(bias.value) <= limit + SIGMAS * bias.error)
+        words = f"<= {limit:g} + {SIGMAS} errors"
+        yield Check("bias of r against the map, sigma", bias.value, bias.error, words, passed)
+        rms, (own, limit) = against.rms_deviation, MAP_DEVIATION
+        limit = max(limit, float(np.hypot(own, given_map.rms_deviation_of_spectrum)))
+        name = "rms deviation of r from the map's, sigma"
+        passed = bool(rms.value <= limit + SIGMAS * rms.error)
+        yield Check(name, rms.value, rms.error, f"<= {limit:.3g} + {SIGMAS} errors", passed)
+
+
 CHECKS: tuple[CheckFunction, ...] = (
     at_most("MSE above the exact optimum, %", 1.0, _excess),
     at_most(f"response slope minus its limit, worst of ell <= {LOW_ELL}", 0.03, _slope_gap),
@@ -219,13 +278,16 @@ CHECKS: tuple[CheckFunction, ...] = (
     above("TARP of D_ell, p", 0.01, _tarp),
     above("SBC of r, p", 0.01, _sbc_of_r),
     at_most("width ratio of r - 1", 0.03, _of_r(_width)),
-    at_most("PIT KS of r", 0.015, _of_r(lambda r: Estimate(r.pit_ks.value, r.pit_ks.error))),
+    at_most("PIT KS of r", 0.015, _of_r(_pit_of_r)),
     at_most("bias of r, sigma", 0.02, _of_r(lambda r: r.bias)),
     at_most("rms deviation of r, sigma", 0.15, _of_r(lambda r: r.rms_deviation)),
     ranks_of_parameters,
     coverage_of_parameters,
     above("TARP of the parameters, p", 0.01, _tarp_of_parameters),
     bias_against_truth,
+    error_against_map,
+    width_against_map,
+    mean_against_map,
     sigma_not_below_limit,
 )
 

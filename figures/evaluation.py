@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # slow to import
 
 MIN_SKIES = 10  # below, a histogram over skies means nothing
 MIN_DRAWS = 20  # likewise, of draws
+RULE_OF_THUMB = r"full sky $/\sqrt{f_\mathrm{sky}}$ (wrong)"
 BAND = (0.16, 0.5, 0.84)
 
 
@@ -177,6 +178,7 @@ class RDraws:
         r_range: (r_min, r_max) of the prior.
         grid: Of the exact density, shape (k,), or None.
         density: Exact p(r | y), shape (n, k), or None.
+        given_map: Whether it is p(r | map), of part of the sky.
     """
 
     draws: FloatArray
@@ -184,6 +186,7 @@ class RDraws:
     r_range: tuple[float, float]
     grid: FloatArray | None
     density: FloatArray | None
+    given_map: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,7 +210,11 @@ class SpectrumDraws:
 
 @dataclasses.dataclass(frozen=True)
 class SigmaBin:
-    """sigma(r) of the skies in one bin of the true r; None where a number is unknown."""
+    """sigma(r) of the skies in one bin of the true r; None where a number is unknown.
+
+    Of part of the sky limits are those of the map and of its spectrum, and there is a rule of thumb
+    that is none.
+    """
 
     r: float
     sigma: float
@@ -216,6 +223,8 @@ class SigmaBin:
     rms_error_error: float
     exact: float | None
     fisher: float | None
+    spectrum: float | None = None
+    rule_of_thumb: float | None = None
 
 
 @style.own_style()
@@ -269,11 +278,15 @@ def _draw_sigma(axis: "Axes", bins: Sequence[SigmaBin]) -> None:
         style.note(axis, "too few skies for $\\sigma(r)$")
         return
     marker: style.Line = {"marker": "_", "ms": 14} if len(r) == 1 else {}
+    masked = bins[0].spectrum is not None
+    of_map, given_map = (" of the map", " given the map") if masked else ("", "")
     for values, line, label in (
-        ([row.fisher for row in bins], style.LIMIT, "Fisher limit"),
-        ([row.exact for row in bins], style.EXACT, "exact posterior"),
+        ([row.fisher for row in bins], style.LIMIT, f"Fisher limit{of_map}"),
+        ([row.spectrum for row in bins], style.LIMIT_OF_LESS, "Fisher limit of its spectrum"),
+        ([row.rule_of_thumb for row in bins], style.RULE, RULE_OF_THUMB),
+        ([row.exact for row in bins], style.EXACT, f"exact posterior{given_map}"),
     ):
-        if values and values[0] is not None:
+        if values[0] is not None:
             axis.plot(r, np.array(values, float), **line, **marker, label=label)
     rms, errors = [row.rms_error for row in bins], [row.rms_error_error for row in bins]
     label = "rms error of the posterior mean"
@@ -329,7 +342,8 @@ def _draw_densities(axis: "Axes", r: RDraws, row: int) -> None:
         axis.axvline(r.truth[k], color=color, ls=":", lw=1.2)
     axis.hist([], color="#888888", alpha=0.5, label="learned")
     if r.density is not None:
-        axis.plot([], [], color=style.DARK, lw=1.4, label="exact")
+        label = r"exact, $p(r\,|\,\mathrm{map})$" if r.given_map else "exact"
+        axis.plot([], [], color=style.DARK, lw=1.4, label=label)
     axis.plot([], [], color=style.DARK, ls=":", label="true $r$")
     axis.set(xlabel=style.R_LABEL, ylabel=r"$p(r\,|\,y)$", yticks=[])
     axis.set_ylim(0, 1 if few and r.density is None else None)

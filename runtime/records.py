@@ -61,6 +61,11 @@ class Sky:
         """Whether anything is known of it."""
         return self != Sky()
 
+    @property
+    def masked(self) -> bool:
+        """Whether part of it was seen, so that spectra have no law that is known."""
+        return self.analysis is not None
+
     def differences(self, other: "Sky") -> dict[str, tuple[Any, Any]]:
         """How another sky differs: {field: (entry here, entry there)}.
 

@@ -8,7 +8,7 @@ import pytest
 from masked_skies import RANGE
 
 from checks import exact_map, exact_r
-from checks.map_information import Limits, SpectrumInformation
+from checks.map_information import MapInformation, SpectrumInformation
 
 NSIDE = 8
 R = np.array([0.0, 0.0003, 0.001, 0.003, 0.01])  # the third is the estimators' own
@@ -21,7 +21,8 @@ def setup():
 
 def limits(setup, weights=None):
     weights = setup.estimator.weights if weights is None else weights
-    return Limits.of(setup.model, weights, R, setup.dl_noise, setup.sky.survey.f_sky)
+    information = MapInformation.of(setup.model, weights, setup.dl_noise, setup.sky.survey.f_sky)
+    return information.limits(R)
 
 
 def test_on_the_full_sky_it_is_all_that_the_spectrum_says():
@@ -31,7 +32,7 @@ def test_on_the_full_sky_it_is_all_that_the_spectrum_says():
     law = exact_map.MapLaw(np.diag(noise**-0.5), dense.dl_contaminant)
     model = exact_map.MapModel(law, dense.signal, RANGE)
     weights = np.diag(law.per_mode(1.0 + dense.ell))  # of any scale at each ell
-    found = Limits.of(model, weights, R, dense.dl_noise, 1.0)
+    found = MapInformation.of(model, weights, dense.dl_noise, 1.0).limits(R)
     np.testing.assert_allclose(found.spectrum, found.rule_of_thumb, rtol=1e-9)
     np.testing.assert_allclose(found.map, found.rule_of_thumb, rtol=1e-9)
 

@@ -1,0 +1,188 @@
+"""Runs on spectra of part of the sky against the exact answer that the maps give.
+
+The spectrum y holds less than its map, so that two losses stand between a run and that answer: what
+y lost against the map, and what the run lost against y. The first is known for r: at each r the
+Fisher limits of spectrum and map have a ratio, and over the posterior of a sky it has a mean,
+    w = E[sigma_y(r) / sigma_map(r) | map],
+which is what y itself makes of the width. The means of the two posteriors then differ by
+(w^2 - 1)^(1/2) in sigma of the map, for the variances are var(r | y) = E[var(r | map) | y] +
+var(E[r | map] | y).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from checks import minimums
+from checks.estimates import LOW_ELL, Estimate, Reported
+from checks.exact_r import GridPosterior
+from checks.map_information import Limits, MapInformation
+from runtime.priors import FloatArray
+
+WIDTH_BINS = 4  # of the true r
+
+
+def in_bins(truth: FloatArray, num_bins: int) -> list[np.ndarray]:
+    """Which rows lie in each bin of r, boolean, shape (n,): equal bins of its range, none empty."""
+    edges = np.linspace(truth.min(), truth.max(), num_bins + 1)
+    index = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, num_bins - 1)
+    return [index == k for k in np.unique(index)]
+
+
+def median_ratio(values: FloatArray, others: FloatArray) -> Estimate:
+    """Median of values over others, of the same rows, shape (n,) each."""
+    ratio = values / others
+    order = np.sqrt(len(ratio)) / 2  # standard error of the rank of a median
+    middle = np.quantile(ratio, 0.5 + np.array([-1, 1]) * order / len(ratio))
+    return Estimate(float(np.median(ratio)), float(np.ptp(middle) / 2))
+
+
+# --- r ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitRow(Reported):
+    """Fisher limits at one r, and a rule that people use; see `map_information.Limits`.
+
+    Attributes:
+        map: Of the map.
+        spectrum: Of its spectrum.
+        rule_of_thumb: Full sky over the root of f_sky: no limit, on part of the sky it is wrong.
+        rule_over_map: How wrong.
+    """
+
+    map: float
+    spectrum: float
+    rule_of_thumb: float
+    rule_over_map: float
+
+    @classmethod
+    def at(cls, r: float, information: MapInformation) -> "LimitRow":
+        """That of one r."""
+        found: Limits = information.limits(np.array([r]))
+        of_map, spectrum, rule = (
+            float(each[0]) for each in (found.map, found.spectrum, found.rule_of_thumb)
+        )
+        return cls(of_map, spectrum, rule, rule / of_map)
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthRow(Reported):
+    """Skies in one bin of the true r.
+
+    Attributes:
+        r_low: Smallest true r.
+        r_high: Largest.
+        num: Number of skies.
+        width_ratio: Median of sigma over that of p(r | map).
+        width_of_spectrum: Median of what y itself makes of it.
+        rms_error_ratio: Root mean square error of the posterior mean over that of the map's, of the
+            same skies, without what the mean of finite draws scatters.
+    """
+
+    r_low: float
+    r_high: float
+    num: int
+    width_ratio: Estimate
+    width_of_spectrum: float
+    rms_error_ratio: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class RAgainstMap(Reported):
+    """Draws of r against p(r | map).
+
+    Attributes:
+        width_of_spectrum: What y itself makes of the width, median over skies.
+        rms_deviation_of_spectrum: What it makes of the mean, root mean square in sigma of the map.
+        rms_error_ratio: As `WidthRow.rms_error_ratio`, of all skies.
+        widths: In bins of the true r.
+    """
+
+    width_of_spectrum: float
+    rms_deviation_of_spectrum: float
+    rms_error_ratio: Estimate
+    widths: list[WidthRow]
+
+    @classmethod
+    def of(
+        cls, draws: FloatArray, truth: FloatArray, exact: GridPosterior, information: MapInformation
+    ) -> "RAgainstMap":
+        """Of draws of shape (n, m), and true r, shape (n,)."""
+        std, exact_std = draws.std(1, ddof=1), exact.std()
+        errors = (draws.mean(1) - truth) ** 2 - std**2 / draws.shape[1]
+        exact_errors = (exact.mean() - truth) ** 2
+        loss = exact.expect(information.loss(exact.r))
+        smallest = minimums.ROWS["a standard error"]
+
+        def row(inside: np.ndarray) -> WidthRow:
+            return WidthRow(
+                r_low=float(truth[inside].min()),
+                r_high=float(truth[inside].max()),
+                num=int(inside.sum()),
+                width_ratio=median_ratio(std[inside], exact_std[inside]),
+                width_of_spectrum=float(np.median(loss[inside])),
+                rms_error_ratio=Estimate.ratio(errors[inside], exact_errors[inside]).root(),
+            )
+
+        return cls(
+            width_of_spectrum=float(np.median(loss)),
+            rms_deviation_of_spectrum=float(np.sqrt(np.mean(loss**2 - 1).clip(0))),
+            rms_error_ratio=Estimate.ratio(errors, exact_errors).root(),
+            widths=[row(k) for k in in_bins(truth, WIDTH_BINS) if k.sum() >= smallest],
+        )
+
+
+# --- the spectrum ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectrumAgainstMap(Reported):
+    """A run's mean of D_ell against E[D_ell | map], up to LOW_ELL, shape (k,) each.
+
+    Attributes:
+        ell: Multipoles.
+        squared_error_ratio: Mean squared error over that of the map's mean, of the same skies,
+            without what the mean of finite draws scatters.
+        squared_error_ratio_error: Its standard error.
+        excess_percent: The same less 1, by the mean squared distance of the two means over the
+            variance of p(D_ell | map), which the scatter of the truth does not blur.
+        excess_percent_error: Its standard error.
+    """
+
+    ell: np.ndarray
+    squared_error_ratio: FloatArray
+    squared_error_ratio_error: FloatArray
+    excess_percent: FloatArray
+    excess_percent_error: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        mean: FloatArray,
+        noise: FloatArray | float,
+        truth: FloatArray,
+        exact_mean: FloatArray,
+        exact_std: FloatArray,
+    ) -> "SpectrumAgainstMap":
+        """Of arrays of shape (n, n_ell), D_ell in uK^2.
+
+        Args:
+            mean: Of the run.
+            noise: Variance that a finite number of draws adds to it.
+            truth: True D_ell.
+            exact_mean: E[D_ell | map].
+            exact_std: Standard deviation of p(D_ell | map).
+        """
+        ell = np.arange(2, 2 + truth.shape[1])
+        low = ell <= LOW_ELL
+        errors, exact_errors = (mean - truth) ** 2 - noise, (exact_mean - truth) ** 2
+        distances = 100 * ((mean - exact_mean) ** 2 - noise)
+        pairs = ((errors, exact_errors), (distances, exact_std**2))
+        found = [[Estimate.ratio(a.T[k], b.T[k]) for k in np.flatnonzero(low)] for a, b in pairs]
+        numbers = [
+            np.array([getattr(each, name) for each in part])
+            for part in found
+            for name in ("value", "error")
+        ]
+        return cls(ell[low], *numbers)
