@@ -178,7 +178,7 @@ class PosteriorCache:
         from checks.posteriors import ExactPosteriors
 
         n_x = self._multipoles()  # those of maps go on beyond it
-        common = prior if self.maps is None else prior.first_multipoles(n_x)
+        common = prior.first_multipoles(n_x) if self.maps is not None and n_x else prior
         key = repr(dataclasses.replace(common, mean_dl=None).to_json())
         if key not in self._known:
             observed = self.skies.observed

@@ -14,12 +14,13 @@ import dataclasses
 import numpy as np
 
 from checks import minimums
-from checks.estimates import LOW_ELL, Estimate, Reported
+from checks.estimates import Estimate, Reported
 from checks.exact_r import GridPosterior
 from checks.map_information import Limits, MapInformation
 from runtime.priors import FloatArray
 
 WIDTH_BINS = 4  # of the true r
+NUM_TYPICAL = 16  # values of r that stand for those of all skies
 
 
 def in_bins(truth: FloatArray, num_bins: int) -> list[np.ndarray]:
@@ -138,51 +139,78 @@ class RAgainstMap(Reported):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpectrumAgainstMap(Reported):
-    """A run's mean of D_ell against E[D_ell | map], up to LOW_ELL, shape (k,) each.
+    """A run's mean of D_ell against E[D_ell | map], by multipole, shape (n_ell,) each.
 
     Attributes:
-        ell: Multipoles.
         squared_error_ratio: Mean squared error over that of the map's mean, of the same skies,
             without what the mean of finite draws scatters.
         squared_error_ratio_error: Its standard error.
         excess_percent: The same less 1, by the mean squared distance of the two means over the
             variance of p(D_ell | map), which the scatter of the truth does not blur.
         excess_percent_error: Its standard error.
+        excess_of_spectrum: What y itself makes of it: by the best estimate that is linear in y,
+            and knows r, at most.
+        mean_excess_of_spectrum: Of `Sharpness.excess_percent`, that of all multipoles.
     """
 
-    ell: np.ndarray
     squared_error_ratio: FloatArray
     squared_error_ratio_error: FloatArray
     excess_percent: FloatArray
     excess_percent_error: FloatArray
+    excess_of_spectrum: FloatArray
+    mean_excess_of_spectrum: float
 
     @classmethod
-    def of(
-        cls,
-        mean: FloatArray,
-        noise: FloatArray | float,
-        truth: FloatArray,
-        exact_mean: FloatArray,
-        exact_std: FloatArray,
-    ) -> "SpectrumAgainstMap":
-        """Of arrays of shape (n, n_ell), D_ell in uK^2.
+    def of(cls, errors: "MeanErrors", lost: "LostBySpectrum") -> "SpectrumAgainstMap":
+        """Of the errors of a run, and what the spectrum loses."""
+        pairs = ((errors.own, errors.exact), (100 * errors.distance, errors.variance))
+        found = [list(map(Estimate.ratio, a.T, b.T)) for a, b in pairs]
+        ratio, excess = [np.array([e.value for e in part]) for part in found]
+        ratio_error, excess_error = [np.array([e.error for e in part]) for part in found]
+        return cls(ratio, ratio_error, excess, excess_error, lost.percent, lost.mean_percent)
 
-        Args:
-            mean: Of the run.
-            noise: Variance that a finite number of draws adds to it.
-            truth: True D_ell.
-            exact_mean: E[D_ell | map].
-            exact_std: Standard deviation of p(D_ell | map).
-        """
-        ell = np.arange(2, 2 + truth.shape[1])
-        low = ell <= LOW_ELL
-        errors, exact_errors = (mean - truth) ** 2 - noise, (exact_mean - truth) ** 2
-        distances = 100 * ((mean - exact_mean) ** 2 - noise)
-        pairs = ((errors, exact_errors), (distances, exact_std**2))
-        found = [[Estimate.ratio(a.T[k], b.T[k]) for k in np.flatnonzero(low)] for a, b in pairs]
-        numbers = [
-            np.array([getattr(each, name) for each in part])
-            for part in found
-            for name in ("value", "error")
-        ]
-        return cls(ell[low], *numbers)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanErrors:
+    """Of the mean of D_ell, shape (n, n_ell) each, uK^4.
+
+    Attributes:
+        own: Squared, of the run, less what the mean of finite draws scatters.
+        exact: Squared, of E[D_ell | map].
+        distance: Of the two means, squared, less the same.
+        variance: Of p(D_ell | map).
+    """
+
+    own: FloatArray
+    exact: FloatArray
+    distance: FloatArray
+    variance: FloatArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LostBySpectrum:
+    """What y loses of E[D_ell | map], over the variance of p(D_ell | map), at most.
+
+    Attributes:
+        percent: Shape (n_ell,).
+        mean_percent: Of all multipoles, in units of the skies' scale.
+    """
+
+    percent: FloatArray
+    mean_percent: float
+
+    @classmethod
+    def of(cls, information: MapInformation, r: FloatArray, scale: FloatArray) -> "LostBySpectrum":
+        """Mean over skies of these r, shape (k,); scale of shape (n_ell,), uK^2."""
+        parts = [information.lost_of_mean(float(value), len(scale)) for value in r]
+        lost, left = np.mean(parts, axis=0)
+        mean = float((lost / scale**2).mean() / (left / scale**2).mean())
+        return cls(100 * lost / left, 100 * mean)
+
+
+def typical_r(exact: GridPosterior | None, r: float | None) -> FloatArray:
+    """r of all skies together, by their posteriors: the middles of equal shares; or the one r."""
+    if exact is None:
+        return np.array([r], float)
+    shares = (np.arange(NUM_TYPICAL) + 0.5) / NUM_TYPICAL
+    return np.quantile(exact.quantile(shares), shares)

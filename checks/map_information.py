@@ -5,6 +5,10 @@ mean tr(E_l G) and, without a fixed foreground, covariance 2 tr(E_l G E_l' G), w
 G = G0 + r G1 is the covariance of h and E_l picks the coefficients of ell. The information that an
 estimate linear in y can use is slope^T covariance^-1 slope: on the full sky all that y has, at the
 power that the estimator was made for all that a map has (Tegmark 1997, astro-ph/9611174).
+
+Of E[x | map] an estimate linear in y misses, at each r, its variance less c^T covariance^-1 c, with
+c the covariance of y and E[x | map]. The latter is a sum of squares as well, of Wiener-filtered
+coefficients m of the signal, and cov(h, m) = W R r S.
 """
 
 import dataclasses
@@ -14,6 +18,7 @@ import numpy as np
 
 from checks.exact_map import MapLaw, MapModel
 from checks.exact_r import fisher_sigma
+from checks.map_spectra import mean_moments
 from runtime.priors import FloatArray
 
 
@@ -24,10 +29,12 @@ class SpectrumInformation:
     Attributes:
         slope: d mean / dr, shape (n_ell,).
         covariance: Factors of 1, r and r^2 in it, shape (3, n_ell, n_ell).
+        with_mean: Factor of r^2 in the covariance with |m|^2, shape (n_ell, n_ell).
     """
 
     slope: FloatArray
     covariance: FloatArray
+    with_mean: FloatArray
 
     @classmethod
     def of(cls, law: MapLaw, dl_per_r: FloatArray, weights: FloatArray) -> Self:
@@ -53,12 +60,17 @@ class SpectrumInformation:
             fixed = weights @ law.fixed
             for k, g in enumerate((g0, g1)):
                 covariance[k] += 4 * by_ell(fixed[:, None] * g * fixed)
-        return cls(np.add.reduceat(np.diagonal(g1), starts), covariance)
+        with_mean = 2 * by_ell((mixing * law.per_mode(dl_per_r)) ** 2)
+        return cls(np.add.reduceat(np.diagonal(g1), starts), covariance, with_mean)
+
+    def covariance_at(self, r: FloatArray) -> FloatArray:
+        """Covariance of y, shape (k, n_ell, n_ell), at r of shape (k,)."""
+        powers = np.stack([r**0, r, r**2], axis=1)
+        return np.einsum("kp,pij->kij", powers, self.covariance)
 
     def __call__(self, r: FloatArray) -> FloatArray:
         """Information about r, shape (k,), at r of shape (k,)."""
-        powers = np.stack([r**0, r, r**2], axis=1)
-        covariance = np.einsum("kp,pij->kij", powers, self.covariance)
+        covariance = self.covariance_at(r)
         scale = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         slope = self.slope / scale
         correlation = covariance / scale[:, None] / scale[..., None]
@@ -119,3 +131,24 @@ class MapInformation:
         total = self.model.law.dl_contaminant + self.dl_noise
         rule = [fisher_sigma(self.model.signal, total, value) / self.f_sky**0.5 for value in r]
         return Limits(r, of_map, of_map * self.loss(r), np.array(rule))
+
+    def lost_of_mean(self, r: float, n_x: int) -> tuple[FloatArray, FloatArray]:
+        """What of E[x | map, r] no estimate linear in y holds, and the variance of p(x | map, r).
+
+        Args:
+            r: Of all skies.
+            n_x: Multipoles of x.
+
+        Returns:
+            Mean squares over skies, uK^4, shape (n_x,) each.
+        """
+        middle = self.model.decompositions[len(self.model.nodes) // 2]
+        of_mean, left = mean_moments(middle, r, n_x)
+        nu = self.model.law.nu[:n_x]
+        covariance = self.spectrum.covariance_at(np.array([r]))[0]
+        scale = np.sqrt(np.diagonal(covariance))
+        shared = self.spectrum.with_mean[:, :n_x] * r**2 * (nu**2 - 1) / (8 * np.pi * nu)
+        shared /= scale[:, None]
+        correlation = covariance / scale / scale[:, None]
+        held = (shared * np.linalg.solve(correlation, shared)).sum(0)
+        return np.maximum(of_mean - held, 0), left

@@ -110,12 +110,12 @@ class Maps:
             signal = signal_under(self.powers, prior, self.dl_tensors)
         except NoExactAnswer as error:
             return ExactPosteriors.without(n_ell, str(error))
+        model = MapModel(self.law, signal, prior.r_range or (signal.r_nodes[0],) * 2)
+        information = MapInformation.of(model, self.weights, self.dl_noise, self.f_sky)
         x: SpectrumPosterior | MarginalSpectrumPosterior | None = None
-        r = information = None
+        r = None
         if prior.r_range is not None:
-            model = MapModel(self.law, signal, prior.r_range)
             r = MapPosterior(self.v, model)
-            information = MapInformation.of(model, self.weights, self.dl_noise, self.f_sky)
             x = MarginalSpectrumPosterior(r, n_x) if n_x else None
         elif n_x:
             x = SpectrumPosterior(self.v, self.law, signal(signal.r_nodes)[0], n_x)

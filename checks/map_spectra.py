@@ -55,6 +55,27 @@ def moments(
     return mean * to_dl, variance * to_dl**2
 
 
+def mean_moments(decomposition: Decomposition, r: float, n_x: int) -> tuple[FloatArray, FloatArray]:
+    """Over maps of one r, variance of E[x | map, r] and mean variance of p(x | map, r).
+
+    Args:
+        decomposition, r, n_x: As for `moments`.
+
+    Returns:
+        uK^4, shape (n_x,) each; together the variance of x.
+    """
+    nu = degrees(n_x)
+    vectors, root = decomposition.vectors[: nu.sum()], decomposition.root[: nu.sum()]
+    share = r * decomposition.s2 / (1 + r * decomposition.s2)
+    of_mean, of_x = np.empty((2, n_x))
+    for i, stop in enumerate(np.cumsum(nu)):
+        block = slice(stop - nu[i], stop)
+        modes = r * root[block, None] * ((vectors[block] * share) @ vectors[block].T) * root[block]
+        of_mean[i], of_x[i] = 2 * (modes**2).sum(), 2 * (r**2 * root[block] ** 4).sum()
+    to_dl = (nu**2 - 1) / (8 * np.pi * nu)
+    return of_mean * to_dl**2, (of_x - of_mean) * to_dl**2
+
+
 class SpectrumPosterior:
     """p(x | map) at a known power of the signal.
 

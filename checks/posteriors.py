@@ -36,7 +36,7 @@ class ExactPosteriors:
         model: Observation model with the mean contaminants; None where these are unknown, or the
             prior has no range of r, or part of the sky is seen. Without a known law it is what an
             observation follows at best.
-        information: What map and spectrum say of r; None of the full sky.
+        information: What map and spectrum say, where the map is given; None where y is.
         missing: Why nothing exact is known of part of the sky; None where it is, and of all of it.
     """
 
@@ -49,11 +49,6 @@ class ExactPosteriors:
     model: ObservationModel | None
     information: MapInformation | None = None
     missing: str | None = None
-
-    @property
-    def given_maps(self) -> bool:
-        """Whether it is the map that is given, and not y."""
-        return self.information is not None or isinstance(self.x, OfMaps)
 
     @classmethod
     def without(cls, n_ell: int, why: str) -> Self:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from checks import minimums
 from checks.against_map import RAgainstMap, SpectrumAgainstMap
-from checks.estimates import Estimate, known
+from checks.estimates import LOW_ELL, Estimate, known
 from checks.evaluation import Report, RunReport
 from checks.parameters import ParameterReport
 from checks.r import AgainstExact, RReport, UpperLimit
@@ -201,12 +201,14 @@ def _spectrum_beside_map(found: SpectrumAgainstMap) -> list[str]:
     """A row for each of the lowest multipoles."""
     ratios = map(Estimate, found.squared_error_ratio, found.squared_error_ratio_error)
     excess = map(Estimate, found.excess_percent, found.excess_percent_error)
+    columns = zip(ratios, excess, found.excess_of_spectrum, strict=True)
     rows = [
-        [str(ell), number(ratio), number(percent)]
-        for ell, ratio, percent in zip(found.ell, ratios, excess, strict=True)
+        [str(ell), number(ratio), number(percent), f"{own:.2f}"]
+        for ell, (ratio, percent, own) in enumerate(columns, 2)
+        if ell <= LOW_ELL
     ]
     header = ["ell", "squared error over that of E[x \\| map]", "excess by distance, %"]
-    return table(header, rows)
+    return table([*header, "the spectrum's own, %"], rows)
 
 
 def _limits(report: Report) -> list[str]:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from checks import statistics
-from checks.against_map import SpectrumAgainstMap
+from checks.against_map import LostBySpectrum, MeanErrors, SpectrumAgainstMap, typical_r
 from checks.estimates import Estimate, Reported, known
 from checks.posteriors import ExactPosteriors
 from checks.run import Run
@@ -140,8 +140,12 @@ def _beside_exact(report: Sharpness, run: Run, skies: Skies, exact: ExactPosteri
         )
     excess = (distance / scale**2).mean(1)
     given_map = None
-    if exact.given_maps:
-        given_map = SpectrumAgainstMap.of(known(run.mean), noise, truth, exact_mean, exact_std)
+    if exact.information is not None:
+        own = np.square(known(run.mean) - truth) - noise
+        errors = MeanErrors(own, np.square(exact_mean - truth), distance, exact_std**2)
+        r = typical_r(exact.r, run.prior.r)
+        lost = LostBySpectrum.of(exact.information, r, scale)
+        given_map = SpectrumAgainstMap.of(errors, lost)
     return dataclasses.replace(
         report,
         excess_percent=Estimate.mean(100 * excess / np.square(exact_std / scale).mean()),
