@@ -60,10 +60,10 @@ def signal_under(powers: MapPowers, prior: Prior, dl_tensors: FloatArray) -> Sig
 
 
 def _at(r: float, dl_signal: FloatArray) -> SignalTemplate:
-    """The signal of one r."""
+    """The signal of one r, as a template of that shape."""
     if not (r > 0 and (dl_signal > 0).all()):
         raise NoExactAnswer("at r = 0 there is no spectrum to tell")
-    return SignalTemplate(np.array([r]), dl_signal[None] / r)
+    return SignalTemplate(np.array([r, 2 * r]), np.stack([dl_signal, dl_signal]) / r)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

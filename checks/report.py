@@ -43,7 +43,7 @@ def markdown(report: Report) -> str:
         lines[0] += " MSE is in units of S², averaged over ell."
         lines += _methods(report)
     if report.masked_sky is not None:
-        lines += _masked_sky(report)
+        lines += ([""] if lines[-1] else []) + [_masked_sky(report)]
     for name, run in report.runs.items():
         sharp = run.measurements.sharpness
         lines += ["", f"**{name}**" + ("" if sharp is None else f". {sharp.verdict}")]
@@ -150,7 +150,7 @@ def _r(report: RReport) -> list[str]:
 # --- part of the sky -------------------------------------------------------------------------
 
 
-def _masked_sky(report: Report) -> list[str]:
+def _masked_sky(report: Report) -> str:
     """What is seen, and what exact means there."""
     words = f"Part of the sky: {report.masked_sky}."
     if any(run.no_exact_answer is None for run in report.runs.values()):
@@ -158,7 +158,7 @@ def _masked_sky(report: Report) -> list[str]:
             " What is called exact is the posterior given the map, of which the observed spectrum "
             "holds less."
         )
-    return ["", words]
+    return words
 
 
 def _beside_map(run: RunReport) -> list[str]:
@@ -177,7 +177,7 @@ def _beside_map(run: RunReport) -> list[str]:
 def _r_beside_map(against: AgainstExact, given_map: RAgainstMap) -> list[str]:
     own = given_map.width_of_spectrum
     words = (
-        f"Against p(r | map): width {number(against.width_ratio)}, of which the spectrum itself "
+        f"Against p(r | map): width {number(given_map.width_ratio)}, of which the spectrum itself "
         f"makes {own:.3f}; rms deviation of the mean {number(against.rms_deviation)} sigma, of "
         f"which the spectrum itself makes {given_map.rms_deviation_of_spectrum:.2f}; bias "
         f"{number(against.bias)} sigma; rms error over the map's "
