@@ -49,20 +49,18 @@ from runtime import (
 )
 from runtime.conventions import Conventions
 from runtime.errors import InputError
-from runtime.priors import Prior
 
 if TYPE_CHECKING:  # slow to import
     from checks.calibration import Curves
     from checks.evaluation import Report, RunReport
     from checks.map_posteriors import Maps
-    from checks.posteriors import ExactPosteriors
+    from checks.posterior_cache import PosteriorCache
     from checks.sharpness import Sharpness
     from figures.evaluation import RunResult
 
 FIGURES = ("sharpness.png", "calibration.png", "controls.png")
 PARAMETERS_FIGURE = "parameters.png"  # of the last run that holds draws of several
 R_FIGURES = ("r.png", "posterior.png", "getdist.png")  # of the last run that holds draws of r
-EXACT_DRAWS = 4000  # of an exact posterior that is drawn
 SAME_SPECTRA = 1e-4  # relative difference of spectra of the same map
 
 
@@ -137,7 +135,10 @@ def recover_maps(inputs: Inputs) -> "Maps | None":
     from sky.analysis import Analysis
 
     console.info("building the response of the maps, for the exact answer: this takes a while")
-    analysis = Analysis.from_json(known(observed.record.sky.analysis))
+    try:
+        analysis = Analysis.from_json(known(observed.record.sky.analysis))
+    except ValueError as error:
+        raise InputError(f"{observed.path}: {error}; generate it again") from None
     part = analysis.masked_sky()
     estimator = analysis.estimator(part)
     if modes.values.shape[1] != part.response.shape[1]:
@@ -149,65 +150,19 @@ def recover_maps(inputs: Inputs) -> "Maps | None":
             f"{modes.path}: the spectrum of row {apart.argmax()} is not that of {observed.path}; "
             "they are not of the same skies"
         )
-    dl_lensing = known(observed.record.contaminants.dl_lensing)
+    dl_lensing = observed.record.contaminants.dl_lensing
     return Maps(
         v=v,
         response=part.response,
         weights=estimator.weights,
         powers=powers,
-        dl_tensors=analysis.dl_fiducial - dl_lensing,
+        dl_tensors=analysis.dl_fiducial - (0.0 if dl_lensing is None else dl_lensing),
         dl_noise=analysis.masking.survey.dl_noise,
         f_sky=analysis.masking.survey.f_sky,
     )
 
 
-class PosteriorCache:
-    """Exact posteriors of the observations, computed once for each prior.
-
-    Args:
-        skies: The observations.
-        maps: Of part of the sky, whose answer is the exact one; None without.
-    """
-
-    def __init__(self, skies: Skies, maps: "Maps | None" = None) -> None:
-        self.skies, self.maps = skies, maps
-        self._known: dict[str, ExactPosteriors] = {}
-
-    def under(self, prior: Prior) -> "ExactPosteriors":
-        """Exact posteriors under a prior; says so where that takes time."""
-        from checks.posteriors import ExactPosteriors
-
-        n_x = self._multipoles()  # those of maps go on beyond it
-        common = prior.first_multipoles(n_x) if self.maps is not None and n_x else prior
-        key = repr(dataclasses.replace(common, mean_dl=None).to_json())
-        if key not in self._known:
-            observed = self.skies.observed
-            if observed.record.contaminants.law_known or self.maps is not None:
-                console.info(f"exact posterior under the prior r = {prior.r_or_range}")
-            if self.maps is None:
-                self._known[key] = ExactPosteriors.of(observed, prior)
-            else:
-                self._known[key] = self.maps.posteriors(prior, n_x)
-        return self._known[key]
-
-    def draws(self, prior: Prior, row: int) -> np.ndarray | None:
-        """Draws of D_ell of one row, shape (k, n_ell), uK^2; None where the law is unknown."""
-        from checks.posteriors import ExactPosteriors, OfMaps
-
-        rng = np.random.default_rng(0)
-        of_maps = None if self.maps is None else self.under(prior).x
-        if isinstance(of_maps, OfMaps):
-            return of_maps.draw_row(row, EXACT_DRAWS, rng)
-        observed = self.skies.observed
-        y, contaminants = np.asarray(observed.values[[row]]), observed.record.contaminants
-        of_row = ExactPosteriors.of_spectra(y, contaminants, prior).x
-        return None if of_row is None else of_row.rvs(EXACT_DRAWS, rng)[0]
-
-    def _multipoles(self) -> int:
-        return 0 if self.skies.scale is None else len(self.skies.scale)
-
-
-def measure(inputs: Inputs, posteriors: PosteriorCache) -> "tuple[Report, dict[str, Curves]]":
+def measure(inputs: Inputs, posteriors: "PosteriorCache") -> "tuple[Report, dict[str, Curves]]":
     """The report, and {run: calibration curves}."""
     from checks import evaluation, sharpness
 
@@ -270,7 +225,7 @@ def run_result(name: str, sharp: "Sharpness", curves: "Curves") -> "RunResult":
 
 
 def draw_r(
-    run: Run, report: "RunReport", skies: Skies, posteriors: PosteriorCache, row: int
+    run: Run, report: "RunReport", skies: Skies, posteriors: "PosteriorCache", row: int
 ) -> dict[str, drawing.Draw]:
     """{file name: its figure} of a run with draws of r.
 
@@ -336,7 +291,7 @@ def draw_parameters(run: Run, skies: Skies, row: int) -> dict[str, drawing.Draw]
 
 
 def draw_all(
-    report: "Report", curves: "dict[str, Curves]", inputs: Inputs, exact: PosteriorCache, row: int
+    report: "Report", curves: "dict[str, Curves]", inputs: Inputs, exact: "PosteriorCache", row: int
 ) -> dict[str, bytes]:
     """{file name: PNG}; of runs with draws of r the last one is drawn."""
     skies = inputs.skies
@@ -356,13 +311,16 @@ def main(argv: list[str] | None = None) -> None:
     n = len(inputs.skies)
     if config.row >= n:
         parser.error(f"--row {config.row}: there are {n} rows")
+
+    from checks.posterior_cache import PosteriorCache
+
     posteriors = PosteriorCache(inputs.skies, recover_maps(inputs))
     with locks.hold(config.output("report.json")):
         evaluate(config, inputs, posteriors, argv)
 
 
 def evaluate(
-    config: Configuration, inputs: Inputs, posteriors: PosteriorCache, argv: list[str] | None
+    config: Configuration, inputs: Inputs, posteriors: "PosteriorCache", argv: list[str] | None
 ) -> None:
     """Measure, draw, and put all in place of what an earlier run left; then print the table."""
     with_r = any(run.r is not None for run in inputs.runs)

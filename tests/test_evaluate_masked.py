@@ -15,6 +15,7 @@ import data_generation
 import evaluate
 from checks import inputs
 from checks.exact_r import fisher_sigma
+from checks.posterior_cache import PosteriorCache
 from checks.posteriors import ExactPosteriors
 from checks.skies import Skies
 from runtime import jsonfiles, tables
@@ -73,7 +74,7 @@ class Posteriors:
         self.skies = Skies.of(self.observed, truth, parameters)
         self.prior = truth.record.prior if prior is None else prior
         given = inputs.Inputs(self.skies, [], loaded["--modes-file-noisy"])
-        self.cache = evaluate.PosteriorCache(self.skies, evaluate.recover_maps(given))
+        self.cache = PosteriorCache(self.skies, evaluate.recover_maps(given))
         self.exact = self.cache.under(self.prior)
 
     def write(self, folder, x, r=None):

@@ -98,6 +98,11 @@ def test_draws_of_r():
     left, right = evaluation.r_overview(r, bins, "trained elsewhere").axes
     assert labels(left) == ["truth", "median, 68 %"]
     assert "Fisher limit" in labels(right) and "exact posterior" not in labels(right)
+    limits = {"exact": 0.1, "fisher": 0.09, "spectrum": 0.1, "rule_of_thumb": 0.05}
+    masked = [evaluation.SigmaBin(r=r, **row, **limits) for r in (0.2, 0.8)]
+    named = labels(evaluation.r_overview(r, masked).axes[1])
+    assert "Fisher limit" not in named and "Fisher limit of the map" in named
+    assert evaluation.RULE_OF_THUMB in named and "exact posterior given the map" in named
     null = evaluation.RDraws(draws, 0 * truth, (0.0, 1.0), None, None)
     assert "95 % upper limit" in labels(evaluation.r_overview(null, bins[:1]).axes[0])
     spectrum = evaluation.SpectrumDraws(ELL, S * rng.random((40, 6)), None, S, S)
