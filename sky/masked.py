@@ -109,13 +109,6 @@ class Survey:
         ell = multipoles(self.nside)
         return cosmology.cl_to_dl(np.full(len(ell), mean * np.pi / (3 * self.nside**2)), ell)
 
-    @property
-    def dl_noise(self) -> FloatArray:
-        """Power of noise of the mean depth, on the full sky, D_ell at `multipoles`, uK^2."""
-        mean = 1 / (1 / self.noise[:, [0, 2]]).mean()
-        ell = multipoles(self.nside)
-        return cosmology.cl_to_dl(np.full(len(ell), mean * np.pi / (3 * self.nside**2)), ell)
-
     def whiten(self, maps: FloatArray) -> FloatArray:
         """Maps over the root of their noise, shape (2 n_pix, k): Q of all pixels seen, then U."""
         qq, qu, uu = self.noise.T[..., None]
