@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.jsonfiles import Json
 
+PACKED = "zlib"  # key of an object's content
 DTYPES = ("<f8", "<i8")
 MAX_BYTES = 2**26  # of an array, far above use: a hostile file cannot ask for more
 
@@ -27,7 +28,7 @@ def pack(values: np.ndarray) -> Json:
         "name": f"{values.size} numbers of SHA-256 {digest[:8]}",
         "dtype": dtype,
         "shape": list(values.shape),
-        "zlib": base64.b64encode(zlib.compress(content, 9)).decode(),
+        PACKED: base64.b64encode(zlib.compress(content, 9)).decode(),
     }
 
 
@@ -43,7 +44,7 @@ def unpack(content: Any) -> np.ndarray:
         if dtype not in DTYPES or not 0 <= num_bytes <= MAX_BYTES:
             raise ValueError("a packed array is none")
         inflater = zlib.decompressobj()
-        values = inflater.decompress(base64.b64decode(content["zlib"]), num_bytes + 1)
+        values = inflater.decompress(base64.b64decode(content[PACKED]), num_bytes + 1)
         return np.frombuffer(values, dtype).reshape(shape)
     except (KeyError, TypeError, ValueError, zlib.error):
         raise ValueError("a packed array is damaged") from None

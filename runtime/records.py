@@ -6,6 +6,7 @@ to JSON in `from_json` and `to_json` and nowhere else. To record one more thing,
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -13,9 +14,11 @@ import numpy as np
 
 from runtime.decoupled import DecoupledSpectrum
 from runtime.jsonfiles import Json, to_json
-from runtime.packed import pack, unpack
+from runtime.packed import PACKED, pack, unpack
 from runtime.priors import FloatArray, Prior, field_names, read_array
 
+WORDS = {"name", "mask"}  # of an analysis, whose content are its pixels and their noise
+ROUNDING = 1e-9  # relative difference of numbers that two machines compute alike
 # What CAMB did where records of earlier versions name no nt; sky.cosmology.CONSISTENCY_TILT
 TILT_BEFORE_0_3 = "-r/8 (2 - ns - r/8)"
 
@@ -81,8 +84,24 @@ class Sky:
         return {
             name: pair
             for name, pair in pairs.items()
-            if pair[0] != pair[1] and (name in self.OPTIONAL or None not in pair)
+            if not _same(*pair) and (name in self.OPTIONAL or None not in pair)
         }
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two entries of a sky are the same, but for what rounding does to numbers."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        if PACKED in a and PACKED in b:
+            one, other = unpack(a), unpack(b)
+            return one.shape == other.shape and np.allclose(one, other, ROUNDING, 0)
+        words = WORDS if "pixels" in a else set()
+        names = (a.keys() | b.keys()) - words
+        return all(_same(a.get(name), b.get(name)) for name in names)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=ROUNDING)
+    return bool(a == b)
 
 
 def describe_difference(own: Any, other: Any) -> tuple[str, str]:
@@ -96,13 +115,13 @@ def describe_difference(own: Any, other: Any) -> tuple[str, str]:
     if words[0] != words[1]:
         return words
     if isinstance(own, dict) and isinstance(other, dict):
-        keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+        keys = [key for key in {**own, **other} if not _same(own.get(key), other.get(key))]
         pairs = {key: describe_difference(own.get(key), other.get(key)) for key in keys}
         title = f"{words[0]} with " if words[0] else ""
         here, there = (title + ", ".join(f"{key} {pairs[key][k]}" for key in keys) for k in (0, 1))
         return here, there
     if isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
-        k = next(k for k in range(len(own)) if own[k] != other[k])
+        k = next(k for k in range(len(own)) if not _same(own[k], other[k]))
         here, there = describe_difference(own[k], other[k])
         return f"{words[0]}, {here} at place {k + 1}", f"{words[1]}, {there} there"
     return repr(own), repr(other)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -186,7 +187,7 @@ def read_masking(args: argparse.Namespace, depth_uk_arcmin: float) -> Masking:
                 raise InputError(f"--hits {args.hits}: there are none where --mask sees the sky")
         survey = Survey.uniform(weights / weights.max(), depth_uk_arcmin)
     r_fiducial = R_FIDUCIAL if args.r_fid is None else args.r_fid
-    return Masking(survey, args.mask, args.e_modes or E_MODES[0], r_fiducial)
+    return Masking(survey, os.path.basename(args.mask), args.e_modes or E_MODES[0], r_fiducial)
 
 
 def read_observation(args: argparse.Namespace) -> Observation:

@@ -1,8 +1,10 @@
 """Two skies are told apart where they differ, and only there."""
 
+import numpy as np
 import pytest
 
 from runtime import records
+from runtime.packed import pack
 from runtime.records import Record, Sky
 
 ECHO = {"name": "echo", "bands": [{"freq_ghz": 28.0}, {"freq_ghz": 95.0}]}
@@ -111,3 +113,26 @@ def test_the_law_is_known_where_all_that_is_gaussian_is():
 def test_a_misspelt_field_fails():
     with pytest.raises(TypeError):
         Record(qantity="r")
+
+
+def analysis(pixels=6, noise=2.0, mask="mine.fits"):
+    """Entry of part of the sky, as far as it is compared."""
+    pixels = np.arange(pixels)
+    return {
+        "name": f"{mask}, 1 uK-arcmin",
+        "mask": mask,
+        "dl_fiducial": [1e-5, 3e-5],
+        "pixels": pack(pixels),
+        "noise": pack(np.full((len(pixels), 3), noise)),
+    }
+
+
+def test_the_content_of_an_analysis_counts_not_the_name_of_its_mask():
+    own = {**SKY, "analysis": analysis()}
+    alike = analysis(mask="other.fits", noise=2.0 * (1 + 1e-15))
+    alike["dl_fiducial"] = [value * (1 + 1e-15) for value in alike["dl_fiducial"]]
+    assert differences(own, {**SKY, "analysis": alike}) == {}
+    for other in (analysis(pixels=7), analysis(noise=2.01), None):
+        (pair,) = differences(own, {**SKY, "analysis": other}).values()
+        words = records.describe_difference(*pair)
+        assert words[0] != words[1] and max(map(len, words)) < 200
