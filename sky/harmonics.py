@@ -4,12 +4,15 @@ Coefficients are real: of each ell in turn a_l0, then sqrt(2) Re a_lm of m = 1 .
 sqrt(2) Im a_lm. Each has the variance C_ell; `realisations.realised_bb` takes them in this order.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from runtime.priors import FloatArray
 from sky.cosmology import IntArray
 
+Number = TypeVar("Number", bound=np.generic)
 ComplexArray = npt.NDArray[np.complex128]
 
 
@@ -19,7 +22,7 @@ def mode_ell(ell_max: int) -> IntArray:
     return np.repeat(ell, 2 * ell + 1)
 
 
-def per_mode(values: FloatArray) -> FloatArray:
+def per_mode(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """Values at ell = 2, 3, ..., shape (..., n_ell), of each coefficient, shape (..., n_modes)."""
     return values[..., mode_ell(values.shape[-1] + 1) - 2]
 

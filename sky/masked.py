@@ -12,18 +12,21 @@ h = (1 + K S)^-1 u = R^T (1 + R S R^T)^-1 v with a fiducial power S, and the sum
 """
 
 import dataclasses
+import functools
 from typing import Self
 
 import numpy as np
-from scipy import linalg
+import numpy.typing as npt
+from scipy import fft, linalg
 
 from runtime.errors import InputError
 from runtime.priors import FloatArray
 from sky import cosmology, harmonics, realisations
 from sky.cosmology import IntArray
-from sky.realisations import ExpectedPowers, Generators
+from sky.realisations import ExpectedPowers, Generators, RealArray
 
 INVISIBLE = 1e-9  # share of the clearest E mode below which one leaves no trace in a map
+CLEAR = 1e-3  # likewise, above which one needs no pivot
 
 
 def multipoles(nside: int) -> IntArray:
@@ -112,9 +115,13 @@ class Survey:
     def whiten(self, maps: FloatArray) -> FloatArray:
         """Maps over the root of their noise, shape (2 n_pix, k): Q of all pixels seen, then U."""
         qq, qu, uu = self.noise.T[..., None]
-        q, u = np.split(maps, 2)
-        q = q / np.sqrt(qq)  # the Cholesky factor, pixel by pixel
-        return np.concatenate([q, (u - qu / np.sqrt(qq) * q) / np.sqrt(uu - qu**2 / qq)])
+        white = maps.copy(order="K")
+        q, u = np.split(white, 2)
+        q /= np.sqrt(qq)  # the Cholesky factor, pixel by pixel
+        if qu.any():
+            u -= qu / np.sqrt(qq) * q
+        u /= np.sqrt(uu - qu**2 / qq)
+        return white
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,20 +136,55 @@ class Reflections:
     factors: FloatArray
     tau: FloatArray
 
-    @classmethod
-    def of(cls, columns: FloatArray) -> Self:
-        """Those of the span of columns, shape (n, k), but for what is `INVISIBLE`."""
-        (factors, tau), upper, _ = linalg.qr(columns, mode="raw", pivoting=True)
-        diagonal = np.abs(np.diagonal(upper))
-        rank = int((diagonal > INVISIBLE * diagonal[0]).sum())
-        return cls(np.asfortranarray(factors[:, :rank]), tau[:rank])
-
     def __call__(self, columns: FloatArray) -> FloatArray:
         """What of columns, shape (n, k), lies outside of the span, shape (n - rank, k)."""
+        if not len(self.tau):  # which LAPACK refuses
+            return columns
         columns = np.asfortranarray(columns)
         size = int(linalg.lapack.dormqr("L", "T", self.factors, self.tau, columns, -1)[1][0])
         turned = linalg.lapack.dormqr("L", "T", self.factors, self.tau, columns, size)[0]
         return turned[len(self.tau) :]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpanRemoved:
+    """What takes the span of columns, but for what is `INVISIBLE`, out of others.
+
+    Pivots find the span, and make a factorisation slow. So columns are mixed at random, after which
+    nearly all of them are clear of one another and need none; what is left of the others is little.
+
+    Attributes:
+        clear: Of the mixed columns that are clear of one another.
+        faint: Of what they leave of the others.
+    """
+
+    clear: Reflections
+    faint: Reflections
+
+    @classmethod
+    def of(cls, columns: FloatArray) -> Self:
+        """The span of columns, shape (n, k), which are overwritten."""
+        columns *= np.random.default_rng(0).choice([-1.0, 1.0], columns.shape[1])
+        mixed = fft.dct(columns, axis=1, norm="ortho", overwrite_x=True)
+        (factors, tau), upper = linalg.qr(mixed, mode="raw", check_finite=False)
+        diagonal = np.abs(np.diagonal(upper))
+        largest = diagonal.max()
+        num_clear = int(np.cumprod(diagonal > CLEAR * largest).sum())
+        clear = Reflections(np.asfortranarray(factors[:, :num_clear]), tau[:num_clear])
+        if num_clear == len(tau):
+            return cls(clear, Reflections(factors[:, :0], tau[:0]))
+        (factors, tau), upper, _ = linalg.qr(clear(mixed[:, num_clear:]), mode="raw", pivoting=True)
+        rank = int((np.abs(np.diagonal(upper)) > INVISIBLE * largest).sum())
+        return cls(clear, Reflections(np.asfortranarray(factors[:, :rank]), tau[:rank]))
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the span."""
+        return len(self.clear.tau) + len(self.faint.tau)
+
+    def __call__(self, columns: FloatArray) -> FloatArray:
+        """What of columns, shape (n, k), lies outside of the span, shape (n - rank, k)."""
+        return self.faint(self.clear(columns))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,10 +207,11 @@ class KnownPower:
         """
         covariance = np.eye(len(columns)) + columns @ columns.T
         lower = linalg.cholesky(covariance, lower=True, overwrite_a=True)
-        to_data = linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
-        if wanted.shape[1] < len(wanted):
-            to_data = linalg.qr(to_data @ wanted, mode="economic")[0].T @ to_data
-        return cls(to_data)
+        if wanted.shape[1] >= len(wanted):
+            return cls(linalg.solve_triangular(lower, np.eye(len(lower)), lower=True))
+        white = linalg.solve_triangular(lower, wanted, lower=True)
+        kept = linalg.qr(white, mode="economic", overwrite_a=True)[0]
+        return cls(linalg.solve_triangular(lower, kept, lower=True, trans="T").T)
 
     def __call__(self, columns: FloatArray) -> FloatArray:
         """What is left of columns, shape (n, k): (n_data, k), with noise N(0, 1)."""
@@ -188,7 +231,7 @@ class MaskedSky:
 
     survey: Survey
     response: FloatArray
-    reduction: Reflections | KnownPower
+    reduction: SpanRemoved | KnownPower
 
     @classmethod
     def with_free_e_modes(cls, survey: Survey) -> Self:
@@ -199,13 +242,13 @@ class MaskedSky:
         """
         ell = multipoles(survey.nside)
         b_modes = harmonics.polarisation_modes(survey.nside, int(ell[-1]), survey.pixels)
-        unwanted = Reflections.of(survey.whiten(harmonics.as_e_modes(b_modes)))
-        if len(unwanted.tau) == len(b_modes):
+        unwanted = SpanRemoved.of(survey.whiten(harmonics.as_e_modes(b_modes)))
+        if unwanted.rank == len(b_modes):
             raise InputError(
                 f"--mask: on {100 * survey.f_sky:.0f} % of the sky E modes can make any map at "
                 "all, and no B modes are left; take --e-modes known, or more of the sky"
             )
-        return cls(survey, unwanted(survey.whiten(b_modes)), unwanted)
+        return cls(survey, unwanted(survey.whiten(b_modes)).copy(), unwanted)
 
     @classmethod
     def with_known_e_modes(cls, survey: Survey, dl_ee: FloatArray) -> Self:
@@ -221,10 +264,19 @@ class MaskedSky:
         """v of maps, shape (k, n_data); maps of shape (k, 2 n_pix), Q then U, uK."""
         return self.reduction(self.survey.whiten(maps.T)).T
 
-    def draw(self, modes: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """v of skies, shape (k, n_data), with noise of their own; modes (k, n_modes), uK."""
-        seen = modes @ self.response.T
-        return seen + rng.standard_normal(seen.shape)
+    def draw(self, modes: RealArray, rng: np.random.Generator) -> FloatArray:
+        """v of skies, shape (k, n_data), with noise of their own; modes (k, n_modes), uK.
+
+        In single precision, twice as fast: 1e-7 of a sky, or of its noise, is nothing. From there
+        on, spectra of the same v agree to all digits.
+        """
+        seen = modes.astype(np.float32, copy=False) @ self._single.T
+        seen += rng.standard_normal(seen.shape, dtype=np.float32)
+        return seen.astype(float)
+
+    @functools.cached_property
+    def _single(self) -> npt.NDArray[np.float32]:
+        return self.response.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -253,8 +305,11 @@ class QuadraticEstimator:
         covariance = np.eye(len(response))
         covariance += (response * harmonics.per_mode(cl_fiducial)) @ response.T
         weights = linalg.cho_solve(linalg.cho_factor(covariance, overwrite_a=True), response).T
-        by_mode = (weights @ response) ** 2
-        mixing = harmonics.sum_modes(harmonics.sum_modes(by_mode.T, ell).T, ell)
+        ends = np.cumsum(2 * ell + 1)
+        mixing = harmonics.sum_modes(
+            np.array([((rows @ response) ** 2).sum(0) for rows in np.split(weights, ends[:-1])]).T,
+            ell,
+        )
         noise = harmonics.sum_modes((weights**2).sum(1)[:, None], ell)[:, 0]
         return cls(ell, weights, mixing, noise, cl_fiducial)
 
@@ -313,14 +368,22 @@ def draw_rows(
             on: rows do not depend on how many are drawn at a time.
         fixed_modes: Coefficients of a foreground that all skies share, shape (n_modes,), uK.
     """
-    ell = powers.ell
-
-    def coefficients(name: str, dl: FloatArray) -> FloatArray:
-        root = harmonics.per_mode(np.sqrt(cosmology.dl_to_cl(dl, ell)))
-        return root * generators[name].standard_normal((n, sky.response.shape[1]))
-
-    primordial = coefficients("primordial", powers.dl_signal)
-    modes = primordial + coefficients("lensing", powers.dl_contaminant) + fixed_modes
+    ell, n_x = powers.ell, len(cosmology.multipoles(sky.survey.nside))
+    cl_signal, cl_contaminant = (
+        cosmology.dl_to_cl(dl, ell) for dl in (powers.dl_signal, powers.dl_contaminant)
+    )
+    # of what no truth is asked for, one draw will do
+    cl_rest = cl_contaminant + np.where(np.arange(len(ell)) < n_x, 0, cl_signal)
+    shapes = [(n, int((2 * ell[:k] + 1).sum())) for k in (n_x, len(ell))]
+    unit = generators["primordial"].standard_normal(shapes[0], np.float32)
+    rest = generators["lensing"].standard_normal(shapes[1], np.float32)
+    modes = rest * _roots(cl_rest) + np.asarray(fixed_modes, np.float32)
+    modes[:, : unit.shape[1]] += unit * _roots(cl_signal[..., :n_x])
+    mean_squares = realisations.realised_bb(unit, ell[:n_x])  # of unit power
     v = sky.draw(modes, generators["noise"])
-    x = realisations.realised_bb(primordial, ell)[:, : len(cosmology.multipoles(sky.survey.nside))]
-    return MaskedRows(x, estimator.spectra(v), v)
+    return MaskedRows(cl_signal[..., :n_x] * mean_squares, estimator.spectra(v), v)
+
+
+def _roots(cl: FloatArray) -> npt.NDArray[np.float32]:
+    """Standard deviation of each coefficient, shape (..., n_modes), uK, of powers (..., n_ell)."""
+    return harmonics.per_mode(np.sqrt(cl).astype(np.float32))

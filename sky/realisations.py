@@ -1,13 +1,16 @@
 """Realised spectra of truth and observation, drawn exactly and without maps."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from runtime.priors import FloatArray
 from sky import cosmology
 from sky.cosmology import IntArray
 
+RealArray = npt.NDArray[np.floating[Any]]
 Generators = dict[str, np.random.Generator]
 
 
@@ -62,7 +65,7 @@ def make_generators(seed: int, split: str, *r: float, block: int = 0) -> Generat
     }
 
 
-def realised_bb(modes: FloatArray, ell: IntArray) -> FloatArray:
+def realised_bb(modes: RealArray, ell: IntArray) -> FloatArray:
     """D_ell of harmonic coefficients.
 
     Args:

@@ -194,12 +194,12 @@ def test_a_fixed_foreground_is_taken_off(setup):
     r = np.full(30, R)
     clean, foul = setup.draw(r, 12).v, setup.draw(r, 12, modes).v
     expected, found = one_r(setup, clean), one_r(setup, foul, fixed_modes=modes)
-    np.testing.assert_allclose(found.mean(), expected.mean(), rtol=1e-7)
-    np.testing.assert_allclose(found.std(), expected.std(), rtol=1e-7)
+    np.testing.assert_allclose(found.mean(), expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(found.std(), expected.std(), rtol=1e-4)
     law = dataclasses.replace(setup.law, fixed_modes=modes)
     model = dataclasses.replace(setup.model, law=law)
     of_foul = exact_map.MapPosterior(foul, model)
     of_clean = exact_map.MapPosterior(clean, setup.model)
-    np.testing.assert_allclose(of_foul.mean(), of_clean.mean(), rtol=1e-7)
+    np.testing.assert_allclose(of_foul.mean(), of_clean.mean(), rtol=1e-4)
     left_in = one_r(setup, foul)
     assert (np.abs(left_in.mean() - expected.mean()) / expected.std()).max() > 1

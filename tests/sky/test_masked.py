@@ -241,11 +241,12 @@ def test_rows_do_not_depend_on_how_many_are_drawn_at_a_time():
     signal = cosmology.cl_to_dl(CL, ELL) * np.linspace(0.5, 2, 12)[:, None]
     one, many = draw(12, 12, signal), draw(12, 5, signal)
     for name in ("x", "y", "v"):
-        np.testing.assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-9, atol=1e-12)
+        a, b = getattr(one, name), getattr(many, name)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(a).max())
 
 
 def test_a_fixed_foreground_is_in_each_sky():
     foreground = modes(1, CL, 11)[0]
     shift = draw(40, 40, fixed=foreground).v - draw(40, 40).v
     expected = np.tile(masked_sky("mask").response @ foreground, (40, 1))
-    np.testing.assert_allclose(shift, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(shift, expected, rtol=1e-4, atol=1e-5)
