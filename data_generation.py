@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the script with a list of arguments; those of the process when None."""
     config = parse_arguments(argv)
     foregrounds.check_names(config.model.foregrounds)
+    memory.check_room(config.model, config.observation, devices.num_threads(None))
     sets = {r: output_paths(config.out_dir, r, config.masked) for r in config.r}
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.process_group())
@@ -196,7 +197,7 @@ def claim(config: Configuration, sets: Mapping[tuple[float, ...], Paths]) -> Non
     atomic.claim_outputs(written, disk_bytes, going)
     total, model = len(config.r) * sum(config.num_rows.values()), config.model
     work = f"{total:,} pairs at ell = 2-{config.observation.multipoles(model.nside)[-1]}"
-    bound = memory.peak_memory(model, config.observation)
+    bound = memory.peak_memory(model, config.observation, devices.num_threads(None))
     resources.announce(work, bound, disk_bytes, config.out_dir)
 
 

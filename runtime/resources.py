@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import resource
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 
 from runtime import console
 
+CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
 FIGURE_MEMORY = 3e8  # bytes that matplotlib and a figure take
 
 
@@ -34,6 +36,18 @@ def peak_memory() -> int:
         return 1024 * int(line.split()[1])
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the processes here may have: the machine's, or those of their job."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError):  # no control groups of version 2
+        own, root = map(pathlib.Path, CGROUP)
+        group = own.read_text().rpartition("::/")[2].strip()
+        for folder in (root / group, *(root / group).parents):
+            with contextlib.suppress(OSError, ValueError):  # "max", or another namespace
+                limits.append(int((folder / "memory.max").read_text()))
+    return min(limits)
 
 
 def announce(work: str, memory_bytes: float, disk_bytes: float, folder: str) -> None:
