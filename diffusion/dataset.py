@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Self
@@ -16,7 +14,7 @@ import torch
 from diffusion import parameters
 from diffusion.normalizers import Normalizer, StateNormalizer
 from diffusion.reach import Reach
-from runtime import atomic, belonging, formats, processes, tables
+from runtime import atomic, belonging, formats, processes, resources, tables
 from runtime.conventions import UNSAID, Wanted
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter
@@ -26,7 +24,6 @@ from runtime.tables import Table
 HELD_OUT_ROWS = 20_000  # at most: enough for a held-out loss to a per cent of itself
 BLOCK_VALUES = 2**17  # of held-out rows that pass the network together: 4369 of 30 multipoles
 CHUNK_VALUES = 2**22  # float64 values of a file that are worked on together: 32 MiB
-CGROUP = "/proc/self/cgroup", "/sys/fs/cgroup"  # name of the own control group; all of them
 # in units of a column's median size: asinh is linear below its scale, for a Gaussian column six
 # standard deviations; what is linear in it stays so, and the tails of others are drawn in
 ASINH_SCALE = 10
@@ -214,23 +211,11 @@ def split_rows(n: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.n
     return np.sort(order[n_val:]), np.sort(order[: min(n_val, HELD_OUT_ROWS)])
 
 
-def machine_memory() -> int:
-    """Bytes of memory that the processes here may have: the machine's, or those of their job."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError):  # no control groups of version 2
-        own, root = map(pathlib.Path, CGROUP)
-        group = own.read_text().rpartition("::/")[2].strip()
-        for folder in (root / group, *(root / group).parents):
-            with contextlib.suppress(OSError, ValueError):  # "max", or another namespace
-                limits.append(int((folder / "memory.max").read_text()))
-    return min(limits)
-
-
 def memory_budget(device: torch.device) -> float:
     """Bytes that the rows of one process may take on its device."""
     if device.type == "cuda":
         return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return MEMORY_SHARE * machine_memory() / processes.local_world_size()
+    return MEMORY_SHARE * resources.machine_memory() / processes.local_world_size()
 
 
 def file_bytes(loaded: TrainingTables, device: torch.device) -> int:

@@ -20,7 +20,7 @@ from diffusion import baseline, dataset, shares, shrinkage, trainer
 from diffusion.held_out import HeldOutLoss
 from diffusion.settings import TrainingSettings
 from diffusion.trained import Trained
-from runtime import drawing, processes, provenance, records, signals, tables
+from runtime import drawing, processes, provenance, records, resources, signals, tables
 from runtime.errors import InputError
 
 ROOT = os.path.dirname(os.path.abspath(train.__file__))
@@ -420,16 +420,16 @@ def test_only_a_lost_connection_is_blamed_on_another_process(monkeypatch):
 
 
 def test_rows_take_a_share_of_the_memory_of_their_job(monkeypatch, tmp_path):
-    whole = dataset.machine_memory()
+    whole = resources.machine_memory()
     job = tmp_path / "slurm" / "job"
     (job / "task").mkdir(parents=True)
     (job / "task" / "memory.max").write_text("max\n")
     (job / "memory.max").write_text("1000000\n")
     (tmp_path / "cgroup").write_text("0::/slurm/job/task\n")
-    monkeypatch.setattr(dataset, "CGROUP", (str(tmp_path / "cgroup"), str(tmp_path)))
-    assert dataset.machine_memory() == 1_000_000 < whole
-    monkeypatch.setattr(dataset, "CGROUP", ("nowhere", str(tmp_path)))
-    assert dataset.machine_memory() >= whole
+    monkeypatch.setattr(resources, "CGROUP", (str(tmp_path / "cgroup"), str(tmp_path)))
+    assert resources.machine_memory() == 1_000_000 < whole
+    monkeypatch.setattr(resources, "CGROUP", ("nowhere", str(tmp_path)))
+    assert resources.machine_memory() >= whole
 
 
 def torchrun(argv):
