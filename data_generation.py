@@ -261,7 +261,9 @@ def simulate(config: Configuration, argv: list[str] | None) -> None:
         record = simulation.describe(simulator, prior, config.seed)
         run = provenance.run_id(config.identity(r))
         described[r] = record.replace(run=run, extra={**record.extra, **made_by})
-    total = len(config.r) * sum(config.num_rows.values()) // processes.world_size()
+    total = len(config.r) * sum(
+        simulation.share(n, simulator.block_rows) for n in config.num_rows.values()
+    )
     with console.progress(total=total, desc="drawing", unit="pair") as bar:
         for r in priors:
             write_set(config, r, simulator, described[r], bar.update)

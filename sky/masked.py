@@ -26,7 +26,7 @@ from sky.cosmology import IntArray
 from sky.realisations import ExpectedPowers, Generators, RealArray
 
 INVISIBLE = 1e-9  # share of the clearest E mode below which one leaves no trace in a map
-CLEAR = 1e-6  # likewise, above which one needs no pivot
+CLEAR = 1e-3  # likewise, above which one needs no pivot
 
 
 def multipoles(nside: int) -> IntArray:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from runtime import console
+from runtime import console, processes
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Ilc, Record
@@ -119,6 +119,12 @@ def make_prior(r: Sequence[float], simulator: Simulator) -> Prior:
     template = dataclasses.replace(template, dl_per_r=template.dl_per_r * passed)
     check_powers({flags.replace("--r,", "--r-range,"): template(np.array([high]))}, MIN_POWER)
     return Prior(parameters=(Parameter("r", low, high),), signal_template=template)
+
+
+def share(num_rows: int, block_rows: int) -> int:
+    """Rows that this process draws, which takes every block whose turn is its own."""
+    first = range(processes.rank() * block_rows, num_rows, processes.world_size() * block_rows)
+    return sum(min(block_rows, num_rows - k) for k in first)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
