@@ -226,7 +226,7 @@ class MapPowers:
             prior, foregrounds = Prior.from_json(content), read_array(content, "dl_foregrounds")
             contaminant = np.array(content["dl_contaminant"], float)
             fixed = None if "fixed_modes" not in content else unpack(content["fixed_modes"])
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             raise ValueError("map_powers is damaged") from None
         n_ell = contaminant.size
         powers = [contaminant, *([] if foregrounds is None else foregrounds)]

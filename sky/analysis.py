@@ -104,7 +104,9 @@ class Analysis:
             ValueError: If the entry is damaged.
         """
         try:
-            nside = int(content["nside"])
+            nside = content["nside"]
+            if type(nside) is not int:
+                raise ValueError("its nside is no whole number")
             if content["window"] != WINDOW:
                 raise ValueError("its window is unknown")
             survey = Survey(nside, unpack(content["pixels"]), unpack(content["noise"]))

@@ -42,3 +42,34 @@ def generate(tmp_path):
         return lambda name: tables.load_spectra(str(folder / f"{name}.npy"))
 
     return run
+
+
+def _cached(function):
+    """A function of multipoles, r before them or not, of the usual cosmology."""
+
+    @functools.cache
+    def known(ell_max, parameters, *r):
+        return function(*r, np.arange(2, ell_max + 1), parameters)
+
+    num_r = function is cosmology.tensor_bb
+
+    def cached(*arguments):
+        *r, ell = arguments[: num_r + 1]
+        parameters = arguments[len(r) + 1 :] or (cosmology.PLANCK_2018,)
+        return known(int(ell[-1]), parameters[0], *r)
+
+    return cached
+
+
+CACHED = {
+    name: _cached(getattr(cosmology, name)) for name in ("lensing_bb", "lensed_ee", "tensor_bb")
+}
+
+
+@pytest.fixture(scope="module")
+def cached_camb():
+    """All of CAMB's spectra, computed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in CACHED.items():
+            patch.setattr(cosmology, name, function)
+        yield

@@ -1,6 +1,5 @@
 """Part of the sky through main([...]): the laws of its files, and how it refuses bad input."""
 
-import functools
 import json
 import pathlib
 
@@ -24,30 +23,6 @@ WINDOW = masked.cosine_window(NSIDE)
 CUT = ["--mask", "galactic:20", "--noise-uk-arcmin", "1", "--foregrounds", "none"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _camb_once():
-    """Spectra of the usual cosmology cost CAMB nothing the second time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("lensing_bb", "lensed_ee", "tensor_bb"):
-            patch.setattr(cosmology, name, _cached(getattr(cosmology, name)))
-        yield
-
-
-def _cached(function):
-    known = functools.lru_cache(None)(
-        lambda *r_and_end, parameters: function(
-            *r_and_end[:-1], np.arange(2, r_and_end[-1] + 1), parameters
-        )
-    )
-
-    def cached(*arguments):
-        *r, ell = arguments[: 2 if function.__name__ == "tensor_bb" else 1]
-        parameters = arguments[len(r) + 1 :] or (cosmology.PLANCK_2018,)
-        return known(*r, int(ell[-1]), parameters=parameters[0])
-
-    return cached
-
-
 def main(folder, *words, rows=ROWS, tests=TESTS):
     """The script's files in a folder."""
     sizes = ["--nside", NSIDE, "--num-samples", rows, "--num-test", tests, "--out-dir", folder]
@@ -58,8 +33,11 @@ def load(folder, name):
     return tables.load_spectra(str(folder / f"{name}.npy"))
 
 
+pytestmark = pytest.mark.usefixtures("cached_camb")
+
+
 @pytest.fixture(scope="module")
-def cut(tmp_path_factory):
+def cut(cached_camb, tmp_path_factory):
     """Beyond 20 degrees of latitude, r from 0 to 0.01."""
     folder = tmp_path_factory.mktemp("cut")
     main(folder, *CUT, "--r-range", 0, 0.01)
