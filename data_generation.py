@@ -9,7 +9,8 @@ Reads:   nothing, or what describes a sky of your own: --cosmology {"tau": 0.06,
          --fiducial (columns ell and D_ell of the primordial BB at r = 1, uK^2), --noise-file
          (columns ell and N_ell = C_ell of the noise, uK^2), and --instrument {"name": "mine",
          "bands": [{"freq_ghz": 40, "fwhm_arcmin": 70, "noise_uk_arcmin": 30}, ...]}. PySM3 presets
-         (--foregrounds d1 s1) read their template maps.
+         (--foregrounds d1 s1) read their template maps. --mask, --hits and --noise-variance read
+         HEALPix FITS files.
 Writes:  for each r, into --out-dir, with a .json beside every array that records how it was made:
            dl_train_r{R}.npy        truth, training rows
            dl_train_noisy_r{R}.npy  observation of the same rows
@@ -17,11 +18,17 @@ Writes:  for each r, into --out-dir, with a .json beside every array that record
            dl_noisy_r{R}.npy        observation of the same test rows
          With --r-range 0 0.01 each row has an r of its own, R is 0-0.01, and r stands in
          r_train_r{R}.npy and r_gt_r{R}.npy, row for row. With --instrument, budget_r{R}.png
-         shows what the observation is made of.
+         shows what the observation is made of. With --mask the truth is still that of the full
+         sky, and the observation, at ell = 2 ... 3*nside-1, that of the part which is seen; its
+         .json holds the weights that make unbiased bandpowers of it. Then there are, too,
+           modes_noisy_r{R}.npy     all that the test maps say of B modes, 1/uK
+           masked_r{R}.png          how deeply the sky is seen, and the bandpowers of a test sky
 
 Examples:
   python data_generation.py --r 0.001 --nside 16 --num-samples 10000 --out-dir data
   python data_generation.py --r-range 0 0.01 --instrument litebird --clean hilc --out-dir data
+  python data_generation.py --r-range 0 0.01 --mask galactic:20 --noise-uk-arcmin 1 \\
+      --foregrounds none --num-samples 400000 --num-test 2000 --out-dir data
 """
 
 import argparse

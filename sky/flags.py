@@ -90,7 +90,8 @@ ARGUMENTS = {
             "--fiducial",
             metavar="FILE",
             help="instead of CAMB's: primordial BB of r = 1, which r multiplies; text or .npy with "
-            "the columns ell and D_ell in uK^2, without beam, at ell = 2 ... 2*nside-1 at least",
+            "the columns ell and D_ell in uK^2, without beam, at ell = 2 ... 2*nside-1 at least, "
+            "with --mask 3*nside-1",
         ),
     ),
     "one band (default: ECHO's at 45 GHz)": (
