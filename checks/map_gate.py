@@ -9,8 +9,8 @@ import numpy as np
 from checks.estimates import Reported
 from checks.exact_map import Decomposition, MapLaw, MapModel, MapPosterior
 from checks.goodness import REFUSED, Goodness, MapTest
+from runtime.map_powers import MapPowers
 from runtime.priors import FloatArray
-from runtime.records import MapPowers
 
 # of a foreground in units of an ensemble's own, the steps small beside its error
 AMPLITUDES = np.concatenate([[0], np.geomspace(1e-6, 1e2, 400)])

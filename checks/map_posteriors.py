@@ -10,8 +10,8 @@ from checks.map_information import MapInformation
 from checks.map_spectra import MarginalSpectrumPosterior, SpectrumPosterior
 from checks.posteriors import ExactPosteriors
 from runtime import belonging
+from runtime.map_powers import MapPowers
 from runtime.priors import FloatArray, Prior, SignalTemplate
-from runtime.records import MapPowers
 
 
 class NoExactAnswer(Exception):

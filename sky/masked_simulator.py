@@ -8,8 +8,9 @@ from threadpoolctl import threadpool_limits
 
 from runtime.decoupled import DecoupledSpectrum
 from runtime.errors import InputError
+from runtime.map_powers import MapPowers
 from runtime.priors import FloatArray, Prior
-from runtime.records import MapPowers, Sky
+from runtime.records import Sky
 from sky import cosmology, masked, realisations
 from sky.analysis import Analysis, Masking
 from sky.decoupled import decoupled_spectrum

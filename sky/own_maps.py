@@ -8,8 +8,9 @@ import numpy as np
 
 from runtime import console
 from runtime.errors import InputError
+from runtime.map_powers import MapPowers
 from runtime.priors import FloatArray
-from runtime.records import MapPowers, Record
+from runtime.records import Record
 from sky import measurement
 from sky.analysis import Analysis
 from sky.maps import read_polarisation

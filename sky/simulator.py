@@ -6,8 +6,9 @@
 import dataclasses
 
 from runtime.decoupled import DecoupledSpectrum
+from runtime.map_powers import MapPowers
 from runtime.priors import FloatArray, Prior
-from runtime.records import Contaminants, MapPowers, Sky
+from runtime.records import Contaminants, Sky
 from sky import cleaning, realisations
 from sky.cosmology import IntArray
 from sky.observation import Observation, SkyModel, describe_sky

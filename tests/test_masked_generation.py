@@ -132,7 +132,9 @@ def test_an_ensemble_has_no_law(tmp_path):
     assert not y.record.map_powers.law_known
     d, record = y.record.decoupled(y.values), y.record
     expected = record.decoupled.windows @ (
-        record.prior.dl_signal + record.map_powers.dl_contaminant
+        record.prior.dl_signal
+        + record.contaminants.dl_lensing
+        + record.contaminants.dl_gaussian_foreground
     )
     np.testing.assert_allclose(d.mean(0), expected, rtol=0.2)
     assert (d[:, 1:].std(0) > 1.5 * record.decoupled.errors[1:]).all()

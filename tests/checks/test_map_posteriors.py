@@ -11,8 +11,8 @@ from checks.exact_map import MapModel, MapPosterior
 from checks.map_information import MapInformation
 from checks.map_posteriors import Maps, NoExactAnswer, signal_under
 from checks.map_spectra import MarginalSpectrumPosterior, SpectrumPosterior
+from runtime.map_powers import MapPowers
 from runtime.priors import Parameter, Prior
-from runtime.records import MapPowers
 
 NSIDE = 4
 R = np.array([0.0005, 0.003, 0.01])
