@@ -83,14 +83,39 @@ def polarisation_modes(nside: int, ell_max: int, pixels: IntArray) -> FloatArray
     """
     import healpy
 
-    places, factors = alm_places(ell_max)
-    columns = np.empty((len(places), 2, len(pixels)))
-    nothing = np.zeros(healpy.Alm.getsize(ell_max), complex)
-    for column, place, factor in zip(columns, places, factors, strict=True):
-        alm = nothing.copy()
-        alm[place] = factor
-        column[:] = np.array(healpy.alm2map_spin([nothing, alm], nside, 2, ell_max))[:, pixels]
-    return columns.reshape(len(places), -1).T
+    theta, phi = healpy.pix2ang(nside, pixels)
+    rings, ring = np.unique(theta, return_inverse=True)
+    columns = np.empty(((ell_max + 1) ** 2 - 4, 2, len(pixels)))
+    for m in range(ell_max + 1):
+        ell = np.arange(max(m, 2), ell_max + 1)
+        plus, minus = (_wigner_d(ell, m, spin, rings) for spin in (2, -2))
+        norm = np.sqrt((2 * ell[:, None] + 1) / (8 * np.pi if m else 16 * np.pi))
+        even, odd = (norm * (plus + minus))[:, ring], (norm * (minus - plus))[:, ring]
+        cosine, sine = np.cos(m * phi), np.sin(m * phi)
+        real = ell**2 - 4 + m  # where a_lm stands, sqrt(2) Re a_lm for m > 0
+        columns[real, 0], columns[real, 1] = odd * sine, -even * cosine
+        if m:
+            columns[real + ell, 0], columns[real + ell, 1] = odd * cosine, even * sine
+    return columns.reshape(len(columns), -1).T
+
+
+def _wigner_d(ell: IntArray, m: int, spin: int, theta: FloatArray) -> FloatArray:
+    """Wigner's d^ell_(m spin), with Jacobi polynomials, shape (n_ell, n_theta).
+
+    Args:
+        ell: From max(m, 2) on.
+        m: 0 or above.
+        spin: 2 or -2.
+        theta: Colatitudes, shape (n_theta,).
+    """
+    from scipy import special
+
+    a, b, k = abs(m - spin), abs(m + spin), (ell - max(m, 2))[:, None]
+    log = special.gammaln
+    scale = np.exp((log(k + 1) + log(k + a + b + 1) - log(k + a + 1) - log(k + b + 1)) / 2)
+    sign = -1 if m % 2 and (m > 1 or spin < 0) else 1
+    powers = np.sin(theta / 2) ** a * np.cos(theta / 2) ** b
+    return sign * scale * powers * special.eval_jacobi(k, a, b, np.cos(theta))
 
 
 def as_e_modes(b_modes: FloatArray) -> FloatArray:

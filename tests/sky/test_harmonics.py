@@ -37,3 +37,19 @@ def test_values_of_ell_and_sums_over_its_modes():
     assert (per_mode == np.repeat(values, 2 * ELL + 1)).all()
     sums = harmonics.sum_modes(np.stack([per_mode, 0 * per_mode], 1), ELL)
     assert sums[:, 0] == pytest.approx(values * (2 * ELL + 1)) and not sums[:, 1].any()
+
+
+def test_each_mode_is_that_of_healpy():
+    """Also where Jacobi polynomials have large degrees and orders."""
+    nside, ell_max = 16, 47
+    pixels = np.arange(0, 12 * nside**2, 5)
+    found = harmonics.polarisation_modes(nside, ell_max, pixels)
+    ell = harmonics.mode_ell(ell_max)
+    for column in np.random.default_rng(1).choice(len(ell), 60, replace=False):
+        unit = np.zeros(len(ell))
+        unit[column] = 1
+        alms = [np.zeros(healpy.Alm.getsize(ell_max), complex), harmonics.to_alm(unit, ell_max)]
+        expected = np.concatenate(
+            [each[pixels] for each in healpy.alm2map_spin(alms, nside, 2, ell_max)]
+        )
+        np.testing.assert_allclose(found[:, column], expected, atol=1e-12)
