@@ -260,7 +260,7 @@ def write_figures(
 
 def simulate(config: Configuration, argv: list[str] | None) -> None:
     """Draw all rows and write them: those of each r when all of them are drawn."""
-    simulator = simulation.make_simulator(config.model, config.observation)
+    simulator = simulation.make_simulator(config.model, config.observation, config.out_dir)
     priors = {r: simulation.make_prior(r, simulator) for r in config.r}
     made_by = provenance.collect(argv)
     described = {}

@@ -10,12 +10,12 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from runtime import atomic, resources, tables
+from runtime import atomic, processes, resources, tables
 from runtime.errors import DivergedError, InputError
 from runtime.records import Record
 
@@ -38,6 +38,37 @@ def _write_at(file: BinaryIO, data: Any, offset: int) -> None:
     while data:
         written = os.pwrite(file.fileno(), data, offset)
         data, offset = data[written:], offset + written
+
+
+def compute_once(
+    make: Callable[[], Mapping[str, np.ndarray]], names: Sequence[str], folder: str
+) -> Mapping[str, np.ndarray]:
+    """Arrays that the first of several processes computes, and that all have in memory once.
+
+    They pass through hidden files of a folder, which are gone when all have mapped them.
+
+    Args:
+        make: Computes {name: array}.
+        names: Its keys.
+        folder: On a disk that all processes see.
+    """
+    if processes.world_size() == 1:
+        return make()
+    paths = {name: os.path.join(folder, f".{name}.npy.partial") for name in names}
+    is_first = processes.rank() == 0
+    try:
+        if is_first:
+            for name, array in make().items():
+                with atomic.failures_named(folder, array.nbytes), open(paths[name], "wb") as file:
+                    np.save(file, array)
+        processes.barrier()
+        mapped = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+        processes.barrier()
+    finally:
+        for path in paths.values() if is_first else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    return mapped
 
 
 class SharedArrays:

@@ -226,12 +226,12 @@ class MaskedSky:
         survey: Pixels and their noise.
         response: R, shape (n_data, n_modes), 1/uK.
         reduction: Frees a whitened map of E modes: all that they can make, or that they are likely
-            to.
+            to; None where skies are drawn and no map is reduced.
     """
 
     survey: Survey
     response: FloatArray
-    reduction: SpanRemoved | KnownPower
+    reduction: SpanRemoved | KnownPower | None
 
     @classmethod
     def with_free_e_modes(cls, survey: Survey) -> Self:
@@ -262,6 +262,7 @@ class MaskedSky:
 
     def reduce(self, maps: FloatArray) -> FloatArray:
         """v of maps, shape (k, n_data); maps of shape (k, 2 n_pix), Q then U, uK."""
+        assert self.reduction is not None
         return self.reduction(self.survey.whiten(maps.T)).T
 
     def draw(self, modes: RealArray, rng: np.random.Generator) -> FloatArray:

@@ -11,6 +11,7 @@ from runtime.errors import InputError
 from runtime.map_powers import MapPowers
 from runtime.priors import FloatArray, Prior
 from runtime.records import Sky
+from runtime.shared_arrays import compute_once
 from sky import cosmology, masked, realisations
 from sky.analysis import Analysis, Masking
 from sky.decoupled import decoupled_spectrum
@@ -19,6 +20,7 @@ from sky.masked import MaskedSky, QuadraticEstimator
 from sky.realisations import Generators
 from sky.simulator import Rows, Simulator, draw_r, given, signal_of
 
+MATRICES = ("response", "weights", "mixing", "noise")  # of the set-up
 BLOCK_ROWS = 2**9  # of which a set has many, so that processes get equal shares
 NUM_SHAPED, SHAPES = 1000, (0.02, 0.35, 0.65, 0.98)  # quantiles of the tilt of so many skies
 CHUNK_ROWS = 2**7  # of which products are fast, and small at NSIDE 32
@@ -59,16 +61,30 @@ class MaskedSimulator(Simulator):
     estimator: QuadraticEstimator
 
     @classmethod
-    def of(cls, full: Simulator) -> Self:
+    def of(cls, full: Simulator, folder: str = "") -> Self:
         """The simulator of a part of the sky, from that of all of it in the same band.
+
+        Args:
+            full: Of all of the sky.
+            folder: Through which the first of several processes gives its matrices to the others.
 
         Raises:
             InputError: If no B modes are left, or the fiducial sky has none.
         """
         analysis = _analysis(full)
-        with threadpool_limits(1, "blas"):
+
+        def set_up() -> dict[str, FloatArray]:
             part = analysis.masked_sky()
             estimator = analysis.estimator(part)
+            matrices = {name: getattr(estimator, name) for name in MATRICES[1:]}
+            return {"response": part.response, **matrices}
+
+        with threadpool_limits(1, "blas"):
+            shared = compute_once(set_up, MATRICES, folder)
+        response, weights, mixing, noise = (shared[name] for name in MATRICES)
+        part = MaskedSky(analysis.masking.survey, response, None)
+        cl_fiducial = cosmology.dl_to_cl(analysis.dl_fiducial, full.ell)
+        estimator = QuadraticEstimator(full.ell, weights, mixing, noise, cl_fiducial)
         parts = dataclasses.replace(
             full.contaminants, dl_noise=estimator.dl_noise, dl_contaminant=None
         )

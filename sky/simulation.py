@@ -70,8 +70,13 @@ def check_powers(powers: Mapping[str, FloatArray | None], lowest: float = 0.0) -
 
 
 @np.errstate(over="ignore", invalid="ignore")  # `check_powers` says it
-def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
+def make_simulator(model: SkyModel, observation: Observation, folder: str = "") -> Simulator:
     """Simulator of one band, or of bands that are cleaned.
+
+    Args:
+        model: Of the sky.
+        observation: Its bands, and the part of the sky that is seen.
+        folder: Through which several processes share the matrices of a masked sky.
 
     Raises:
         InputError: If PySM3 cannot do what the foregrounds say, or there are too few bands or
@@ -94,7 +99,7 @@ def make_simulator(model: SkyModel, observation: Observation) -> Simulator:
         }
     )
     simulator = Simulator(model, observation, sky, weights, parts)
-    return simulator if observation.masking is None else MaskedSimulator.of(simulator)
+    return simulator if observation.masking is None else MaskedSimulator.of(simulator, folder)
 
 
 def make_prior(r: Sequence[float], simulator: Simulator) -> Prior:
