@@ -8,12 +8,14 @@ import shutil
 import healpy
 import numpy as np
 import pytest
+from scipy import stats
 
 import data_generation
 import sample
 import train
+from checks.exact_map import MapLaw, MapModel, MapPosterior
 from runtime import tables
-from sky import cosmology, harmonics, instruments, masked
+from sky import cosmology, harmonics, instruments, maps, masked, masks
 
 NSIDE, DEPTH, R = 4, 2.0, 0.3
 ELL = masked.multipoles(NSIDE)
@@ -48,9 +50,9 @@ def sky_maps(seed, r=R, nside=NSIDE, noise=1.0, e_modes=30.0, b_modes=1.0, flip=
     return q, flip * u
 
 
-def write(path, maps, names=("Q_STOKES", "U_STOKES"), **options):
+def write(path, pair, names=("Q_STOKES", "U_STOKES"), **options):
     options = {"coord": "G", "dtype": np.float32} | options
-    healpy.write_map(str(path), list(maps), column_names=list(names), overwrite=True, **options)
+    healpy.write_map(str(path), list(pair), column_names=list(names), overwrite=True, **options)
     return str(path)
 
 
@@ -274,3 +276,47 @@ def test_real_maps_are_refused_with_their_null(tmp_path, capsys):
     assert "TUNIT" in line and "--units" in line
     line = refused(tmp_path, tmp_path, capsys, *words, name=str(first), units=("--units", "mK"))
     assert "the difference of the splits has chi-square" in line and "p = 0" in line
+
+
+@pytest.mark.skipif(not WMAP.exists(), reason="needs the WMAP maps of ../shared/real-data")
+def test_skies_behind_a_real_mask_are_calibrated():
+    """Injected in pixels, with WMAP's mask and the depth that V - W has at small scales."""
+    nside, n, r_max = 8, 120, 50.0
+    bands = [WMAP / f"wmap_band_iqumap_r9_7yr_{x}_v4_udgraded32.fits" for x in "VW"]
+    first, second = (maps.read_polarisation(str(path), "mK") for path in bands)
+    steps = (first.q - second.q)[::2] - (first.q - second.q)[1::2]  # of neighbours in a ring
+    depth = np.degrees(np.median(np.abs(steps)) / 0.6745 / 2) * healpy.nside2resol(32) * 60
+    assert 300 < depth < 2000
+    mask = WMAP / "wmap_temperature_analysis_mask_r9_7yr_v4_udgraded32.fits"
+    survey = masked.Survey.uniform(masks.read_mask(str(mask), nside), depth)
+    part = masked.MaskedSky.with_free_e_modes(survey)
+    ell = masked.multipoles(nside)
+    window = masked.cosine_window(nside) ** 2
+    dl_per_r, dl_lensing = (
+        (dl * window) for dl in (cosmology.tensor_bb(1.0, ell), cosmology.lensing_bb(ell))
+    )
+    rng, r = np.random.default_rng(8), np.random.default_rng(9).uniform(0, r_max, n)
+    weight = survey.noise[:, 0] ** 0.5
+    seen = []
+    for value in r:
+        alms = [
+            harmonics.to_alm(
+                np.sqrt(harmonics.per_mode(cosmology.dl_to_cl(dl, ell)))
+                * rng.standard_normal(len(harmonics.mode_ell(int(ell[-1])))),
+                int(ell[-1]),
+            )
+            for dl in (3000 * dl_lensing, value * dl_per_r + dl_lensing)
+        ]
+        pair = healpy.alm2map_spin(alms, nside, 2, int(ell[-1]))
+        noise = weight * rng.standard_normal((2, len(weight)))
+        seen.append(
+            np.concatenate([m[survey.pixels] + k for m, k in zip(pair, noise, strict=True)])
+        )
+    law = MapLaw(part.response, dl_lensing)
+    model = MapModel(law, cosmology.linear_template(dl_per_r), (0.0, r_max))
+    posterior = MapPosterior(part.reduce(np.array(seen)), model)
+    places = posterior.cdf(r[:, None])[:, 0]
+    assert stats.kstest(places, "uniform").pvalue > 1e-3
+    assert posterior.std().mean() < 0.9 * r_max / 12**0.5  # and the maps say something
+    asleep = MapPosterior(part.reduce(np.array(seen))[::-1], model).cdf(r[:, None])[:, 0]
+    assert stats.kstest(asleep, "uniform").pvalue < 1e-3  # those of other maps are not
