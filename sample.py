@@ -42,13 +42,11 @@ import sde_utils
 from checks import output
 from checks.estimates import known
 from checks.law import sample_rows
-from checks.map_gate import MapGate, MapReport
 from checks.output import Inputs, OutputReport
-from checks.own_map import ACCEPTED, OwnObservation
 from diffusion import observations, sample_flags
 from diffusion.configuration import Configuration, likelihood_identity, sampled_from
 from diffusion.jobs import Job, is_finished
-from diffusion.outputs import TRAJECTORY, draws_file
+from diffusion.outputs import TRAJECTORY, draws_file, load_arrays
 from diffusion.sampling import Sampler
 from figures import corner, spectra, style
 from runtime import (
@@ -76,6 +74,7 @@ from runtime.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from checks.own_map import OwnObservation
     from diffusion.trained import Trained
 
 OBSERVATION, MAP_FIGURE = "observation.npy", "map.png"  # of --maps
@@ -97,6 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
     """Measure the map of --maps as the model's own were; InputError where it is none of them."""
+    from checks.map_gate import MapGate, MapReport
+    from checks.own_map import OwnObservation
     from sky.decoupled import decoupled_spectrum
     from sky.own_maps import MapAnalysis
     from sky.projection import mollweide
@@ -159,7 +160,9 @@ def draw_map(arrays: Mapping[str, np.ndarray], own: OwnObservation, truth: Table
     if draws is not None:
         grid, density = (None, None) if own.r is None else (own.r.r, own.r.density[0])
         r = own_map.OwnR(draws[0], grid, density, own.rule_of_thumb)
-    return own_map.own_map(own.image, own.f_sky, spectrum, r, own.warning.get(ACCEPTED, ""))
+    return own_map.own_map(
+        own.image, own.f_sky, spectrum, r, own.warning.get(run_folder.ACCEPTED, "")
+    )
 
 
 def write_log_likelihood(
@@ -241,11 +244,6 @@ def draw_examples(
     return spectra.generated_examples(ell, sample_rows(arrays["generated.npy"]), signal)
 
 
-def load_arrays(paths: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays among the files of a run, on disk."""
-    return {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}
-
-
 def write_report(
     report: Json, config: Configuration, inputs: Inputs, paths: dict[str, str]
 ) -> list[str]:
@@ -271,7 +269,7 @@ def write_report(
         values = states[:, 1 : 1 + config.n_ell]
         figure = functools.partial(spectra.trajectory, states[:, 0], values, ell)
         drawing.write_figure(paths["trajectory.png"], figure)
-    warning = report.get(ACCEPTED, "")
+    warning = report.get(run_folder.ACCEPTED, "")
     write_chains(arrays, config, inputs.trained_on.prior, warning)
     return output.lines(measured)
 

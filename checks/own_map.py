@@ -8,11 +8,11 @@ from checks.exact_map import MapPosterior
 from checks.exact_r import fisher_sigma
 from checks.map_gate import MapReport
 from checks.output import Summary
+from runtime import run_folder
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray, Parameter
 from runtime.tables import Table
 
-ACCEPTED = "accepted_mismatch"  # entry of all outputs of a map that is not what the model knows
 EXACT_DRAWS = 10_000  # of which quantiles of an exact posterior are taken
 
 
@@ -47,7 +47,7 @@ class OwnObservation:
     @property
     def warning(self) -> Json:
         """What every sidecar says of a map that is not what the model knows."""
-        return {} if self.report.in_model else {ACCEPTED: self.report.warning}
+        return {} if self.report.in_model else {run_folder.ACCEPTED: self.report.warning}
 
     def lines(self) -> list[str]:
         """A warning, where the model does not know the map, and the exact posterior."""

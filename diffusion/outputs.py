@@ -101,3 +101,8 @@ def of_parameter(name: str) -> Output:
     quantity = f"posterior {name}"
     rows = operator.itemgetter(name)
     return Output(draws_file(name), quantity, ("draw",), lambda d: rows(d.parameters), unit="1")
+
+
+def load_arrays(paths: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The arrays among the files of a run, on disk."""
+    return {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}

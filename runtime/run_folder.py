@@ -36,6 +36,7 @@ OUTPUTS = {
     ),
 }
 IDENTITY = "belongs_to"  # key of metrics.json: all that the draws follow from, {flag: value}
+ACCEPTED = "accepted_mismatch"  # key of all outputs of a map that is not what the model knows
 POSTERIOR = "posterior "  # with which the quantity of draws begins, and of what follows from them
 
 

@@ -17,7 +17,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft, linalg
 
 from runtime.errors import InputError
 from runtime.priors import FloatArray
@@ -140,6 +139,8 @@ class Reflections:
         """What of columns, shape (n, k), lies outside of the span, shape (n - rank, k)."""
         if not len(self.tau):  # which LAPACK refuses
             return columns
+        from scipy import linalg
+
         columns = np.asfortranarray(columns)
         size = int(linalg.lapack.dormqr("L", "T", self.factors, self.tau, columns, -1)[1][0])
         turned = linalg.lapack.dormqr("L", "T", self.factors, self.tau, columns, size)[0]
@@ -164,6 +165,8 @@ class SpanRemoved:
     @classmethod
     def of(cls, columns: FloatArray) -> Self:
         """The span of columns, shape (n, k), which are overwritten."""
+        from scipy import fft, linalg
+
         columns *= np.random.default_rng(0).choice([-1.0, 1.0], columns.shape[1])
         mixed = fft.dct(columns, axis=1, norm="ortho", overwrite_x=True)
         (factors, tau), upper = linalg.qr(mixed, mode="raw", check_finite=False)
@@ -205,6 +208,8 @@ class KnownPower:
             columns: What the contaminants' coefficients make of a whitened map, shape (n, k).
             wanted: What the wanted ones make of it, shape (n, k).
         """
+        from scipy import linalg
+
         covariance = np.eye(len(columns)) + columns @ columns.T
         lower = linalg.cholesky(covariance, lower=True, overwrite_a=True)
         if wanted.shape[1] >= len(wanted):
@@ -301,6 +306,8 @@ class QuadraticEstimator:
     @classmethod
     def of(cls, masked: MaskedSky, dl_fiducial: FloatArray) -> Self:
         """The estimator that is best where D_ell is dl_fiducial, shape (n_ell,), uK^2, above 0."""
+        from scipy import linalg
+
         ell, response = multipoles(masked.survey.nside), masked.response
         cl_fiducial = cosmology.dl_to_cl(dl_fiducial, ell)
         covariance = np.eye(len(response))
