@@ -107,7 +107,8 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
         analysis.measure(path, args.units, args.fields, args.seed + k)
         for k, path in enumerate(filter(None, (args.maps, args.split)))
     ]
-    gate = MapGate.of(analysis.part.response, analysis.powers, *analysis.templates())
+    part, templates = analysis.part, analysis.templates()
+    gate = MapGate.of(part.response, analysis.powers, *templates, part.reduction.noise)
     exact = gate.posterior(maps[0].v)
     null = gate.judge_null(maps[0].v, maps[1].v) if args.split else None
     report = MapReport.of(gate.judge(maps[0].v, exact), null)

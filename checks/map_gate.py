@@ -1,10 +1,12 @@
 """Is a user's own map what a model knows? The verdict that stands before any r."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from scipy import linalg
 
 from checks.estimates import Reported
 from checks.exact_map import Decomposition, MapLaw, MapModel, MapPosterior
@@ -139,19 +141,23 @@ class MapGate:
         powers: What the maps hold.
         names: Of templates.
         templates: Their reduced maps, shape (k, n_data).
+        noise: Covariance of a reduced map of noise alone, shape (n_data, n_data); None where it is
+            1. Where E modes are known they are part of the N(0, 1) of v, and cancel in a difference
+            of maps.
     """
 
     law: MapLaw
     powers: MapPowers
     names: Sequence[str]
     templates: FloatArray
+    noise: FloatArray | None = None
 
     @classmethod
     def of(cls, response: FloatArray, powers: MapPowers, names: Sequence[str],
-           templates: FloatArray) -> Self:  # fmt: skip
+           templates: FloatArray, noise: FloatArray | None = None) -> Self:  # fmt: skip
         """Gate of maps of a response, shape (n_data, n_modes)."""
         fixed = 0.0 if powers.fixed_modes is None else powers.fixed_modes
-        return cls(MapLaw(response, powers.dl_contaminant, fixed), powers, names, templates)
+        return cls(MapLaw(response, powers.dl_contaminant, fixed), powers, names, templates, noise)
 
     def posterior(self, v: FloatArray) -> MapPosterior | None:
         """Exact p(r | map) of a reduced map, shape (n_data,); None where it has none.
@@ -200,5 +206,11 @@ class MapGate:
     def judge_null(self, first: FloatArray, second: FloatArray) -> ChiSquareReport:
         """Test the difference of two reduced maps of one sky, (n_data,) each: noise, no sky."""
         no_sky = np.zeros(self.law.response.shape[1])
-        test = MapTest.of(self.law.response, no_sky, self.templates)
-        return ChiSquareReport.of(test((first - second)[None] / 2**0.5), self.names)
+        difference, response, templates = first - second, self.law.response, self.templates
+        if self.noise is not None:
+            lower = linalg.cholesky(self.noise, lower=True)
+            whiten = functools.partial(linalg.solve_triangular, lower, lower=True)
+            difference, response, templates = map(whiten, (difference, response, templates.T))
+            templates = templates.T
+        test = MapTest.of(response, no_sky, templates)
+        return ChiSquareReport.of(test(difference[None] / 2**0.5), self.names)

@@ -185,6 +185,10 @@ class SpanRemoved:
         """Dimension of the span."""
         return len(self.clear.tau) + len(self.faint.tau)
 
+    @property
+    def noise(self) -> None:
+        """Covariance of what is left of white noise: None, as it is 1."""
+
     def __call__(self, columns: FloatArray) -> FloatArray:
         """What of columns, shape (n, k), lies outside of the span, shape (n - rank, k)."""
         return self.faint(self.clear(columns))
@@ -217,6 +221,11 @@ class KnownPower:
         white = linalg.solve_triangular(lower, wanted, lower=True)
         kept = linalg.qr(white, mode="economic", overwrite_a=True)[0]
         return cls(linalg.solve_triangular(lower, kept, lower=True, trans="T").T)
+
+    @property
+    def noise(self) -> FloatArray:
+        """Covariance of what is left of white noise alone, shape (n_data, n_data)."""
+        return self.to_data @ self.to_data.T
 
     def __call__(self, columns: FloatArray) -> FloatArray:
         """What is left of columns, shape (n, k): (n_data, k), with noise N(0, 1)."""

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from checks import goodness
-from sky import harmonics, masked
+from checks import goodness, map_gate
+from runtime.map_powers import MapPowers
+from runtime.priors import Prior
+from sky import cosmology, harmonics, masked
 
 NSIDE, DEPTH = 8, 2.0
 ELL = masked.multipoles(NSIDE)
@@ -110,3 +112,26 @@ def test_multipoles_without_modes_are_passed_over(sky):
     assert list(test.ell) == [ell for ell in ELL if ell != 3]
     loud = 60 * modes(5, 11) * (harmonics.mode_ell(ELL[-1]) == 7)
     assert (test(loud @ response.T).worst_ell >= 6).all()
+
+
+@pytest.mark.parametrize("e_modes", ["free", "known"])
+def test_splits_of_one_sky_differ_by_noise(e_modes):
+    """E modes that are known count as noise of a map, and cancel in a difference of two."""
+    nside, n = 4, 400
+    cl_ee = 30 * CL[: 3 * nside - 2]
+    latitude = healpy.pix2ang(nside, np.arange(12 * nside**2), lonlat=True)[1]
+    survey = masked.Survey.uniform((np.abs(latitude) > 20).astype(float), DEPTH)
+    ell = masked.multipoles(nside)
+    part = masked.MaskedSky.with_free_e_modes(survey)
+    if e_modes == "known":
+        part = masked.MaskedSky.with_known_e_modes(survey, cosmology.cl_to_dl(cl_ee, ell))
+    powers = MapPowers(Prior(), cosmology.cl_to_dl(cl_ee, ell))
+    no_templates = np.zeros((0, len(part.response)))
+    gate = map_gate.MapGate.of(part.response, powers, [], no_templates, part.reduction.noise)
+    rng = np.random.default_rng(0)
+    sigma = np.sqrt(np.concatenate([survey.noise[:, 0], survey.noise[:, 2]]))
+    first, second = part.reduce(sigma * rng.standard_normal((2 * n, len(sigma)))).reshape(2, n, -1)
+    found = [gate.judge_null(*pair) for pair in zip(first, second, strict=True)]
+    assert stats.kstest([each.p_overall for each in found], "uniform").pvalue > 1e-4
+    assert sum(each.refused for each in found) <= stats.binom(n, goodness.REFUSED).ppf(0.9999)
+    assert gate.judge_null(3 * first[0], 3 * second[0]).refused
