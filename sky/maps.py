@@ -48,7 +48,8 @@ def read_polarisation(
 
     The columns are found by name. ORDERING must stand in the header: a map in the wrong order
     looks like noise. A file without POLCCONV is taken as COSMO, HEALPix's own convention, and says
-    so. A pixel that is missing in Q or U is missing in both.
+    so. A pixel that is missing in Q or U is missing in both; so is one where both are exactly 0, as
+    masks leave them and no measurement does.
 
     Args:
         path: A FITS file, which gzip may have packed.
@@ -64,6 +65,10 @@ def read_polarisation(
     sign = -1.0 if table.is_iau else 1.0
     q, u = table.read(columns) * TEMPERATURES[unit]
     missing = np.isnan(q) | np.isnan(u)
+    zero = (q == 0) & (u == 0)
+    if zero[~missing].all():  # no map at all
+        zero[:] = False
+    missing |= zero
     q[missing] = u[missing] = np.nan
     rms = _check_values(path, q[~missing], u[~missing])
     convention = {
@@ -76,7 +81,8 @@ def read_polarisation(
     understood = (
         f"Q and U are its columns {' and '.join(table.names[k] or str(k) for k in columns)}, "
         f"NSIDE {table.nside}, {extent}, {table.ordering}, {convention}, in {unit} ({source}), "
-        f"{coordinates}, {missing.sum()} of {table.num_pixels} pixels missing, rms {rms:.3g} uK"
+        f"{coordinates}, {missing.sum()} of {table.num_pixels} pixels missing"
+        f"{f' ({zero.sum()} of them 0 in Q and U)' if zero.any() else ''}, rms {rms:.3g} uK"
     )
     return PolarisationMap(table.nside, q, sign * u, table.coordsys, understood)
 

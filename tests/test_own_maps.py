@@ -199,6 +199,17 @@ def test_two_splits_must_differ_by_noise_alone(work, tmp_path, capsys):
     assert "the difference of the splits" in line
 
 
+@pytest.mark.parametrize("nside", [NSIDE, 16])
+def test_pixels_that_a_mask_set_to_0_are_missing(nside, work, tmp_path, capsys):
+    """In a finer map they would bias r, too little to be refused."""
+    q, u = sky_maps(2, nside=nside)
+    latitude = healpy.pix2ang(nside, np.arange(len(q)), lonlat=True)[1]
+    seen = np.abs(latitude) > (35 if nside == NSIDE else 18)
+    name = write(tmp_path / "zeros.fits", (q * seen, u * seen))
+    line = refused(work, tmp_path, capsys, name=name)
+    assert "pixels of the analysis" in line and "missing" in line
+
+
 def test_missing_pixels_are_one_line(work, tmp_path, capsys):
     q, u = sky_maps(1)
     q[-1] = np.nan
