@@ -103,10 +103,8 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
     from sky.projection import mollweide
 
     analysis = MapAnalysis.of(trained.data, args.model_checkpoint)
-    maps = [
-        analysis.measure(path, args.units, args.fields, args.seed + k)
-        for k, path in enumerate(filter(None, (args.maps, args.split)))
-    ]
+    paths = [args.maps] if args.split is None else [args.maps, args.split]
+    maps = analysis.measure_all(paths, args.units, args.fields, args.seed)
     part, templates = analysis.part, analysis.templates()
     gate = MapGate.of(part.response, analysis.powers, *templates, part.reduction.noise)
     exact = gate.posterior(maps[0].v)

@@ -1,6 +1,8 @@
 """A user's own maps, measured with the analysis that a model was trained on."""
 
 import dataclasses
+import filecmp
+import os
 from collections.abc import Sequence
 from typing import Self
 
@@ -76,6 +78,22 @@ class MapAnalysis:
         )
         part = analysis.masked_sky()
         return cls(analysis, trained_on.map_powers, part, analysis.estimator(part))
+
+    def measure_all(
+        self, paths: Sequence[str], units: str | None, fields: Sequence[int] | None, seed: int
+    ) -> list[OwnMap]:
+        """Measure a map, or two splits of one sky, with noise of their own; see `measure`.
+
+        Raises:
+            InputError: As `measure`, or if two files are one and the same.
+        """
+        files = all(map(os.path.isfile, paths))
+        if len(paths) > 1 and files and filecmp.cmp(paths[0], paths[1], shallow=False):
+            raise InputError(
+                f"--split {paths[1]}: is the map of --maps itself; give the other split, of "
+                "independent noise"
+            )
+        return [self.measure(path, units, fields, seed + k) for k, path in enumerate(paths)]
 
     def measure(
         self, path: str, units: str | None, fields: Sequence[int] | None, seed: int

@@ -199,6 +199,12 @@ def test_two_splits_must_differ_by_noise_alone(work, tmp_path, capsys):
     assert "the difference of the splits" in line
 
 
+def test_a_map_is_not_its_own_split(work, tmp_path, capsys):
+    shutil.copy(work / "right.fits", tmp_path / "copy.fits")
+    line = refused(work, tmp_path, capsys, "--split", str(tmp_path / "copy.fits"))
+    assert "copy.fits: is the map of --maps itself" in line
+
+
 @pytest.mark.parametrize("nside", [NSIDE, 16])
 def test_pixels_that_a_mask_set_to_0_are_missing(nside, work, tmp_path, capsys):
     """In a finer map they would bias r, too little to be refused."""
