@@ -337,3 +337,19 @@ def test_skies_behind_a_real_mask_are_calibrated():
     assert posterior.std().mean() < 0.9 * r_max / 12**0.5  # and the maps say something
     asleep = MapPosterior(part.reduce(np.array(seen))[::-1], model).cdf(r[:, None])[:, 0]
     assert stats.kstest(asleep, "uniform").pvalue < 1e-3  # those of other maps are not
+
+
+def test_one_r_is_answered_with_its_truth(tmp_path, capsys):
+    """The record of a masked observation has more multipoles than the truth beside it."""
+    size = ["--nside", "4", "--num-samples", "300", "--num-test", "20"]
+    sky = ["--mask", "galactic:20", "--foregrounds", "none", "--noise-uk-arcmin", "2"]
+    data_generation.main(["--r", "0.3", *size, *sky, "--out-dir", str(tmp_path)])
+    names = ("dl_train", "dl_train_noisy", "dl_noisy", "dl_gt")
+    x, y, observed, truth = (str(tmp_path / f"{name}_r0.3.npy") for name in names)
+    model = str(tmp_path / "m.pth")
+    words = ["--epochs", "1", "--hidden-dim", "8", "--out", model]
+    train.main(["--data-file", x, "--cond-file", y, *words])
+    given = ["--data-file-noisy", observed, "--data-file-gt", truth, "--num-draws", "8"]
+    out = ["--method", "ode", "--out-dir", str(tmp_path / "out")]
+    sample.main(["--model-checkpoint", model, *given, *out])
+    assert "mse_dl_over_signal_squared" in capsys.readouterr().out
