@@ -106,7 +106,8 @@ def measure_maps(args: argparse.Namespace, trained: Trained) -> OwnObservation:
     paths = [args.maps] if args.split is None else [args.maps, args.split]
     maps = analysis.measure_all(paths, args.units, args.fields, args.seed)
     part, templates = analysis.part, analysis.templates()
-    gate = MapGate.of(part.response, analysis.powers, *templates, known(part.reduction).noise)
+    assert part.reduction is not None
+    gate = MapGate.of(part.response, analysis.powers, *templates, part.reduction.noise)
     exact = gate.posterior(maps[0].v)
     null = gate.judge_null(maps[0].v, maps[1].v) if args.split else None
     report = MapReport.of(gate.judge(maps[0].v, exact), null)

@@ -161,6 +161,7 @@ class SpanRemoved:
 
     clear: Reflections
     faint: Reflections
+    noise = None  # covariance of what is left of white noise, as in `KnownPower`: 1
 
     @classmethod
     def of(cls, columns: FloatArray) -> Self:
@@ -185,10 +186,6 @@ class SpanRemoved:
         """Dimension of the span."""
         return len(self.clear.tau) + len(self.faint.tau)
 
-    @property
-    def noise(self) -> None:
-        """Covariance of what is left of white noise: None, as it is 1."""
-
     def __call__(self, columns: FloatArray) -> FloatArray:
         """What of columns, shape (n, k), lies outside of the span, shape (n - rank, k)."""
         return self.faint(self.clear(columns))
@@ -208,9 +205,7 @@ class KnownPower:
     def of(cls, columns: FloatArray, wanted: FloatArray) -> Self:
         """Of coefficients of unit variance; what those that are wanted do not reach is left out.
 
-        Args:
-            columns: What the contaminants' coefficients make of a whitened map, shape (n, k).
-            wanted: What the wanted ones make of it, shape (n, k).
+        Both are what coefficients make of a whitened map, shape (n, k).
         """
         from scipy import linalg
 
@@ -239,8 +234,7 @@ class MaskedSky:
     Attributes:
         survey: Pixels and their noise.
         response: R, shape (n_data, n_modes), 1/uK.
-        reduction: Frees a whitened map of E modes: all that they can make, or that they are likely
-            to; None where skies are drawn and no map is reduced.
+        reduction: Frees a whitened map of E modes; None where skies are drawn alone.
     """
 
     survey: Survey
@@ -282,8 +276,7 @@ class MaskedSky:
     def draw(self, modes: RealArray, rng: np.random.Generator) -> FloatArray:
         """v of skies, shape (k, n_data), with noise of their own; modes (k, n_modes), uK.
 
-        In single precision, twice as fast: 1e-7 of a sky, or of its noise, is nothing. From there
-        on, spectra of the same v agree to all digits.
+        In single precision, twice as fast: 1e-7 of a sky is nothing.
         """
         seen = modes.astype(np.float32, copy=False) @ self._single.T
         seen += rng.standard_normal(seen.shape, dtype=np.float32)
