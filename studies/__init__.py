@@ -4,6 +4,7 @@ demo             in minutes: the published recipe and a posterior on the same ob
 posterior        the measured posteriors of the README, without foregrounds
 foreground       a posterior under a fixed d1 s1 foreground
 own_simulations  bare arrays of a toy simulator, held against its exact posterior
+masked           posteriors of part of the sky, and of a map, beside the exact ones
 forecast         sigma(r) of two instruments, cleaned, with all lensing and with 84 % delensing
 mismatch         r on d1 s1 skies by models that were trained on other foregrounds
 solvers          quality against network evaluations for every solver

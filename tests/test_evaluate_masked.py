@@ -235,7 +235,9 @@ def test_what_is_unknown_is_said():
     assert "the model knows a signal" in posteriors.cache.under(another).missing
     # an ensemble of foregrounds
     record = posteriors.observed.record
-    powers = dataclasses.replace(record.map_powers, law_known=False)
+    powers = dataclasses.replace(
+        record.map_powers, dl_foregrounds=record.map_powers.dl_contaminant[None]
+    )
     varied = dataclasses.replace(posteriors.observed, record=record.replace(map_powers=powers))
     skies = dataclasses.replace(posteriors.skies, observed=varied)
     modes = tables.load_table(path("--modes-file-noisy", "range"), 2)
