@@ -30,6 +30,7 @@ COORDINATES = {
     **dict.fromkeys(("C", "CEL", "CELESTIAL", "EQU", "EQUATORIAL", "Q", "J2000", "ICRS"), "C"),
     **dict.fromkeys(("E", "ECL", "ECLIPTIC"), "E"),
 }
+SYSTEMS = {"C": "equatorial", "E": "ecliptic"}  # of `COORDINATES`, those that are not Galactic
 
 
 def bare(name: str) -> str:

@@ -13,7 +13,7 @@ from runtime import console
 from runtime.columns import TEMPERATURES
 from runtime.errors import InputError
 from runtime.priors import FloatArray
-from sky.healpix_files import UNSAID, PixelTable, bare
+from sky.healpix_files import SYSTEMS, UNSAID, PixelTable, bare
 from sky.maps import parse_temperature
 
 GALACTIC = "galactic:"
@@ -21,7 +21,6 @@ OUTSIDE = 1e-6  # of 0..1, or of the largest hits, as float32 and smoothing leav
 OVERSAMPLING = 4  # of the NSIDE of a run, at which weights are rotated
 SAMPLES = 2**14  # pixels whose neighbours tell RING from NESTED
 VARIANCES = ("QQ", "QU", "UU")
-SYSTEMS = {"C": "equatorial", "E": "ecliptic"}
 
 
 def read_mask(text: str, nside: int, path_flag: str = "--mask") -> FloatArray:

@@ -21,6 +21,7 @@ import numpy as np
 from runtime.errors import InputError
 from runtime.priors import FloatArray
 from sky.harmonics import ComplexArray
+from sky.healpix_files import SYSTEMS
 from sky.maps import PolarisationMap
 from sky.masked import MaskedSky, Survey, cosine_window
 
@@ -35,7 +36,6 @@ NO_ALIASING = 512
 CLEARANCE = 3.0
 TRACE = 1e-6  # share of an offset that must be left in v, above the rounding of a reduction
 PIXEL_DEG = np.degrees(np.sqrt(np.pi / 3))  # side of a pixel of NSIDE 1
-SYSTEMS = {"C": "equatorial", "E": "ecliptic"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
