@@ -194,6 +194,8 @@ def _r_beside_map(against: AgainstExact, given_map: RAgainstMap) -> list[str]:
         ]
         for row in given_map.widths
     ]
+    if not rows:  # too few skies for bins of r
+        return [words]
     return [words, "", *table([*header, "rms error over the map's"], rows)]
 
 

@@ -83,6 +83,11 @@ def load(files: Files, trained: Trained, measured: Table | None = None) -> Given
         # a record on one of the two files says nothing of the unit of the other
         own = tables.has_record(files.truth) and observed is not None
         truth = _load(files.truth, UNSAID if own else files.conventions, Wanted(n_ell))
+        if measured is not None and len(truth.values) != 1:
+            raise InputError(
+                f"{files.truth}: has {len(truth.values)} rows, and --maps is one sky; give its own "
+                "truth, one row"
+            )
     if files.parameters is not None:
         if not trained.joint:
             raise InputError(

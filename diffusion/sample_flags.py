@@ -235,7 +235,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--data-file-gt needs --data-file-noisy")
     _check_maps(parser, args)
     if (args.data_file_noisy or args.maps) and args.num_samples:
-        parser.error("--num-samples is for generating; leave out --data-file-noisy")
+        given = "--maps" if args.maps else "--data-file-noisy"
+        parser.error(f"--num-samples is for generating; leave out {given}")
     if args.t_start and not (args.data_file_noisy or args.maps):
         parser.error("--t-start is for observations; the prior starts at 1")
     _check_solver(parser, args)

@@ -135,6 +135,8 @@ def check_mask(args: argparse.Namespace, error: Error) -> None:
     if args.mask is None:
         refuse(["hits", "noise_variance", "e_modes", "r_fid"], "is for --mask")
         return
+    if not args.mask.strip():
+        error("--mask: the name is empty; give a file, or galactic:20")
     if args.nside > MAX_NSIDE:
         error(f"--nside {args.nside}: with --mask it is {MAX_NSIDE} at most")
     if args.clean != "none":

@@ -146,7 +146,10 @@ def _analysis(full: Simulator) -> Analysis:
     masking, model = full.observation.masking, full.model
     assert isinstance(masking, Masking)
     passed = full.observation.transfer(model.nside)
-    tensors = model.primordial_bb(masking.r_fiducial, full.ell) * passed
+    try:
+        tensors = model.primordial_bb(masking.r_fiducial, full.ell) * passed
+    except InputError as error:
+        raise InputError(f"--r-fid {masking.r_fiducial:g}: has no spectrum ({error})") from None
     dl_fiducial = given(full.contaminants.dl_lensing) + tensors
     if not (dl_fiducial > MIN_POWER).all():
         raise InputError("--r-fid: without lensing it must be above 0")

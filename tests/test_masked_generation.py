@@ -250,6 +250,7 @@ BAD_INPUT = {
         "--mask: goes with one band, not with --clean hilc",
     ),
     "no noise": ([*CUT, "--noise-uk-arcmin", "0"], "needs noise above 0"),
+    "no name": ([*CUT, "--mask", ""], "--mask: the name is empty"),
     "hits": (["--hits", "hits.fits"], "--hits: is for --mask"),
     "variance": (["--noise-variance", "n.fits"], "--noise-variance: is for --mask"),
     "E modes": (["--e-modes", "known"], "--e-modes: is for --mask"),

@@ -231,9 +231,15 @@ FLAGS = {
     "unit of spectra": (["--units", "uK2"], "--units of --maps is one of"),
     "quantity": (["--quantity", "cl"], "has no --quantity"),
     "a column that is not there": (["--fields", "0", "7"], "--fields 0 7"),
-    "generate": (["--num-samples", "4"], "is for generating"),
+    "generate": (["--num-samples", "4"], "is for generating; leave out --maps"),
     "likelihood": (["--log-likelihood", "--data-file-gt", "x.npy"], "--num-draws does not go with"),
 }
+
+
+def test_a_truth_of_many_skies_is_none_of_the_map(work, tmp_path, capsys):
+    truth = str(work / "dl_gt_r0-1.npy")
+    line = refused(work, tmp_path, capsys, "--data-file-gt", truth)
+    assert truth in line and "has 20 rows, and --maps is one sky" in line
 
 
 @pytest.mark.parametrize(("words", "told"), FLAGS.values(), ids=FLAGS)
