@@ -14,6 +14,7 @@ from studies import (
     demo,
     forecast,
     foreground,
+    masked,
     mismatch,
     own_simulations,
     posterior,
@@ -89,6 +90,18 @@ def test_posterior_and_then_solvers(tmp_path, monkeypatch):
 def test_foreground(tmp_path):
     foreground.main(["--out-dir", str(tmp_path), *SHRINK])
     assert methods(tmp_path / "evaluation") == {"posterior"}
+
+
+def test_masked(tmp_path):
+    """Both kinds of prior, and the answer to a map."""
+    masked.main(["--out-dir", str(tmp_path), *SHRINK])
+    for name in ("uniform", "hits", "one_r"):
+        assert methods(tmp_path / f"{name}_evaluation") == {name}
+        report = json.loads((tmp_path / f"{name}_evaluation" / "report.json").read_text())
+        (run,) = report["runs"].values()
+        assert "no_exact_answer" not in run and len(run["map"]["squared_error_ratio"]) == 6
+    metrics = json.loads((tmp_path / "own_map" / "metrics.json").read_text())
+    assert metrics["map"]["in_model"] and metrics["exact_r"]["median"] > 0
 
 
 def test_own_simulations(tmp_path):
