@@ -46,7 +46,9 @@ class SignalTemplate:
         """D_ell at each r, shape (n, n_ell), uK^2; r of shape (n,)."""
         from scipy.interpolate import BarycentricInterpolator
 
-        return r[:, None] * BarycentricInterpolator(self.r_nodes, self.dl_per_r, rng=0)(r)
+        polynomial = BarycentricInterpolator(self.r_nodes, self.dl_per_r, rng=0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # at a node, whose value it puts in
+            return r[:, None] * polynomial(r)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import data_generation
 from runtime import tables
 from runtime.errors import InputError
 from runtime.priors import Parameter, Prior, SignalTemplate
-from sky import observation, outputs, simulation
+from sky import masked_simulator, observation, outputs, simulation, simulator
 
 pytestmark = pytest.mark.usefixtures("cached_lensing")
 
@@ -84,15 +84,34 @@ def test_chunks_leave_no_trace(r, words):
     if len(r) == 2:
         template = SignalTemplate(np.array([0.002, 0.008]), np.ones((2, 14)))
         prior = Prior(parameters=(Parameter("r", *r),), signal_template=template)
-    simulator = make_simulator(words)
+    drawn = make_simulator(words)
     files = []
     for chunk_rows in (1, 33, 1000):
-        rows = simulation.RowSet(simulator, prior, 0, "train", 100)
+        rows = simulation.RowSet(drawn, prior, 0, "train", 100)
         chunks = [chunk for _, chunk in rows.chunks(0, chunk_rows)]
         assert max(len(chunk.x) for chunk in chunks) <= chunk_rows
         names = ("x", "y", "r") if len(r) == 2 else ("x", "y")
         files.append([np.concatenate([getattr(c, n) for c in chunks]).tobytes() for n in names])
     assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("words", ["--foregrounds none", f"{ECHO} --ilc-weights sky", "--mask"])
+def test_blocks_share_no_random_number(words, monkeypatch):
+    """No two rows are alike, in any column, whatever block they are of."""
+    if words == "--mask":
+        words = "--mask galactic:20 --foregrounds none --noise-uk-arcmin 1"
+    monkeypatch.setattr(simulator, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(masked_simulator, "BLOCK_ROWS", 4)
+    drawn = make_simulator(words)
+    rows = simulation.RowSet(drawn, simulation.make_prior((0.0, 0.01), drawn), 0, "train", 10)
+    assert rows.num_blocks == 3
+    numbered = [pair for block in range(3) for pair in rows.chunks(block)]
+    assert [first for first, _ in numbered] == [0, 4, 8]
+    for name in ("x", "y", "r"):
+        values = np.concatenate([getattr(chunk, name) for _, chunk in numbered])
+        assert len(values) == 10
+        for column in values.reshape(10, -1).T:
+            assert len(np.unique(column)) == 10
 
 
 WRONG = {
