@@ -129,14 +129,17 @@ def write_masked_figure(
     survey, decoupled = simulator.analysis.masking.survey, simulator.decoupled
     r = rows.get("r", np.array([record.prior.r]))
     dl_signal = np.atleast_2d(simulation.signal_of(record.prior, r))[0]
-    has_foreground = simulation.given(record.contaminants.dl_gaussian_foreground).any()
-    dl_total = dl_signal + simulator.map_powers(record.prior).dl_contaminant
+    lensing, foreground = (
+        simulation.given(getattr(record.contaminants, name))
+        for name in ("dl_lensing", "dl_gaussian_foreground")
+    )
+    dl_total = dl_signal + lensing + foreground
     sky = masked.Sky(
         title=f"one test sky, $r = {r[0]:.3g}$",
         truth=rows["x"][0],
         dl_signal=dl_signal,
         dl_total=dl_total,
-        parts="signal + lensing" + (" + foreground" if has_foreground else ""),
+        parts="signal + lensing" + (" + foreground" if foreground.any() else ""),
     )
     bandpowers = masked.Bandpowers(
         edges=np.array(decoupled.edges),
