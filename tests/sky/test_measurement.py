@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from checks import goodness
+from checks.exact_map import MapLaw, MapModel
 from runtime.errors import InputError
 from sky import cosmology, harmonics, masked, measurement
 from sky.maps import PolarisationMap
@@ -327,3 +328,19 @@ def test_offsets_are_patterns_on_the_sky():
         ("dipole z of U", 0 * x, z),
     ):
         np.testing.assert_allclose(maps[names.index(name)], np.concatenate([q, u]))
+
+
+def test_to_project_offsets_out_would_double_sigma_of_r():
+    """At r = 0, for constants and dipoles in Q and U look like tensors; it prints how much."""
+    window = masked.cosine_window(NSIDE) ** 2
+    survey = masked.Survey.uniform((np.abs(LATITUDE) > 20).astype(float), 1.0)
+    signal = cosmology.linear_template(cosmology.tensor_bb(0.01, ELL) / 0.01 * window)
+    b_modes = harmonics.polarisation_modes(NSIDE, int(ELL[-1]), survey.pixels)
+    e_modes, offsets = harmonics.as_e_modes(b_modes), measurement.offsets(survey)[1].T
+    sigma = []
+    for unwanted in (e_modes, np.hstack([e_modes, offsets])):
+        span = masked.SpanRemoved.of(survey.whiten(unwanted))
+        law = MapLaw(span(survey.whiten(b_modes)), cosmology.lensing_bb(ELL) * window)
+        sigma.append(MapModel(law, signal, (0.0, 0.01)).information(np.zeros(1))[0] ** -0.5)
+    print(f"sigma(r = 0) {sigma[0]:.3g}, with offsets projected out {sigma[1]:.3g}")
+    assert 1.7 < sigma[1] / sigma[0] < 2.5
