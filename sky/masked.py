@@ -24,9 +24,8 @@ from sky import cosmology, harmonics, realisations
 from sky.cosmology import IntArray
 from sky.realisations import ExpectedPowers, Generators, RealArray
 
-# Share of the clearest E mode below which one leaves no trace in a map: E modes of the CMB then stand
-# at 2e-5 of the noise in v (NSIDE 16, |b| > 40 deg, 1 uK-arcmin); 1e-9 costs 4 to 8 % of sigma(r)
-INVISIBLE = 1e-7
+# Below this share of the clearest an E mode leaves no trace: 2e-5 of the noise in v (|b| > 40 deg)
+INVISIBLE = 1e-7  # 1e-9 costs 4 to 8 % of sigma(r) there
 CLEAR = 1e-3  # likewise, above which one needs no pivot
 
 
