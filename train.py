@@ -200,8 +200,8 @@ def parse_options(argv: list[str] | None = None) -> Options:
     """The command line, read once."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.param_file and not args.cond_file:
-        parser.error("--param-file needs --cond-file: without observations r is its prior")
+    if args.param_file and not args.cond_file and not args.data_file:
+        parser.error("--param-file needs --data-file or --cond-file: alone r is its prior")
     if not args.data_file and not args.param_file:
         args.data_file = DATA_FILE
     if args.init_from and os.path.abspath(args.init_from) == os.path.abspath(args.out):

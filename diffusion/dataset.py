@@ -337,4 +337,9 @@ def prepare(
     )
     entering = (x if y is None else y for x, y in rows_train.blocks())
     reach = Reach.of(entering)
+    if cond is None:  # the shape of a prior, into which a likelihood may enter
+        cubes = [(x.double() ** 3).sum(0) for x, _ in rows_train.blocks()]
+        skewness = (torch.stack(cubes).sum(0) / len(train))[: loaded.n_ell].float().cpu()
+        spectrum = dataclasses.replace(normalizer.spectrum, skewness=skewness)
+        normalizer = dataclasses.replace(normalizer, spectrum=spectrum)
     return Prepared(normalizer, cond_normalizer, mean_dl, rows_train, rows_held_out, reach)

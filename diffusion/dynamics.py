@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import sde_utils
 from sde_utils import SDE, VelocityFn, angle, cpu_time, prior_std
@@ -24,11 +25,11 @@ START_RATIO = 10.0  # see `Dynamics.evaluated_at`
 
 
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows @ matrix, in their own precision: a lower one is for the network alone."""
+    """Rows times a matrix, or each its own, in their precision: a lower one is the network's."""
     import torch
 
     with torch.autocast(rows.device.type, enabled=False):
-        return rows @ matrix
+        return rows @ matrix if matrix.ndim == 2 else (rows[:, None] @ matrix)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,8 +43,9 @@ class Frame:
 
     Attributes:
         mean: m, shape (n, n_dim) or one that broadcasts to it.
-        variances: s, shape (n_dim,), or a number.
-        modes: Columns of (n_dim, n_dim), orthogonal; None for those of the coordinates.
+        variances: s, shape (n_dim,), or (n, n_dim) for one of each row, or a number.
+        modes: Columns of (n_dim, n_dim), or (n, n_dim, n_dim), orthogonal; None for those of the
+            coordinates.
     """
 
     mean: Tensor | float = 0.0
@@ -56,6 +58,29 @@ class Frame:
         mean = 0.0 if y is None else _product(y, start.regression)
         return cls(mean, start.variances, start.modes)
 
+    @classmethod
+    def joined(cls, frames: Sequence[Self]) -> Self:
+        """That of all rows, of frames that have one Gaussian for each of theirs."""
+        import torch
+
+        def join(name: str) -> Tensor:
+            return torch.cat([getattr(frame, name) for frame in frames])
+
+        return cls(join("mean"), join("variances"), join("modes"))
+
+    def rows(self, owners: Tensor, like: Tensor) -> Self:
+        """Of a frame with a Gaussian for each observation, those of rows that belong to one each.
+
+        Args:
+            owners: Numbers of the observations, shape (n,).
+            like: A tensor of the device and precision.
+        """
+
+        def chosen(values: Any) -> Any:
+            return values[owners].to(like) if hasattr(values, "ndim") else values
+
+        return type(self)(chosen(self.mean), chosen(self.variances), chosen(self.modes))
+
     def _width(self, theta: float) -> Tensor | float:
         return (self.variances * math.cos(theta) ** 2 + math.sin(theta) ** 2) ** 0.5
 
@@ -65,7 +90,7 @@ class Frame:
     def place(self, xi: Tensor, theta: float) -> Tensor:
         """v of coordinates xi, shape (n, n_dim)."""
         rest = self._width(theta) * xi
-        rest = rest if self.modes is None else _product(rest, self.modes.T)
+        rest = rest if self.modes is None else _product(rest, self.modes.mT)
         return math.cos(theta) * self.mean + rest
 
     def coordinate(self, v: Tensor, theta: float) -> Tensor:
@@ -78,10 +103,10 @@ class Frame:
         growth = math.sin(theta) * math.cos(theta) * (1 - self.variances) / width  # dB/dtheta
         return (self._into_modes(velocity + math.sin(theta) * self.mean) - growth * xi) / width
 
-    def log_volume(self, theta: float, n_dim: int) -> float:
-        """log |dv/dxi|: the sum of log B over n_dim modes."""
+    def log_volume(self, theta: float, n_dim: int) -> Tensor | float:
+        """log |dv/dxi|, the sum of log B over n_dim modes: a number, or one of each row, (n,)."""
         width = self._width(theta)
-        return n_dim * math.log(width) if isinstance(width, float) else float(width.log().sum())
+        return n_dim * math.log(width) if isinstance(width, float) else width.log().sum(-1).double()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,11 +50,13 @@ class Normalizer:
         mean: Mean of the logarithms, float32 tensor of shape (n_columns,); spectra in uK^2.
         std: Their standard deviation, likewise, > 0.
         asinh_scale: Likewise, in units of the values; 0 for logarithms; None where all are.
+        skewness: Of the logarithms, likewise, see `guidance.LogGamma`; None where it is not known.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     asinh_scale: torch.Tensor | None = None
+    skewness: torch.Tensor | None = None
 
     @classmethod
     def fit(cls, chunks: Iterable[torch.Tensor], asinh_scale: torch.Tensor | None = None) -> Self:
@@ -66,8 +68,8 @@ class Normalizer:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors, for a checkpoint."""
-        scale = {} if self.asinh_scale is None else {"asinh_scale": self.asinh_scale}
-        return {"mean": self.mean, "std": self.std, **scale}
+        named = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: tensor for name, tensor in named if tensor is not None}
 
     def must_be_positive(self) -> torch.Tensor:
         """Columns that have logarithms, boolean tensor (n_columns,)."""

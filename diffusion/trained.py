@@ -307,8 +307,8 @@ def _read_record(path: str, content: Json) -> Record:
 def _read_normalizer(path: str, content: Json, name: str, n: int) -> Normalizer:
     tensors = content.get(name)
     names = {"mean", "std"}
-    if isinstance(tensors, dict) and "asinh_scale" in tensors:
-        names.add("asinh_scale")
+    if isinstance(tensors, dict):
+        names |= tensors.keys() & {"asinh_scale", "skewness"}
     _check_tensors(path, name, tensors, dict.fromkeys(names, (n,)))
     normalizer = Normalizer(**content[name])
     if not (normalizer.std > 0).all():
