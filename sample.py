@@ -7,7 +7,9 @@ posterior_quantiles.npy (num_obs, 3, n_ell; 16, 50, 84 %) stand beside it, and r
 (num_obs, num_draws) if it was trained with --param-file: NAME_draws.npy of any parameter NAME.
 
 Any other checkpoint starts at the normalised observation, as the published recipe does, and
-writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy.
+writes denoised.npy; without --data-file-noisy it generates spectra and writes generated.npy. With
+--likelihood it draws the posterior of observations of any noise, and writes what a conditional
+checkpoint does: what the noise is stands in the record of the observations or in --noise-file.
 
 With --log-likelihood nothing is drawn: log_likelihood.npy (num_obs,) holds log p of each row of
 --data-file-gt, in nats, of a density per uK^2 of each multipole (and per unit of r), and
@@ -48,7 +50,7 @@ from diffusion.configuration import Configuration, likelihood_identity, sampled_
 from diffusion.jobs import Job, is_finished
 from diffusion.outputs import TRAJECTORY, draws_file, load_arrays
 from diffusion.sampling import Sampler
-from figures import corner, spectra, style
+from figures import corner, spectra
 from runtime import (
     atomic,
     chains,
@@ -219,16 +221,9 @@ def draw_examples(
     """The row that is shown, its parameters where there is no spectrum, or generated spectra."""
     row, parameters = config.shown, inputs.trained_on.prior.parameters
     if not config.n_ell:
-        return corner.corner(
-            {
-                each.name: corner.Marginal(
-                    style.parameter_label(each.name),
-                    arrays[draws_file(each.name)][row],
-                    each.low,
-                    each.high,
-                )
-                for each in parameters
-            }
+        return corner.of_draws(
+            {each.name: arrays[draws_file(each.name)][row] for each in parameters},
+            {each.name: (each.low, each.high) for each in parameters},
         )
     signal, ell = inputs.trained_on.prior.dl_signal, np.arange(2, 2 + config.n_ell)
     if inputs.observed is not None:
@@ -349,7 +344,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
+    from diffusion import guided
     from diffusion.trained import Trained
+    from sky.inputs import read_contaminants
 
     trained = Trained.load(args.model_checkpoint)
     sample_flags.check_model(parser, args, trained)
@@ -360,6 +357,8 @@ def main(argv: list[str] | None = None) -> None:
     files = observations.Files.from_arguments(args)
     given = observations.load(files, trained, None if own is None else own.observed)
     observed, truth = given.observed, given.truth
+    if args.likelihood:
+        trained = guided.from_arguments(args, trained, known(observed), read_contaminants)
     config = Configuration.from_arguments(args, trained, observed)
     threads = devices.set_threads(args.threads, config.device)
     sampler, blocks = config.sampler(trained, observed), config.blocks

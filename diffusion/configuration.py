@@ -36,6 +36,7 @@ class Configuration:
         resume: Whether to go on with a stopped run.
         chains: Root of the chains that are written for the row that is shown, or None.
         n_ell: Multipoles of the model.
+        likelihood: Digest of that which guides draws; None without one.
     """
 
     solver: SolverSettings
@@ -48,6 +49,7 @@ class Configuration:
     resume: bool
     chains: str | None
     n_ell: int
+    likelihood: str | None = None
 
     @classmethod
     def from_arguments(
@@ -59,7 +61,9 @@ class Configuration:
         num_rows = num_rows if observed is None else len(observed.values)
         blocks = Blocks(
             num_rows,
-            (args.num_draws or sample_flags.default_draws(num_rows)) if trained.conditional else 1,
+            (args.num_draws or sample_flags.default_draws(num_rows))
+            if trained.draws_posterior
+            else 1,
             args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
         names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains")
@@ -69,6 +73,7 @@ class Configuration:
             device=device,
             shown=args.trajectory_index,
             n_ell=trained.architecture.n_ell,
+            likelihood=None if trained.guidance is None else trained.guidance.digest(),
             **{name: getattr(args, name) for name in names},
         )
 
@@ -88,6 +93,7 @@ class Configuration:
             "trajectory_index": self.shown,
             "device": self.device.type,
         }
+        flags |= {} if self.likelihood is None else {"likelihood": self.likelihood}
         return {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
 
     def sampler(self, trained: Trained, observed: Table | None) -> Sampler:
@@ -99,11 +105,14 @@ class Configuration:
 
 def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | None) -> Sampled:
     """What the sidecars say about where an output comes from."""
+    method, sky = args.method, trained.known_sky
+    if trained.guidance is not None and observed is not None:
+        method, sky = f"{method} with likelihood", observed.record.sky
     return Sampled(
-        method=args.method,
+        method=method,
         model_checkpoint=args.model_checkpoint,
         prior=trained.data.prior,
-        sky=trained.known_sky,
+        sky=sky,
         observation_file=None if observed is None else observed.path,
         observation_sha256=None if observed is None else observed.sha256,
         observation_columns=None if observed is None else observed.values.shape[1],

@@ -106,7 +106,10 @@ class Frame:
     def log_volume(self, theta: float, n_dim: int) -> Tensor | float:
         """log |dv/dxi|, the sum of log B over n_dim modes: a number, or one of each row, (n,)."""
         width = self._width(theta)
-        return n_dim * math.log(width) if isinstance(width, float) else width.log().sum(-1).double()
+        if isinstance(width, float):
+            return n_dim * math.log(width)
+        total = width.log().sum(-1).double()
+        return float(total) if total.ndim == 0 else total
 
 
 @dataclasses.dataclass(frozen=True)

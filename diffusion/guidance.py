@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import math
 from typing import Self
 
@@ -53,6 +54,15 @@ class Guidance:
         signal = None if self.signal is None else self.signal.to(like)
         parts = self.law.to(like), self.shape.to(like), self.mean.to(like), self.std.to(like)
         return type(self)(*parts, signal)
+
+    def digest(self) -> str:
+        """SHA-256 of all that it depends on."""
+        law, signal = self.law, self.signal
+        tensors = [law.N, law.F, self.shape.shape, self.mean, self.std]
+        if signal is not None:
+            tensors += [signal.coefficients, torch.tensor([signal.low, signal.high])]
+        known = b"".join(b"" if t is None else t.double().numpy().tobytes() for t in tensors)
+        return hashlib.sha256(known).hexdigest()
 
     def log_joint(self, u: Tensor, root_y: Tensor, log_s: Tensor | float = 0.0) -> Tensor:
         """log p(u) p(y | x) but for constants, shape of u (..., n_ell).

@@ -12,7 +12,7 @@ import torch
 from scipy import optimize, special
 from torch import Tensor
 
-from runtime.priors import SignalTemplate
+from runtime.priors import FloatArray, SignalTemplate
 
 SHAPES = 0.05, 1e3  # of log-gamma laws: far more skewed than spectra, and as good as Gaussian
 
@@ -55,6 +55,11 @@ class LogGamma:
         """On the device and in the precision of a tensor."""
         return type(self)(*(getattr(self, f.name).to(like) for f in dataclasses.fields(self)))
 
+    def rvs(self, shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+        """Draws of a shape (n, n_ell)."""
+        k, slope, centre = (part.numpy() for part in (self.shape, self.slope, self.centre))
+        return np.log(rng.gamma(k, 1 / centre, shape)) / slope
+
     def log_density(self, u: Tensor) -> Tensor:
         """But for a constant, shape of u (..., n_ell)."""
         a = self.slope * u
@@ -80,6 +85,15 @@ class ObservationLaw:
     def to(self, like: Tensor) -> Self:
         """On the device and in the precision of a tensor."""
         return type(self)(self.N.to(like), None if self.F is None else self.F.to(like))
+
+    def rvs(self, x: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Draws of y, one of each x, shape (n, n_ell), uK^2."""
+        nu, N = 2 * np.arange(2, 2 + x.shape[1]) + 1, self.N.numpy()
+        if self.F is not None:
+            cosine = 2 * rng.beta((nu - 1) / 2, (nu - 1) / 2, x.shape) - 1
+            F = self.F.numpy()
+            x = x + F + 2 * np.sqrt(x * F) * cosine
+        return N / nu * rng.noncentral_chisquare(nu, nu * x / N)
 
     def log_density(self, root_y: Tensor, root_x: Tensor) -> Tensor:
         """log p(y | x) but for a constant of each y, shape of root_x.

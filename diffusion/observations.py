@@ -26,6 +26,7 @@ class Files:
         parameters: Its parameters, --param-file-gt.
         conventions: How files without a record are to be understood.
         allow_outliers: Whether observations far outside of what the model has seen are taken.
+        likelihood: Whether a likelihood is to enter, which says itself what is expected.
     """
 
     noisy: str | None = None
@@ -33,13 +34,14 @@ class Files:
     parameters: str | None = None
     conventions: Conventions = UNSAID
     allow_outliers: bool = False
+    likelihood: bool = False
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> Self:
         """From the flags of sample.py."""
         paths = (args.data_file_noisy, args.data_file_gt, args.param_file_gt)
         allowed = args.allow_outliers or args.accept_mismatch
-        return cls(*paths, Conventions.from_arguments(args), allowed)
+        return cls(*paths, Conventions.from_arguments(args), allowed, args.likelihood)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,11 +105,11 @@ def load(files: Files, trained: Trained, measured: Table | None = None) -> Given
         }
     )
     if observed is not None:
-        _check_observed(trained, observed, files.allow_outliers)
+        _check_observed(trained, observed, files)
     return Given(observed, truth, theta)
 
 
-def _check_observed(trained: Trained, observed: Table, allow_outliers: bool) -> None:
+def _check_observed(trained: Trained, observed: Table, files: Files) -> None:
     """InputError where observations are none of the model's kind; notes where they are unusual."""
     from diffusion import reach
     from diffusion.normalizers import POSITIVE
@@ -115,13 +117,13 @@ def _check_observed(trained: Trained, observed: Table, allow_outliers: bool) -> 
     normalizer = trained.cond_normalizer or trained.normalizer.spectrum
     tables.check_positive(observed, POSITIVE, normalizer.must_be_positive().numpy())
     warn_of_mismatch(trained, observed)
-    if trained.reach is None:  # of a checkpoint of an older version
+    if trained.reach is None or files.likelihood:  # or of a checkpoint of an older version
         return
     sizes, raised = trained.architecture, not trained.conditional
     is_masked = trained.data.sky.analysis is not None
     is_spectrum = sizes.n_cond in (0, sizes.n_ell) or is_masked
     seen = reach.Observed(observed.path, observed.values, normalizer.normalize, is_spectrum, raised)
-    reach.check(trained.reach, seen, allow_outliers)
+    reach.check(trained.reach, seen, files.allow_outliers)
 
 
 def _load(path: str, conventions: Conventions, wanted: Wanted) -> Table:

@@ -103,6 +103,14 @@ def of_parameter(name: str) -> Output:
     return Output(draws_file(name), quantity, ("draw",), lambda d: rows(d.parameters), unit="1")
 
 
+def generated_parameter(name: str) -> Output:
+    """A parameter of generated spectra, one of each."""
+    rows = operator.itemgetter(name)
+    return Output(
+        f"generated_{name}.npy", f"generated {name}", ("draw",), lambda d: rows(d.parameters), "1"
+    )
+
+
 def load_arrays(paths: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The arrays among the files of a run, on disk."""
     return {k: np.load(v, mmap_mode="r") for k, v in paths.items() if k.endswith(".npy")}

@@ -25,6 +25,7 @@ NOT_WITH_LOG_LIKELIHOOD = (
     *("num_steps", "num_evaluations"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
     *("batch_size", "precision", "seed", "resume", "chains", "maps"),
+    *("likelihood", "noise_file", "r_range"),
 )
 
 NPY, SPECTRA = cli.file_argument(".npy"), formats.file_argument
@@ -110,6 +111,33 @@ MAPS: Flags = (
         {
             "action": "store_true",
             "help": "draw for a map that is not what the model knows, too; all outputs say so",
+        },
+    ),
+)
+LIKELIHOOD: Flags = (
+    (
+        "--likelihood",
+        {
+            "action": "store_true",
+            "help": "draw the posterior with a checkpoint of the prior alone, which train.py "
+            "without --cond-file makes: the likelihood of --data-file-noisy enters each step",
+        },
+    ),
+    (
+        "--noise-file",
+        {
+            "metavar": "FILE",
+            "help": "of an observation without a record: power of everything but the primordial "
+            "signal; text or .npy with the columns ell and N_ell, a C_ell (not D_ell) in uK^2",
+        },
+    ),
+    (
+        "--r-range",
+        {
+            "type": float,
+            "nargs": 2,
+            "metavar": ("MIN", "MAX"),
+            "help": "prior of r (default: that of the checkpoint, which must hold it)",
         },
     ),
 )
@@ -216,6 +244,7 @@ def _add(parser: argparse.ArgumentParser, title: str, flags: Flags) -> None:
 def add_files(parser: argparse.ArgumentParser) -> None:
     """Add the flags of files and of what is drawn."""
     _add(parser, "files", FILES)
+    _add(parser, "a likelihood, for checkpoints of the prior", LIKELIHOOD)
     _add(parser, "a map of your own", MAPS)
 
 
@@ -234,6 +263,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     elif args.data_file_gt and not (args.data_file_noisy or args.maps):
         parser.error("--data-file-gt needs --data-file-noisy")
     _check_maps(parser, args)
+    _check_likelihood(parser, args)
     if (args.data_file_noisy or args.maps) and args.num_samples:
         given = "--maps" if args.maps else "--data-file-noisy"
         parser.error(f"--num-samples is for generating; leave out {given}")
@@ -260,6 +290,21 @@ def _check_maps(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
                      "or --ell-min")  # fmt: skip
     if processes.world_size() > 1:
         parser.error("--maps is one observation: start without torchrun")
+
+
+def _check_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Rules between --likelihood and all others."""
+    if not args.likelihood:
+        for name in ("noise_file", "r_range"):
+            if getattr(args, name) is not None:
+                parser.error(f"{cli.flag(name)} is for --likelihood")
+        return
+    if not args.data_file_noisy:
+        parser.error("--likelihood needs --data-file-noisy, the observation whose likelihood it is")
+    if args.t_start:
+        parser.error("--t-start: posterior draws start from the SDE's prior, at 1")
+    if args.r_range and not 0 <= args.r_range[0] < args.r_range[1]:
+        parser.error("--r-range: needs 0 <= MIN < MAX")
 
 
 def _check_log_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -293,9 +338,16 @@ def check_model(
         )
     if args.data_file_gt and not trained.architecture.n_ell:
         parser.error("--data-file-gt: the checkpoint holds parameters and no spectra")
+    if args.likelihood:
+        return
     if not trained.conditional:
         if args.num_draws:
-            parser.error("--num-draws: the checkpoint is not conditional; train with --cond-file")
+            parser.error(
+                "--num-draws: the checkpoint is not conditional; train with --cond-file, or give "
+                "the likelihood: --likelihood"
+            )
+        if args.data_file_noisy and trained.joint:
+            parser.error(f"{args.model_checkpoint} is a prior of spectra and r: add --likelihood")
     elif not (args.data_file_noisy or args.maps):
         parser.error(f"{args.model_checkpoint} is conditional: it needs --data-file-noisy")
     elif args.t_start:

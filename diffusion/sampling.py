@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from diffusion.outputs import (
     RECIPE,
     Output,
     PosteriorDraws,
+    generated_parameter,
     known_dl,
     of_parameter,
 )
@@ -32,12 +33,68 @@ from runtime.errors import DivergedError
 from runtime.jsonfiles import Json
 from runtime.priors import FloatArray
 from runtime.workers import Workers
+from sde_utils import SDE
 
 if TYPE_CHECKING:
     import torch
 
+    from diffusion.guidance import Guidance, Observations
     from diffusion.normalizers import Normalizer, StateNormalizer
     from model import Architecture, GaussianStart
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """What rows start from and depend on.
+
+    Attributes:
+        start: Rows to start from, float32, shape (n, n_dim); None starts from the prior.
+        y: Observations that the network takes, normalised, float32, shape (n_obs, n_cond), or None.
+        observations: Those whose likelihood guides it, or None.
+    """
+
+    start: torch.Tensor | None = None
+    y: torch.Tensor | None = None
+    observations: Observations | None = None
+
+    def of(self, rows: slice, owners: torch.Tensor, device: torch.device) -> Self:
+        """Of some rows, each with an observation of its own, on their device.
+
+        Args:
+            rows: Which of those to start from.
+            owners: Numbers of the observations, shape (n,).
+            device: Of the rows.
+        """
+        import torch
+
+        start = None if self.start is None else self.start[rows].to(device)
+        y = None if self.y is None else self.y[owners].to(device)
+        guides = self.observations
+        like = torch.zeros((), device=device)
+        return type(self)(start, y, None if guides is None else guides.rows(owners, like))
+
+
+NOTHING = Given()
+
+
+def make_dynamics(
+    sde: SDE, network: Callable[..., torch.Tensor], gaussian: GaussianStart, given: Given
+) -> Dynamics:
+    """The reverse process of rows: the one place that knows what solvers take of a network.
+
+    Args:
+        sde: The forward process.
+        network: Callable as ScoreNet1D.
+        gaussian: The Gaussian that it starts from.
+        given: What the rows depend on, each row its own.
+    """
+    velocity_fn = sde_utils.make_velocity_fn(network, given.y)
+    if given.observations is None:
+        return Dynamics(sde, velocity_fn, frame=Frame.of(gaussian, given.y))
+    from diffusion.guidance import GuidedVelocity
+
+    guided = GuidedVelocity(sde, velocity_fn, given.observations)
+    return Dynamics(sde, guided, frame=given.observations.frame)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,15 +104,13 @@ class Batch:
     Attributes:
         number: Sets its random numbers.
         size: Number of rows n.
-        start: Rows to start from, float32, shape (n, n_dim); None starts from the prior.
-        y: Their observations, normalised, float32, shape (n, n_cond), or None.
+        given: What they start from and depend on.
         keep: Row whose states are kept, or None.
     """
 
     number: int
     size: int
-    start: torch.Tensor | None = None
-    y: torch.Tensor | None = None
+    given: Given = NOTHING
     keep: int | None = None
 
 
@@ -103,7 +158,7 @@ class ReverseProcess:
     """
 
     architecture: Architecture
-    sde: sde_utils.VESDE | sde_utils.VPSDE
+    sde: SDE
     network: Callable[..., torch.Tensor]
     gaussian: GaussianStart
     settings: SolverSettings
@@ -121,8 +176,7 @@ class ReverseProcess:
         self,
         blocks: Blocks,
         number: int,
-        start: torch.Tensor | None = None,
-        y: torch.Tensor | None = None,
+        given: Given = NOTHING,
         keep: int | None = None,
         on_step: Callable[[], object] | None = None,
     ) -> Integrated:
@@ -131,8 +185,7 @@ class ReverseProcess:
         Args:
             blocks: How rows are cut.
             number: Which of them.
-            start: Its rows to start from, float32, shape (n, n_dim); None starts from the prior.
-            y: Its observations, normalised, float32, shape (n / num_draws, n_ell), or None.
+            given: What its rows start from and depend on.
             keep: Row of the block whose states are kept, or None.
             on_step: Called at the start and after each step of a batch, or None.
 
@@ -145,14 +198,12 @@ class ReverseProcess:
 
         def run(batch: tuple[int, slice]) -> Integrated:
             batch_number, rows = batch
-            y_batch = None
-            if y is not None:
-                owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
-                y_batch = y[owners].to(self.device)
-            shown = keep is not None and rows.start <= keep < rows.stop
-            kept = keep - rows.start if shown else None
-            x = None if start is None else start[rows].to(self.device)
-            work = Batch(batch_number, rows.stop - rows.start, x, y_batch, kept)
+            owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
+            kept = None
+            if keep is not None and rows.start <= keep < rows.stop:
+                kept = keep - rows.start
+            own = given.of(rows, owners, self.device)
+            work = Batch(batch_number, rows.stop - rows.start, own, kept)
             # both contexts belong to the thread
             with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
                 done = self._integrate(self.network, work, on_step)
@@ -171,19 +222,15 @@ class ReverseProcess:
         batch: Batch,
         on_step: Callable[[], object] | None = None,
     ) -> Integrated:
-        """Integrate a batch: the one place that knows what solvers take of a network."""
+        """Integrate a batch."""
         import torch
 
-        began, x, t = time.monotonic(), batch.start, sde_utils.cpu_time(self.settings.t_start)
+        began, given = time.monotonic(), batch.given
+        x, t = given.start, sde_utils.cpu_time(self.settings.t_start)
         seed = batch_seed(self.settings.seed, batch.number)
         generator = torch.Generator(self.device).manual_seed(seed)
-        dynamics = Dynamics(
-            self.sde,
-            sde_utils.make_velocity_fn(network, batch.y),
-            generator,
-            Frame.of(self.gaussian, batch.y),
-            from_noise=x is None,
-        )
+        dynamics = make_dynamics(self.sde, network, self.gaussian, given)
+        dynamics = dataclasses.replace(dynamics, generator=generator, from_noise=x is None)
         if x is None:
             shape = (batch.size, self.architecture.n_dim)
             z = torch.empty(shape, device=self.device).normal_(generator=generator)
@@ -211,10 +258,10 @@ class ReverseProcess:
         import torch
 
         x, y = torch.zeros(rows, self.architecture.n_dim, device=self.device), None
-        work = Batch(0, 1, start=x[:1])
+        work = Batch(0, 1, Given(start=x[:1]))
         if self.architecture.conditional:
             y = torch.zeros(rows, self.architecture.n_cond, device=self.device)
-            work = Batch(0, 1, y=y[:1])
+            work = Batch(0, 1, Given(y=y[:1]))
         given = {} if y is None else {"y": y}
         with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
             evaluations = self._integrate(self._gaussian, work).cost.evaluations
@@ -254,8 +301,9 @@ class DrawnBlock:
 class Sampler:
     """Draws any block of rows.
 
-    A conditional network draws the posterior of each observation. Any other starts at the
-    normalised observation, as the published recipe does, or generates where there is none.
+    A conditional network draws the posterior of each observation, and so does one of the prior
+    that a likelihood guides. Any other starts at the normalised observation, as the published
+    recipe does, or generates where there is none.
 
     Attributes:
         process: The reverse process.
@@ -264,6 +312,7 @@ class Sampler:
         cond_normalizer: Of observations; None for an unconditional network.
         observed: D_ell, shape (n, n_cond), uK^2, perhaps on disk; None to generate.
         shown: Observation of whose first draw the states are kept; None for none.
+        guidance: The likelihood of observations; None without one.
     """
 
     process: ReverseProcess
@@ -272,12 +321,14 @@ class Sampler:
     cond_normalizer: Normalizer | None = None
     observed: np.ndarray | None = None
     shown: int | None = None
+    guidance: Guidance | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The arrays that its draws become."""
-        if not self.process.architecture.conditional:
-            return GENERATED if self.observed is None else RECIPE
+        if not self.process.architecture.conditional and self.guidance is None:
+            parameters = (generated_parameter(each.name) for each in self.normalizer.parameters)
+            return (*GENERATED, *parameters) if self.observed is None else RECIPE
         has_spectra, num_draws = self.process.architecture.n_ell > 0, self.blocks.num_draws
         spectra = [each for each in POSTERIOR if has_spectra and num_draws >= each.min_draws]
         return (*spectra, *(of_parameter(each.name) for each in self.normalizer.parameters))
@@ -294,19 +345,24 @@ class Sampler:
         """
         import torch
 
-        chosen, inputs = self.blocks.observations(number), {}
+        chosen, given = self.blocks.observations(number), NOTHING
         if self.observed is not None:
             y = torch.tensor(self.observed[chosen], dtype=torch.float64)
-            if self.cond_normalizer is None:
-                inputs["start"] = self.normalizer.spectrum.normalize(y)
-            else:
-                inputs["y"] = self.cond_normalizer.normalize(y)
+            given = self._given(y)
             tables.release(self.observed)
         keep = None
         if self.shown is not None and chosen.start <= self.shown < chosen.stop:
             keep = (self.shown - chosen.start) * self.blocks.num_draws
-        run = self.process.block(self.blocks, number, **inputs, keep=keep, on_step=on_step)
+        run = self.process.block(self.blocks, number, given, keep, on_step)
         return DrawnBlock(self._denormalize(run.x), run.cost, run.trajectory)
+
+    def _given(self, y: torch.Tensor) -> Given:
+        """What observations, float64 tensor (n, n_cond), uK^2, are to the rows of a block."""
+        if self.cond_normalizer is not None:
+            return Given(y=self.cond_normalizer.normalize(y))
+        if self.guidance is not None:
+            return Given(observations=self.guidance.given(y))
+        return Given(start=self.normalizer.spectrum.normalize(y))
 
     def _denormalize(self, x: torch.Tensor) -> PosteriorDraws:
         """Draws of whole observations, from normalised rows."""

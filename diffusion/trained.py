@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from diffusion.blocks import Blocks, default_batch_size
+from diffusion.guidance import Guidance
 from diffusion.normalizers import POSITIVE, Normalizer, StateNormalizer
 from diffusion.outputs import PosteriorDraws, known_dl
 from diffusion.reach import Reach
@@ -52,6 +53,8 @@ class Trained:
         ema_weights: Their average.
         training: {"settings", "history", "levels"}.
         resume: State of an unfinished training; empty when finished.
+        guidance: Likelihood that makes a model of the prior one of posteriors, see
+            `guided.with_likelihood`; None without one.
     """
 
     architecture: Architecture
@@ -66,6 +69,7 @@ class Trained:
     ema_weights: Mapping[str, torch.Tensor]
     training: Mapping[str, Any]
     resume: Mapping[str, Any]
+    guidance: Guidance | None = None
 
     @classmethod
     def load(cls, path: str) -> Self:
@@ -112,6 +116,11 @@ class Trained:
         return self.architecture.conditional
 
     @property
+    def draws_posterior(self) -> bool:
+        """Whether draws are of p(state | y): it has learnt that, or a likelihood guides it."""
+        return self.conditional or self.guidance is not None
+
+    @property
     def joint(self) -> bool:
         """Whether parameters are diffused."""
         return self.architecture.joint
@@ -127,11 +136,11 @@ class Trained:
         return self.data.sky if self.conditional else Sky()
 
     def normalize_dl(self) -> Callable[[FloatArray], FloatArray] | None:
-        """D_ell (n, n_ell) in uK^2 to normalised units; None for a conditional model.
+        """D_ell (n, n_ell) in uK^2 to normalised units; None where draws are of a posterior.
 
-        What a conditional one returns is a posterior mean, which is one of D_ell.
+        Its mean is one of D_ell.
         """
-        if self.conditional:
+        if self.draws_posterior or self.joint:
             return None
         return lambda dl: self.normalizer.spectrum.normalize(torch.from_numpy(dl)).double().numpy()
 
@@ -163,7 +172,10 @@ class Trained:
         process = ReverseProcess(
             *(self.architecture, self.sde, self.network, self.network.start, settings, self.device)
         )
-        return Sampler(process, blocks, self.normalizer, self.cond_normalizer, observed, shown)
+        return Sampler(
+            *(process, blocks, self.normalizer, self.cond_normalizer, observed, shown),
+            guidance=self.guidance,
+        )
 
     def posterior(
         self,
@@ -186,11 +198,14 @@ class Trained:
             device: Where to compute; None for where the network is.
 
         Raises:
-            InputError: If the model is not conditional, or an argument does not fit it.
+            InputError: If it draws no posteriors, or an argument does not fit it.
             DivergedError: If a draw is not finite.
         """
-        if not self.conditional:
-            raise InputError("the model is not conditional: it has no posterior; use generate()")
+        if not self.draws_posterior:
+            raise InputError(
+                "the model is one of the prior: it has no posterior without a likelihood, see "
+                "guided.with_likelihood; or use generate()"
+            )
         observed = self._check_observations(y)
         settings = SolverSettings.complete(method=method, num_steps=num_steps, seed=seed)
         return self._draw(settings, len(observed), num_draws, observed, device)
@@ -223,15 +238,17 @@ class Trained:
 
     def _check_observations(self, y: npt.ArrayLike) -> FloatArray:
         """y as a float64 array; InputError unless it holds one or more observations."""
-        observed, n_cond = np.atleast_2d(np.asarray(y, float)), self.architecture.n_cond
+        observed = np.atleast_2d(np.asarray(y, float))
+        n_cond = self.architecture.n_cond or self.architecture.n_ell
         if observed.ndim != 2 or not len(observed) or observed.shape[1] != n_cond:
             raise InputError(
                 f"y has shape {observed.shape}; needed is (n, {n_cond}), one observation a row"
             )
         if not np.isfinite(observed).all():
             raise InputError("y holds values that are not finite")
-        if self.cond_normalizer is not None:
-            columns = self.cond_normalizer.must_be_positive().numpy()
+        normalizer = self.cond_normalizer or self.normalizer.spectrum
+        columns = normalizer.must_be_positive().numpy()
+        if columns.any():
             tables.check_positive(Table("y", observed, Record()), POSITIVE, columns)
         return observed
 

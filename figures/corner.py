@@ -65,6 +65,18 @@ class Marginal:
         )
 
 
+def of_draws(
+    draws: Mapping[str, FloatArray], ranges: Mapping[str, tuple[float, float]]
+) -> "Figure":
+    """As `corner`, of draws of parameters within their ranges.
+
+    Args:
+        draws: {name: shape (m,)}.
+        ranges: {name: (low, high)}.
+    """
+    return corner({n: Marginal(style.parameter_label(n), d, *ranges[n]) for n, d in draws.items()})
+
+
 @style.own_style()
 def corner(marginals: Mapping[str, Marginal], title: str = "") -> "Figure":
     """Marginals on the diagonal, 68 and 95 % areas of each pair below it.

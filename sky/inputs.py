@@ -7,6 +7,7 @@ import numpy as np
 from runtime import console, jsonfiles
 from runtime.errors import InputError
 from runtime.priors import FloatArray
+from runtime.records import Contaminants
 from sky import cosmology
 from sky.cosmology import CONSISTENCY_TILT, PARAMETERS, PLANCK_2018, Cosmology, IntArray
 from sky.masked import multipoles
@@ -53,6 +54,12 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
         f"ell = {2 * nside - 1}{doubt}"
     )
     return tuple(nl_bb.tolist())
+
+
+def read_contaminants(path: str, n_ell: int) -> Contaminants:
+    """All that lies on a signal, as `read_noise` reads it, at ell = 2, 3, ..., n_ell of them."""
+    nl_bb = read_noise(path, (n_ell + 2) // 2)
+    return Contaminants(dl_contaminant=cosmology.cl_to_dl(np.array(nl_bb), 2 + np.arange(n_ell)))
 
 
 def read_fiducial(path: str, nside: int, masked: bool = False) -> tuple[float, ...]:

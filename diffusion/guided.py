@@ -1,0 +1,150 @@
+"""A model of the prior alone with a likelihood: whether the two fit, and what they then draw."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from diffusion.guidance import Guidance
+from diffusion.normalizers import Normalizer
+from diffusion.observation_law import LogGamma, ObservationLaw, Signal
+from diffusion.reach import Observed, Reach
+from diffusion.reach import check as check_reach
+from diffusion.trained import Trained
+from runtime.errors import InputError
+from runtime.priors import FloatArray, Parameter, Prior
+from runtime.records import Contaminants
+from runtime.tables import Table
+
+CONDITIONAL = "train a conditional model on such observations: train.py --cond-file"
+EXPECTED_ROWS = 4000  # observations that are simulated to know how far they reach
+
+
+def from_arguments(
+    args: argparse.Namespace,
+    trained: Trained,
+    observed: Table,
+    read_contaminants: Callable[[str, int], Contaminants],
+) -> Trained:
+    """The model with the likelihood of sample.py --likelihood, which the observations fit.
+
+    Args:
+        args: Flags of sample.py.
+        trained: The model.
+        observed: The observations, whose record may name their contaminants.
+        read_contaminants: Callable, --noise-file and the number of multipoles to what it says.
+
+    Raises:
+        InputError: If the model, the law or the observations are none for a likelihood.
+    """
+    contaminants = observed.record.contaminants
+    if args.noise_file is not None:
+        if contaminants.law_known:
+            raise InputError(f"--noise-file: the record of {observed.path} has it; leave it out")
+        contaminants = read_contaminants(args.noise_file, trained.architecture.n_ell)
+    elif not observed.record.known:
+        raise InputError(f"{observed.path}: has no record; say what its noise is: --noise-file")
+    trained = with_likelihood(trained, contaminants, args.r_range)
+    check_observed(trained, observed, args.allow_outliers)
+    return trained
+
+
+def with_likelihood(
+    trained: Trained, contaminants: Contaminants, r_range: tuple[float, float] | None = None
+) -> Trained:
+    """The same model, which draws posteriors of observations with these contaminants.
+
+    Args:
+        trained: A model of spectra, or of spectra and r, without observations.
+        contaminants: Of the observations, whose law must be known.
+        r_range: Prior of r in the place of the model's, where r is diffused.
+
+    Raises:
+        InputError: If the model, or the law, is none for a likelihood.
+    """
+    prior, n_ell = _prior(trained, r_range), trained.architecture.n_ell
+    N, F = contaminants.dl_contaminant, contaminants.dl_fixed_foreground
+    if N is None or len(N) != n_ell:
+        raise InputError(f"--likelihood: the law of these observations is unknown; {CONDITIONAL}")
+    if not (N > 0).all():
+        ell = 2 + int(np.argmin(N))
+        raise InputError(
+            f"--likelihood: there is no noise or lensing at ell = {ell}, where the observation is "
+            "the truth; give an N_ell above 0"
+        )
+    spectrum, signal = trained.normalizer.spectrum, None
+    if spectrum.skewness is None:
+        raise InputError(
+            "--likelihood: the checkpoint is of an older version, which did not keep the shape of "
+            "its rows; train again"
+        )
+    if prior.signal_template is not None and prior.r_range is not None:
+        signal = Signal.of(prior.signal_template, prior.r_range)
+    law = ObservationLaw(torch.tensor(N), torch.tensor(F) if F is not None and F.any() else None)
+    shape = LogGamma.of(spectrum.skewness)
+    guidance = Guidance(law, shape, spectrum.mean.double(), spectrum.std.double(), signal)
+    return dataclasses.replace(
+        trained,
+        guidance=guidance,
+        normalizer=dataclasses.replace(trained.normalizer, parameters=prior.parameters),
+        data=trained.data.replace(prior=prior),
+    )
+
+
+def _prior(trained: Trained, r_range: tuple[float, float] | None) -> Prior:
+    """The prior of the draws; InputError where the model has none that a likelihood fits."""
+    prior = trained.data.prior
+    if trained.conditional:
+        raise InputError(
+            "--likelihood: the checkpoint is conditional: it knows the likelihood, which would "
+            "count twice; leave the flag out"
+        )
+    names = [each.name for each in trained.parameters]
+    if names not in ([], ["r"]):
+        raise InputError(
+            f"--likelihood: knows r, and the checkpoint has {', '.join(names)}; {CONDITIONAL}"
+        )
+    if not names:
+        if r_range is not None:
+            raise InputError(
+                "--r-range: the checkpoint is of one r; train with --param-file, on rows of "
+                "data_generation.py --r-range"
+            )
+        return prior
+    if prior.signal_template is None or prior.r_range is None:
+        raise InputError(
+            "--likelihood: the checkpoint does not say how the signal depends on r; train on rows "
+            "of data_generation.py --r-range"
+        )
+    if r_range is None:
+        return prior
+    low, high = prior.r_range
+    if not low <= r_range[0] or not r_range[1] <= high:
+        raise InputError(
+            f"--r-range: the checkpoint knows the signal from r = {low:g} to {high:g}; give a "
+            "range inside, or train on a wider one"
+        )
+    return dataclasses.replace(prior, parameters=(Parameter("r", *r_range),))
+
+
+def expected(trained: Trained, seed: int = 0) -> FloatArray:
+    """Observations that the model and its likelihood expect, shape (EXPECTED_ROWS, n_ell), uK^2."""
+    guidance = trained.guidance
+    assert guidance is not None
+    rng, n_ell = np.random.default_rng(seed), len(guidance.mean)
+    u = guidance.shape.rvs((EXPECTED_ROWS, n_ell), rng)
+    q = torch.tensor(rng.standard_normal((EXPECTED_ROWS, 1)))
+    log_s = 0.0 if guidance.signal is None else guidance.signal.log(q[:, 0])
+    x = (log_s + guidance.mean + guidance.std * torch.tensor(u)).exp().numpy()
+    return guidance.law.rvs(x, rng)
+
+
+def check_observed(trained: Trained, observed: Table, allow_outliers: bool) -> None:
+    """InputError where observations lie far outside of what is expected of them; notes else."""
+    rows = torch.tensor(expected(trained))
+    normalizer = Normalizer.fit([rows])
+    reach = Reach.of([normalizer.normalize(rows)])
+    seen = Observed(observed.path, observed.values, normalizer.normalize, True, raised=False)
+    check_reach(reach, seen, allow_outliers)
