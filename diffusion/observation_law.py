@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runtime.priors import FloatArray, SignalTemplate
 
+LEAST_COSINES = 12  # nodes of the average over them: up to eight times as many where it matters
 SHAPES = 0.05, 1e3  # of log-gamma laws: far more skewed than spectra, and as good as Gaussian
 
 
@@ -106,16 +107,41 @@ class ObservationLaw:
         nu = 2 * ell + 1
         if self.F is None:
             return _log_noncentral(root_y, root_x, self.N, nu)
-        root_f = self.F.sqrt()
-        ratio = float((nu.sqrt() * root_f * root_y / self.N).max())
-        total = None
-        for cosine, log_weight in _cosines(len(self.N), 8 + min(56, int(2 * ratio))):
-            mixed = 2 * cosine.to(root_x) * root_x * root_f
-            root_q = (root_x * root_x + root_f * root_f + mixed).clamp_min(0).sqrt()
-            part = _log_noncentral(root_y, root_q, self.N, nu) + log_weight.to(root_x)
-            total = part if total is None else torch.logaddexp(total, part)
-        assert total is not None
-        return total
+        ratio = (nu * self.F).sqrt() * root_y / self.N
+        most = ratio.reshape(-1, len(self.N)).amax(0)
+        needed = LEAST_COSINES * 2 ** (most / 3).log2().clamp(0, 3).ceil()
+        parts = []
+        for num in needed.unique().tolist():  # few at high ell, where a foreground is a small part
+            chosen = (needed == num).nonzero()[:, 0]
+            cosines, log_weights = (
+                part[:, chosen].to(root_x) for part in _cosines(len(self.N), int(num))
+            )
+            given = root_y[..., chosen], root_x[..., chosen]
+            law = self.N[chosen], self.F[chosen], nu[chosen]
+            parts.append(_log_average(given, law, (cosines, log_weights)))
+        order = torch.cat([(needed == num).nonzero()[:, 0] for num in needed.unique().tolist()])
+        return torch.cat(parts, -1)[..., order.argsort()]
+
+
+def _log_average(
+    given: tuple[Tensor, Tensor],
+    law: tuple[Tensor, Tensor, Tensor],
+    rule: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Log mean density over the cosine between signal and foreground.
+
+    Args:
+        given: sqrt(y) and sqrt(x), as in `ObservationLaw.log_density`.
+        law: N, F and nu, shape (n_ell,) each.
+        rule: Cosines and their log weights, shape (nodes, n_ell) each.
+    """
+    (root_y, root_x), (N, F, nu) = given, law
+    squares, twice = root_x * root_x + F, 2 * root_x * F.sqrt()
+    parts = []
+    for cosine, log_weight in zip(*rule, strict=True):
+        root_q = torch.addcmul(squares, cosine, twice).clamp_min(0).sqrt()
+        parts.append(_log_noncentral(root_y, root_q, N, nu) + log_weight)
+    return torch.stack(parts).logsumexp(0)
 
 
 def _log_noncentral(root_y: Tensor, root_x: Tensor, N: Tensor, nu: Tensor) -> Tensor:
@@ -141,11 +167,11 @@ def _log_noncentral(root_y: Tensor, root_x: Tensor, N: Tensor, nu: Tensor) -> Te
 
 
 @functools.cache
-def _cosines(n_ell: int, num: int) -> list[tuple[Tensor, Tensor]]:
-    """Nodes and log weights, (n_ell,) each, of the cosine between vectors of 2 ell + 1 numbers."""
+def _cosines(n_ell: int, num: int) -> tuple[Tensor, Tensor]:
+    """Nodes and log weights, (num, n_ell), of the cosine between vectors of 2 ell + 1 numbers."""
     rules = [special.roots_gegenbauer(num, ell - 0.5) for ell in range(2, 2 + n_ell)]
     nodes, weights = (torch.tensor(np.array(each)).T for each in zip(*rules, strict=True))
-    return list(zip(nodes, (weights / weights.sum(0)).log(), strict=True))
+    return nodes, (weights / weights.sum(0)).log()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
