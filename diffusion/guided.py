@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ from runtime.records import Contaminants
 from runtime.tables import Table
 
 CONDITIONAL = "train a conditional model on such observations: train.py --cond-file"
+OTHER_R = 30.0
 EXPECTED_ROWS = 4000  # observations that are simulated to know how far they reach
 
 
@@ -130,13 +132,18 @@ def _prior(trained: Trained, r_range: tuple[float, float] | None) -> Prior:
 
 
 def expected(trained: Trained, seed: int = 0) -> FloatArray:
-    """Observations that the model and its likelihood expect, shape (EXPECTED_ROWS, n_ell), uK^2."""
+    """Observations that the model and its likelihood expect, shape (EXPECTED_ROWS, n_ell), uK^2.
+
+    A model of one r is used where r is not known: they have up to OTHER_R times more or less.
+    """
     guidance = trained.guidance
     assert guidance is not None
     rng, n_ell = np.random.default_rng(seed), len(guidance.mean)
     u = guidance.shape.rvs((EXPECTED_ROWS, n_ell), rng)
-    q = torch.tensor(rng.standard_normal((EXPECTED_ROWS, 1)))
-    log_s = 0.0 if guidance.signal is None else guidance.signal.log(q[:, 0])
+    if guidance.signal is not None:
+        log_s = guidance.signal.log(torch.tensor(rng.standard_normal(EXPECTED_ROWS)))
+    else:
+        log_s = torch.tensor(rng.uniform(-1, 1, (EXPECTED_ROWS, 1))) * math.log(OTHER_R)
     x = (log_s + guidance.mean + guidance.std * torch.tensor(u)).exp().numpy()
     return guidance.law.rvs(x, rng)
 
