@@ -13,6 +13,7 @@ import torch
 
 from diffusion import parameters
 from diffusion.normalizers import Normalizer, StateNormalizer
+from diffusion.observation_law import fitted_skewness
 from diffusion.reach import Reach
 from runtime import atomic, belonging, formats, processes, resources, tables
 from runtime.conventions import UNSAID, Wanted
@@ -339,7 +340,8 @@ def prepare(
     reach = Reach.of(entering)
     if cond is None:  # the shape of a prior, into which a likelihood may enter
         cubes = [(x.double() ** 3).sum(0) for x, _ in rows_train.blocks()]
-        skewness = (torch.stack(cubes).sum(0) / len(train))[: loaded.n_ell].float().cpu()
+        mean_cubes = (torch.stack(cubes).sum(0) / len(train))[: loaded.n_ell]
+        skewness = fitted_skewness(mean_cubes, len(train))
         spectrum = dataclasses.replace(normalizer.spectrum, skewness=skewness)
         normalizer = dataclasses.replace(normalizer, spectrum=spectrum)
     return Prepared(normalizer, cond_normalizer, mean_dl, rows_train, rows_held_out, reach)

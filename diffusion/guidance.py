@@ -28,6 +28,10 @@ from sde_utils import SDE, VelocityFn, angle, prior_std
 
 NODES = 9  # of a multipole's integral where r is known
 NODES_Q, NODES_U = 5, 4  # of that over q, and of those of multipoles inside of it
+SUPPORT = (
+    2.0,
+    4.0,
+)  # drops of a log density, at 2 and 2.8 sigma, between which trust in a network ends
 GRID_Q = 32  # values of q at which the posterior of an observation is tabulated
 CHUNK_OBSERVATIONS, CHUNK_ROWS = 1, 256  # whose nodes fit into the cache of a CPU
 
@@ -87,16 +91,26 @@ class Guidance:
         return FreeR.joined(parts)
 
     def denoised(self, kernel: Kernel, mean: Tensor) -> tuple[Kernel, Tensor]:
-        """The kernel that gives E[u | v] the mean that the network says, and that mean by it.
+        """The kernel that makes of the law of multipoles what the network says, and what it makes.
+
+        Where training rows are few the network knows nothing, and gives way to the law that was
+        fitted to them: see SUPPORT.
 
         Args:
             kernel: What v says, of multipoles, shape (n, n_ell).
             mean: E[u | v] of the network, likewise.
+
+        Returns:
+            The kernel, and E[u | v] by it as the network is to be corrected from, shape (n, n_ell).
         """
         zero, one = torch.zeros_like(mean), torch.ones_like(mean)
         alone = integrate(self.shape.log_density, zero, one, kernel, NODES)
-        tilted = kernel.tilted((mean - alone.mean) / alone.variance)
-        return tilted, integrate(self.shape.log_density, zero, one, tilted, NODES).mean
+        inner, outer = SUPPORT
+        trust = ((outer - self.shape.log_drop(alone.mean)) / (outer - inner)).clamp(0, 1)
+        away = mean - alone.mean
+        tilted = kernel.tilted(trust * away / alone.variance)
+        again = integrate(self.shape.log_density, zero, one, tilted, NODES)
+        return tilted, again.mean + (1 - trust) * away
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

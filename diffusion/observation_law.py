@@ -8,6 +8,7 @@ import math
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import optimize, special
 from torch import Tensor
@@ -15,7 +16,29 @@ from torch import Tensor
 from runtime.priors import FloatArray, SignalTemplate
 
 LEAST_COSINES = 12  # nodes of the average over them: up to eight times as many where it matters
+SKEWNESS_VARIANCE = 15.0  # of the skewness of one row, at ell = 2, where it is largest
 SHAPES = 0.05, 1e3  # of log-gamma laws: far more skewed than spectra, and as good as Gaussian
+
+
+def _skewness(k: npt.ArrayLike) -> FloatArray:
+    """Of the logarithm of a gamma variable of shape k."""
+    return np.asarray(special.polygamma(2, k) / special.polygamma(1, k) ** 1.5)
+
+
+def fitted_skewness(cubes: Tensor, num_rows: int) -> Tensor:
+    """Skewness of log spectra from ell = 2 on, float32 tensor (n_ell,).
+
+    That of log chi^2_(2 ell + 1), the law of a multipole of the full sky, at each multipole whose
+    rows do not contradict it by four standard errors: in the tails of the law a skewness that is
+    off by its error matters. Else what the rows have.
+
+    Args:
+        cubes: Mean cubes of normalised rows, shape (n_ell,).
+        num_rows: How many rows there are.
+    """
+    full_sky = torch.tensor(_skewness(np.arange(len(cubes)) + 2.5), dtype=torch.float32)
+    error = math.sqrt(SKEWNESS_VARIANCE / num_rows)
+    return torch.where((cubes.cpu() - full_sky).abs() < 4 * error, full_sky, cubes.cpu().float())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,14 +63,14 @@ class LogGamma:
     def of(cls, skewness: Tensor) -> Self:
         """That of a skewness, shape (n_ell,)."""
 
-        def skew(log_k: float) -> float:
-            k = math.exp(log_k)
-            return -special.polygamma(2, k) / special.polygamma(1, k) ** 1.5
-
         ends = [math.log(end) for end in SHAPES]
-        most, least = map(skew, ends)
+        most, least = (float(-_skewness(end)) for end in SHAPES)
         sizes = skewness.double().abs().clamp(least, most).tolist()
-        found = [optimize.brentq(lambda log_k, s=s: skew(log_k) - s, *ends) for s in sizes]
+
+        def excess(log_k: float, size: float) -> float:
+            return float(-_skewness(math.exp(log_k))) - size
+
+        found = [optimize.brentq(excess, *ends, args=(size,)) for size in sizes]
         k = torch.tensor(found, dtype=torch.float64).exp()
         sign = torch.where(skewness > 0, -1.0, 1.0)
         return cls(k, sign * torch.special.polygamma(1, k).sqrt(), torch.special.digamma(k).exp())
@@ -65,6 +88,11 @@ class LogGamma:
         """But for a constant, shape of u (..., n_ell)."""
         a = self.slope * u
         return torch.addcmul(self.shape * a, -self.centre, a.exp())
+
+    def log_drop(self, u: Tensor) -> Tensor:
+        """How far the log density lies below its peak, shape of u (..., n_ell)."""
+        peak = self.shape * ((self.shape / self.centre).log() - 1)
+        return peak - self.log_density(u)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
