@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion.blocks import Blocks
 from runtime.priors import FloatArray
+from runtime.run_folder import EFFECTIVE
 
 QUANTILES = (0.16, 0.5, 0.84)
 TRAJECTORY = "trajectory.npy"  # states of one row, which only sample.py --plot-trajectories writes
@@ -22,10 +23,14 @@ class PosteriorDraws:
     Attributes:
         dl: D_ell, float64, shape (n, num_draws, n_ell), uK^2; None where the model has no spectrum.
         parameters: {name: shape (n, num_draws)}; empty where the model has none.
+        effective_draws: Independent draws that they are worth, shape (n,); None without weights.
+        pareto_k: k-hat of their weights, likewise, see `importance`.
     """
 
     dl: FloatArray | None
     parameters: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
+    effective_draws: FloatArray | None = None
+    pareto_k: FloatArray | None = None
 
     @property
     def r(self) -> FloatArray | None:
@@ -33,10 +38,14 @@ class PosteriorDraws:
         return self.parameters.get("r")
 
 
+def _known(values: FloatArray | None) -> FloatArray:
+    assert values is not None
+    return values
+
+
 def known_dl(draws: PosteriorDraws) -> FloatArray:
     """Draws of D_ell of a model that has a spectrum, shape (n, num_draws, n_ell), uK^2."""
-    assert draws.dl is not None
-    return draws.dl
+    return _known(draws.dl)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +94,18 @@ POSTERIOR = (
         ("quantile", "ell"),
         lambda draws: np.quantile(known_dl(draws), QUANTILES, axis=1).swapaxes(0, 1),
         min_draws=7,  # one beyond the 84 % quantile
+    ),
+)
+WEIGHTS = (
+    Output(
+        EFFECTIVE,
+        "posterior effective draws",
+        (),
+        lambda draws: _known(draws.effective_draws),
+        unit="1",
+    ),
+    Output(
+        "pareto_k.npy", "posterior Pareto k", (), lambda draws: _known(draws.pareto_k), unit="1"
     ),
 )
 RECIPE = (Output("denoised.npy", "denoised BB", ("ell",), _first_draw),)
