@@ -10,6 +10,7 @@ from checks.estimates import Reported
 from runtime.run_folder import EFFECTIVE
 
 MAX_K = 0.7  # k-hat up to which weights can be trusted (Vehtari et al. 2024, arXiv:1507.02646)
+SURE_DRAWS = 256  # from which on perfect weights, of any width up to 1, show no larger one
 PARETO_K = "pareto_k.npy"
 
 
@@ -19,6 +20,7 @@ class CorrectionReport(Reported):
 
     Attributes:
         num_skies: Observations.
+        num_draws: Of each.
         median_share: Effective draws over draws, the median over observations.
         least_share: The least of them.
         largest_k: Of k-hat.
@@ -26,6 +28,7 @@ class CorrectionReport(Reported):
     """
 
     num_skies: int
+    num_draws: int
     median_share: float
     least_share: float
     largest_k: float
@@ -37,22 +40,21 @@ class CorrectionReport(Reported):
         if PARETO_K not in arrays:
             return None
         k, draws = arrays[PARETO_K], arrays["posterior_draws.npy"]
-        share = arrays[EFFECTIVE] / draws.shape[1]
-        untrusted = int((k > MAX_K).sum())
-        return cls(len(k), float(np.median(share)), float(share.min()), float(k.max()), untrusted)
+        m = draws.shape[1]
+        share = arrays[EFFECTIVE] / m
+        shares = float(np.median(share)), float(share.min())
+        return cls(len(k), m, *shares, float(k.max()), int((k > MAX_K).sum()))
 
     def lines(self) -> list[str]:
         """In words."""
-        n, most = self.num_skies, f"largest k-hat {self.largest_k:.2f}"
-        found = [f"weights can be trusted for all {n} skies: {most}, needed is {MAX_K} or less"]
+        skies = f"{self.num_untrusted} of {self.num_skies} skies"
+        first = f"k-hat is above {MAX_K} for {skies} (the largest is {self.largest_k:.2f})"
         if self.num_untrusted:
-            found = [
-                f"weights cannot be trusted for {self.num_untrusted} of {n} skies, whose k-hat is "
-                f"above {MAX_K} ({most}): the network misses part of their posteriors; "
-                f"{PARETO_K} says which"
-            ]
+            first += ": their weights cannot be trusted, the network misses part of the posterior"
+            if self.num_draws < SURE_DRAWS:
+                first += f", or {self.num_draws} draws are too few to tell: {SURE_DRAWS} are not"
         return [
-            *found,
+            first,
             f"corrected draws are worth {self.median_share:.0%} as many independent ones, in the "
             f"median over skies, {self.least_share:.0%} at least",
         ]

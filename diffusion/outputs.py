@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 
 from diffusion.blocks import Blocks
 from runtime.priors import FloatArray
 from runtime.run_folder import EFFECTIVE
+from runtime.tables import OF_WEIGHTS
 
 QUANTILES = (0.16, 0.5, 0.84)
 TRAJECTORY = "trajectory.npy"  # states of one row, which only sample.py --plot-trajectories writes
@@ -31,6 +33,22 @@ class PosteriorDraws:
     parameters: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
     effective_draws: FloatArray | None = None
     pareto_k: FloatArray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Draws of all observations of several."""
+
+        def join(arrays: Iterable[FloatArray | None]) -> FloatArray | None:
+            known = [array for array in arrays if array is not None]
+            return np.concatenate(known) if known else None
+
+        names = parts[0].parameters
+        return cls(
+            join(part.dl for part in parts),
+            {name: np.concatenate([part.parameters[name] for part in parts]) for name in names},
+            join(part.effective_draws for part in parts),
+            join(part.pareto_k for part in parts),
+        )
 
     @property
     def r(self) -> FloatArray | None:
@@ -97,16 +115,8 @@ POSTERIOR = (
     ),
 )
 WEIGHTS = (
-    Output(
-        EFFECTIVE,
-        "posterior effective draws",
-        (),
-        lambda draws: _known(draws.effective_draws),
-        unit="1",
-    ),
-    Output(
-        "pareto_k.npy", "posterior Pareto k", (), lambda draws: _known(draws.pareto_k), unit="1"
-    ),
+    Output(EFFECTIVE, OF_WEIGHTS[0], (), lambda draws: _known(draws.effective_draws), unit="1"),
+    Output("pareto_k.npy", OF_WEIGHTS[1], (), lambda draws: _known(draws.pareto_k), unit="1"),
 )
 RECIPE = (Output("denoised.npy", "denoised BB", ("ell",), _first_draw),)
 GENERATED = (Output("generated.npy", "generated BB", ("ell",), _first_draw),)

@@ -26,7 +26,6 @@ from diffusion.outputs import (
     Output,
     PosteriorDraws,
     generated_parameter,
-    known_dl,
     of_parameter,
 )
 from diffusion.solver_settings import SolverSettings
@@ -390,9 +389,4 @@ class Sampler:
 
     def draw_all(self) -> PosteriorDraws:
         """Draws of all observations, in memory."""
-        blocks = [self.block(number).draws for number in range(len(self.blocks))]
-        names = [each.name for each in self.normalizer.parameters]
-        parameters = {k: np.concatenate([block.parameters[k] for block in blocks]) for k in names}
-        if not self.process.architecture.n_ell:
-            return PosteriorDraws(None, parameters)
-        return PosteriorDraws(np.concatenate([known_dl(block) for block in blocks]), parameters)
+        return PosteriorDraws.joined([self.block(k).draws for k in range(len(self.blocks))])
