@@ -128,9 +128,9 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "test_sample.py",
     ),
     "draws of another row": (
-        "diffusion/sampling.py",
-        "torch.arange(rows.start, rows.stop) // blocks.num_draws",
-        "torch.arange(rows.start, rows.stop) % len(y)",
+        "diffusion/blocks.py",
+        "torch.arange(rows.start, rows.stop) // self.num_draws",
+        "torch.arange(rows.start, rows.stop) // self.num_draws * 0",
         "test_sample.py",
     ),
     "EMA off by one": (
