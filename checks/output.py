@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from checks import minimums
+from checks.corrected import CorrectionReport
 from checks.edges import Edges
 from checks.estimates import Reported
 from checks.law import LawDistance, compare_with_law
@@ -90,6 +91,7 @@ class OutputReport(Reported):
         truth: Against the truth, where that is known.
         law: Of generated spectra, where their exact law is known.
         warnings: Where an edge of a prior cuts the posterior of that row; None where none does.
+        correction: Of weighted draws.
     """
 
     r: Summary | None = None
@@ -97,6 +99,7 @@ class OutputReport(Reported):
     truth: TruthReport | None = None
     law: LawDistance | None = None
     warnings: list[str] | None = None
+    correction: CorrectionReport | None = None
 
     FLAT = ("truth", "law")
 
@@ -135,7 +138,10 @@ def measure(arrays: Mapping[str, np.ndarray], row: int, inputs: Inputs) -> Outpu
         if f"{each.name}_draws.npy" in arrays
     }
     warnings = _warnings(arrays, row, prior)
-    report = OutputReport(found.pop("r", None), found or None, warnings=warnings or None)
+    weights = CorrectionReport.of(arrays)
+    report = OutputReport(
+        found.pop("r", None), found or None, warnings=warnings or None, correction=weights
+    )
     if inputs.truth is None or "denoised.npy" not in arrays:
         return report
     pair, denoised = (inputs.observed, inputs.truth), arrays["denoised.npy"]
@@ -171,6 +177,7 @@ def lines(report: OutputReport) -> list[str]:
     for name, summary in (summaries | dict(report.parameters or {})).items():
         found += summary.lines(name)
     found += report.warnings or []
+    found += [] if report.correction is None else report.correction.lines()
     if report.law is not None:
         numbers = {name: getattr(report.law, name) for name in LAW}
         found += [f"{name} {value:.4f}" for name, value in numbers.items() if value is not None]

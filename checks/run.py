@@ -104,7 +104,8 @@ def _names(folder: str) -> list[str]:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
     names = [name for name in (SPECTRUM, DRAWS) if name in present]
     if names != [SPECTRUM]:  # beside a recipe's spectrum there are no draws of its own
-        names += [name for name in present if name.endswith(SUFFIX) and name != DRAWS]
+        others = {DRAWS, run_folder.EFFECTIVE}
+        names += [name for name in present if name.endswith(SUFFIX) and name not in others]
     if not names or names[0] == DRAWS:
         raise InputError(f"{folder}: has neither {SPECTRUM} nor NAME{SUFFIX}; run sample.py again")
     return names

@@ -62,6 +62,12 @@ class Blocks:
         first = block * self.per_block
         return slice(first, min(first + self.per_block, self.num_samples))
 
+    def owners(self, rows: slice) -> torch.Tensor:
+        """Numbers within a block of the observations of some of its rows, shape (n,)."""
+        import torch
+
+        return torch.arange(rows.start, rows.stop) // self.num_draws
+
     def batches(self, block: int) -> Iterator[tuple[int, slice]]:
         """(number, rows) of each batch of a block, the rows a slice of the block's rows."""
         chosen = self.observations(block)

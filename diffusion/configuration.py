@@ -37,6 +37,7 @@ class Configuration:
         chains: Root of the chains that are written for the row that is shown, or None.
         n_ell: Multipoles of the model.
         likelihood: Digest of that which guides draws; None without one.
+        correct: Whether draws are weighted.
     """
 
     solver: SolverSettings
@@ -50,6 +51,7 @@ class Configuration:
     chains: str | None
     n_ell: int
     likelihood: str | None = None
+    correct: bool = False
 
     @classmethod
     def from_arguments(
@@ -66,7 +68,7 @@ class Configuration:
             else 1,
             args.batch_size or default_batch_size(device, trained.architecture.n_dim),
         )
-        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains")
+        names = ("out_dir", "plot_trajectories", "model_checkpoint", "resume", "chains", "correct")
         return cls(
             solver=sample_flags.read(args),
             blocks=blocks,
@@ -94,13 +96,19 @@ class Configuration:
             "device": self.device.type,
         }
         flags |= {} if self.likelihood is None else {"likelihood": self.likelihood}
+        flags |= {"correct": True} if self.correct else {}
         return {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
 
     def sampler(self, trained: Trained, observed: Table | None) -> Sampler:
-        """What draws the rows, on the device."""
+        """What draws the rows, on the device; InputError where --correct does not know a law."""
         values = None if observed is None else observed.values
         shown = self.shown if self.plot_trajectories else None
-        return trained.to(self.device).sampler(self.solver, self.blocks, values, shown)
+        sampler = trained.to(self.device).sampler(self.solver, self.blocks, values, shown)
+        if not self.correct or observed is None:
+            return sampler
+        from diffusion.corrected import correction
+
+        return dataclasses.replace(sampler, correction=correction(trained, observed))
 
 
 def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | None) -> Sampled:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import sde_utils
@@ -137,6 +137,15 @@ class Dynamics:
     def largest_angle(self) -> float:
         """theta at t = 1, the largest at which the velocity is known."""
         return float(angle(self.sde, cpu_time(1)))
+
+    def watched(self, on_step: Callable[[], object]) -> Self:
+        """The same, which calls a function at each evaluation."""
+
+        def velocity_fn(x: Tensor, t: Tensor) -> Tensor:
+            on_step()
+            return self.velocity_fn(x, t)
+
+        return dataclasses.replace(self, velocity_fn=velocity_fn)
 
     def evaluated_at(self, theta: float, after: float) -> float:
         """Angle whose slope a step of one evaluation takes, from theta down to `after`.

@@ -264,7 +264,8 @@ class FreeR(Observations):
         log_p = self.log_p - misfit / 2 + of_q.log_density(q.T).T
         p = log_p.softmax(-1)
         mean = (p * q).sum(-1)
-        std = (p * (q - mean[:, None]) ** 2).sum(-1).sqrt()
+        variance = (p * (q - mean[:, None]) ** 2).sum(-1)
+        std = variance.clamp_min(1e-12).sqrt()  # whose derivative is finite at one value of q alone
         best = log_p.argmax(-1).clamp(1, log_p.shape[1] - 2)[:, None]
         below, here, above = (log_p.gather(1, best + k)[:, 0] for k in (-1, 0, 1))
         bend = (2 * here - below - above).clamp_min(1e-6)

@@ -105,7 +105,9 @@ class Job:
         sampler, blocks = self.sampler, self.sampler.blocks
         rows = blocks.num_draws * blocks.per_block
         cost = sampler.process.cost(min(rows, blocks.batch_size))
-        seconds = cost.seconds * cost.evaluations * len(left) * blocks.batches_per_block
+        n_dim = sampler.process.architecture.n_dim
+        work_of_batch = cost.evaluations + n_dim * self._evaluations_of_weights
+        seconds = cost.seconds * work_of_batch * len(left) * blocks.batches_per_block
         own = len(left[:: processes.world_size()])
         at_once, within = self._shares(own)
         threads = at_once * min(within, blocks.batches_per_block)
@@ -121,11 +123,18 @@ class Job:
         work = (
             f"{blocks.num_samples:,} {kind} x {blocks.num_draws:,} "
             f"draw{'s' * (blocks.num_draws > 1)} in {len(blocks):,} block"
-            f"{'s' * (len(blocks) > 1)}{kept}, {cost.evaluations} network evaluations each: about "
+            f"{'s' * (len(blocks) > 1)}{kept}, {cost.evaluations} network evaluations each"
+            f"{', and weights' * (sampler.correction is not None)}: about "
             f"{console.format_duration(seconds)} on {sampler.process.device} with "
             f"{devices.count_threads(threads)} x {processes.world_size()}"
         )
         resources.announce(work, memory, disk, self.arrays.folder)
+
+    @property
+    def _evaluations_of_weights(self) -> int:
+        """For each batch: each takes about as long as one for each column of the state."""
+        correction = self.sampler.correction
+        return 0 if correction is None else correction.evaluations
 
     def _shares(self, num_blocks: int) -> tuple[int, int]:
         """(blocks that are computed at a time, threads of each)."""
@@ -138,7 +147,7 @@ class Job:
         unwanted, one_at_a_time = threading.Event(), threading.Lock()
         process = dataclasses.replace(self.sampler.process, workers=Workers(within, unwanted))
         sampler = dataclasses.replace(self.sampler, process=process)
-        steps_per_batch = sampler.process.settings.num_steps + 2
+        steps_per_batch = sampler.process.settings.num_steps + 2 + self._evaluations_of_weights
         steps = len(chosen) * sampler.blocks.batches_per_block * steps_per_batch
         bar = console.progress(total=steps, unit="step")
 

@@ -19,6 +19,7 @@ import sde_utils
 from diffusion.dynamics import Dynamics
 
 NUM_STEPS = 5  # of fourth order, four evaluations each: tests/diffusion/test_likelihood.py
+NUM_EVALUATIONS = 1 + 4 * NUM_STEPS  # of which every other comes with a divergence
 
 
 def divergence(
@@ -37,7 +38,9 @@ def divergence(
     return value, total.double()
 
 
-def log_likelihood(dynamics: Dynamics, x: torch.Tensor, num_steps: int = NUM_STEPS) -> torch.Tensor:
+def log_likelihood(
+    dynamics: Dynamics, x: torch.Tensor, num_steps: int = NUM_STEPS, noised: bool = True
+) -> torch.Tensor:
     """log p(x), or log p(x | y), in nats.
 
     Steps up in theta: Kutta's of third order predicts their end, and the Hermite polynomial their
@@ -48,20 +51,23 @@ def log_likelihood(dynamics: Dynamics, x: torch.Tensor, num_steps: int = NUM_STE
         dynamics: SDE, velocity and frame; with y, a row for each of x, closed over.
         x: Normalised rows, shape (n, n_dim).
         num_steps: Steps, of four evaluations each.
+        noised: Whether it is the density of data with noise U_MIN on top; or of what solvers draw,
+            which take the slope at U_MIN down to theta = 0.
 
     Returns:
         float64 tensor of shape (n,).
     """
     times = sde_utils.reverse_times(dynamics.sde, 1, num_steps).flip(0)
     angles = sde_utils.angle(dynamics.sde, times).tolist()
-    n_dim, v = x.shape[1], math.cos(angles[0]) * x
-    xi = dynamics.frame.coordinate(v, angles[0])
-    total = n_dim * math.log(math.cos(angles[0])) - dynamics.frame.log_volume(angles[0], n_dim)
+    n_dim, first = x.shape[1], angles[0] if noised else 0.0
+    xi = dynamics.frame.coordinate(math.cos(first) * x, first)
+    total = n_dim * math.log(math.cos(first)) - dynamics.frame.log_volume(first, n_dim)
 
     def slope_at(theta: float) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda xi: dynamics.slope(xi, theta)
 
     slope, trace = divergence(slope_at(angles[0]), xi)
+    xi, total = xi + (angles[0] - first) * slope, total + (angles[0] - first) * trace
     for here, there in itertools.pairwise(angles):
         h, at_middle = there - here, slope_at((here + there) / 2)
         second = at_middle(xi + h / 2 * slope)

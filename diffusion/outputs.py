@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 
 from diffusion.blocks import Blocks
 from runtime.priors import FloatArray
+from runtime.run_folder import EFFECTIVE
+from runtime.tables import OF_WEIGHTS
 
 QUANTILES = (0.16, 0.5, 0.84)
 TRAJECTORY = "trajectory.npy"  # states of one row, which only sample.py --plot-trajectories writes
@@ -22,10 +25,30 @@ class PosteriorDraws:
     Attributes:
         dl: D_ell, float64, shape (n, num_draws, n_ell), uK^2; None where the model has no spectrum.
         parameters: {name: shape (n, num_draws)}; empty where the model has none.
+        effective_draws: Independent draws that they are worth, shape (n,); None without weights.
+        pareto_k: k-hat of their weights, likewise, see `importance`.
     """
 
     dl: FloatArray | None
     parameters: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
+    effective_draws: FloatArray | None = None
+    pareto_k: FloatArray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Draws of all observations of several."""
+
+        def join(arrays: Iterable[FloatArray | None]) -> FloatArray | None:
+            known = [array for array in arrays if array is not None]
+            return np.concatenate(known) if known else None
+
+        names = parts[0].parameters
+        return cls(
+            join(part.dl for part in parts),
+            {name: np.concatenate([part.parameters[name] for part in parts]) for name in names},
+            join(part.effective_draws for part in parts),
+            join(part.pareto_k for part in parts),
+        )
 
     @property
     def r(self) -> FloatArray | None:
@@ -33,10 +56,14 @@ class PosteriorDraws:
         return self.parameters.get("r")
 
 
+def _known(values: FloatArray | None) -> FloatArray:
+    assert values is not None
+    return values
+
+
 def known_dl(draws: PosteriorDraws) -> FloatArray:
     """Draws of D_ell of a model that has a spectrum, shape (n, num_draws, n_ell), uK^2."""
-    assert draws.dl is not None
-    return draws.dl
+    return _known(draws.dl)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +113,10 @@ POSTERIOR = (
         lambda draws: np.quantile(known_dl(draws), QUANTILES, axis=1).swapaxes(0, 1),
         min_draws=7,  # one beyond the 84 % quantile
     ),
+)
+WEIGHTS = (
+    Output(EFFECTIVE, OF_WEIGHTS[0], (), lambda draws: _known(draws.effective_draws), unit="1"),
+    Output("pareto_k.npy", OF_WEIGHTS[1], (), lambda draws: _known(draws.pareto_k), unit="1"),
 )
 RECIPE = (Output("denoised.npy", "denoised BB", ("ell",), _first_draw),)
 GENERATED = (Output("generated.npy", "generated BB", ("ell",), _first_draw),)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sde_utils
 from diffusion import solvers
 from diffusion.blocks import BATCH_ROWS, GPU_BATCH_ROWS
+from diffusion.importance import MIN_DRAWS
 from diffusion.solver_settings import CORRECTOR_STEP_SIZE, CORRECTOR_STEPS, SolverSettings
 from runtime import chains, cli, formats, processes
 from runtime.columns import TEMPERATURES, UNITS
@@ -25,7 +26,7 @@ NOT_WITH_LOG_LIKELIHOOD = (
     *("num_steps", "num_evaluations"),
     *("corrector_steps", "corrector_step_size", "plot_trajectories", "trajectory_index"),
     *("batch_size", "precision", "seed", "resume", "chains", "maps"),
-    *("likelihood", "noise_file", "r_range"),
+    *("likelihood", "noise_file", "r_range", "correct"),
 )
 
 NPY, SPECTRA = cli.file_argument(".npy"), formats.file_argument
@@ -61,6 +62,14 @@ FILES: Flags = (
             "type": cli.positive_int,
             "help": "conditional checkpoints: posterior draws per observation "
             f"(default: {NUM_DRAWS}; {NUM_DRAWS_OF_ONE} of a single one)",
+        },
+    ),
+    (
+        "--correct",
+        {
+            "action": "store_true",
+            "help": "weigh posterior draws by their exact density over that of the network, draw "
+            "again with these weights, and say for each observation what they are worth",
         },
     ),
     (
@@ -270,6 +279,22 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.t_start and not (args.data_file_noisy or args.maps):
         parser.error("--t-start is for observations; the prior starts at 1")
     _check_solver(parser, args)
+    if args.correct:
+        _check_correct(parser, args)
+
+
+def _check_correct(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Rules between --correct and all others."""
+    if not args.data_file_noisy:
+        parser.error("--correct needs --data-file-noisy, observations whose law is known")
+    if args.method != "ode":
+        parser.error("--correct needs --method ode, whose draws have a density that is known")
+    if args.t_start:
+        parser.error("--t-start does not go with --correct: posterior draws start at 1")
+    if args.precision != "float32":
+        parser.error(f"--precision {args.precision} does not go with --correct: weights are exact")
+    if args.num_draws and args.num_draws < MIN_DRAWS:
+        parser.error(f"--correct needs --num-draws {MIN_DRAWS} or more, to fit weights")
 
 
 def _check_maps(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -346,6 +371,8 @@ def check_model(
                 "--num-draws: the checkpoint is not conditional; train with --cond-file, or give "
                 "the likelihood: --likelihood"
             )
+        if args.correct:
+            parser.error("--correct: the checkpoint draws no posterior; give --likelihood")
         if args.data_file_noisy and trained.joint:
             parser.error(f"{args.model_checkpoint} is a prior of spectra and r: add --likelihood")
     elif not (args.data_file_noisy or args.maps):

@@ -9,22 +9,23 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import sde_utils
 from diffusion import solvers
 from diffusion.blocks import Blocks, batch_seed
-from diffusion.dynamics import Dynamics, Frame
+from diffusion.given import NOTHING, Given, make_dynamics
+from diffusion.importance import Correction, Weights
 from diffusion.outputs import (
     GENERATED,
     POSTERIOR,
     RECIPE,
+    WEIGHTS,
     Output,
     PosteriorDraws,
     generated_parameter,
-    known_dl,
     of_parameter,
 )
 from diffusion.solver_settings import SolverSettings
@@ -38,63 +39,9 @@ from sde_utils import SDE
 if TYPE_CHECKING:
     import torch
 
-    from diffusion.guidance import Guidance, Observations
+    from diffusion.guidance import Guidance
     from diffusion.normalizers import Normalizer, StateNormalizer
     from model import Architecture, GaussianStart
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-    """What rows start from and depend on.
-
-    Attributes:
-        start: Rows to start from, float32, shape (n, n_dim); None starts from the prior.
-        y: Observations that the network takes, normalised, float32, shape (n_obs, n_cond), or None.
-        observations: Those whose likelihood guides it, or None.
-    """
-
-    start: torch.Tensor | None = None
-    y: torch.Tensor | None = None
-    observations: Observations | None = None
-
-    def of(self, rows: slice, owners: torch.Tensor, device: torch.device) -> Self:
-        """Of some rows, each with an observation of its own, on their device.
-
-        Args:
-            rows: Which of those to start from.
-            owners: Numbers of the observations, shape (n,).
-            device: Of the rows.
-        """
-        import torch
-
-        start = None if self.start is None else self.start[rows].to(device)
-        y = None if self.y is None else self.y[owners].to(device)
-        guides = self.observations
-        like = torch.zeros((), device=device)
-        return type(self)(start, y, None if guides is None else guides.rows(owners, like))
-
-
-NOTHING = Given()
-
-
-def make_dynamics(
-    sde: SDE, network: Callable[..., torch.Tensor], gaussian: GaussianStart, given: Given
-) -> Dynamics:
-    """The reverse process of rows: the one place that knows what solvers take of a network.
-
-    Args:
-        sde: The forward process.
-        network: Callable as ScoreNet1D.
-        gaussian: The Gaussian that it starts from.
-        given: What the rows depend on, each row its own.
-    """
-    velocity_fn = sde_utils.make_velocity_fn(network, given.y)
-    if given.observations is None:
-        return Dynamics(sde, velocity_fn, frame=Frame.of(gaussian, given.y))
-    from diffusion.guidance import GuidedVelocity
-
-    guided = GuidedVelocity(sde, velocity_fn, given.observations)
-    return Dynamics(sde, guided, frame=given.observations.frame)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,11 +145,10 @@ class ReverseProcess:
 
         def run(batch: tuple[int, slice]) -> Integrated:
             batch_number, rows = batch
-            owners = torch.arange(rows.start, rows.stop) // blocks.num_draws
             kept = None
             if keep is not None and rows.start <= keep < rows.stop:
                 kept = keep - rows.start
-            own = given.of(rows, owners, self.device)
+            own = given.of(rows, blocks.owners(rows), self.device)
             work = Batch(batch_number, rows.stop - rows.start, own, kept)
             # both contexts belong to the thread
             with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
@@ -215,6 +161,38 @@ class ReverseProcess:
         trajectory = next((p.trajectory for p in parts if p.trajectory is not None), None)
         cost = Cost(evaluations, time.monotonic() - began)
         return Integrated(torch.cat([part.x for part in parts]), cost, trajectory)
+
+    def log_density(
+        self,
+        blocks: Blocks,
+        number: int,
+        given: Given,
+        x: torch.Tensor,
+        on_step: Callable[[], object] | None = None,
+    ) -> torch.Tensor:
+        """log density of draws of a block under the flow, float64, shape (n,), on the CPU.
+
+        Args:
+            blocks: How rows are cut.
+            number: Which of them.
+            given: What its rows depend on.
+            x: Normalised, shape (n, n_dim).
+            on_step: Called at each evaluation of a batch, or None.
+        """
+        import torch
+
+        from diffusion import likelihood
+
+        def run(batch: tuple[int, slice]) -> torch.Tensor:
+            own = given.of(batch[1], blocks.owners(batch[1]), self.device)
+            dynamics = make_dynamics(self.sde, self.network, self.gaussian, own)
+            dynamics = dynamics if on_step is None else dynamics.watched(on_step)
+            with torch.no_grad():
+                rows = x[batch[1]].to(self.device)
+                return likelihood.log_likelihood(dynamics, rows, noised=False).cpu()
+
+        finished = self.workers.finished(run, blocks.batches(number))
+        return torch.cat([part for _, part in sorted(finished, key=lambda each: each[0][0])])
 
     def _integrate(
         self,
@@ -313,6 +291,7 @@ class Sampler:
         observed: D_ell, shape (n, n_cond), uK^2, perhaps on disk; None to generate.
         shown: Observation of whose first draw the states are kept; None for none.
         guidance: The likelihood of observations; None without one.
+        correction: What weighs draws, which are then taken anew; None leaves them as they are.
     """
 
     process: ReverseProcess
@@ -322,16 +301,18 @@ class Sampler:
     observed: np.ndarray | None = None
     shown: int | None = None
     guidance: Guidance | None = None
+    correction: Correction | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The arrays that its draws become."""
         if not self.process.architecture.conditional and self.guidance is None:
-            parameters = (generated_parameter(each.name) for each in self.normalizer.parameters)
-            return (*GENERATED, *parameters) if self.observed is None else RECIPE
+            generated = (generated_parameter(each.name) for each in self.normalizer.parameters)
+            return (*GENERATED, *generated) if self.observed is None else RECIPE
         has_spectra, num_draws = self.process.architecture.n_ell > 0, self.blocks.num_draws
         spectra = [each for each in POSTERIOR if has_spectra and num_draws >= each.min_draws]
-        return (*spectra, *(of_parameter(each.name) for each in self.normalizer.parameters))
+        parameters = [of_parameter(each.name) for each in self.normalizer.parameters]
+        return (*spectra, *parameters, *(WEIGHTS if self.correction is not None else ()))
 
     def block(self, number: int, on_step: Callable[[], object] | None = None) -> DrawnBlock:
         """Draw a block.
@@ -345,6 +326,7 @@ class Sampler:
         """
         import torch
 
+        began, y = time.monotonic(), torch.empty(0)
         chosen, given = self.blocks.observations(number), NOTHING
         if self.observed is not None:
             y = torch.tensor(self.observed[chosen], dtype=torch.float64)
@@ -354,7 +336,31 @@ class Sampler:
         if self.shown is not None and chosen.start <= self.shown < chosen.stop:
             keep = (self.shown - chosen.start) * self.blocks.num_draws
         run = self.process.block(self.blocks, number, given, keep, on_step)
-        return DrawnBlock(self._denormalize(run.x), run.cost, run.trajectory)
+        draws, cost = self._denormalize(run.x), run.cost
+        if self.correction is not None:
+            weights = self._weigh(number, given, run.x, y, on_step)
+            draws = weights.resampled(draws, self.process.settings.seed, chosen.start)
+            cost = dataclasses.replace(cost, seconds=time.monotonic() - began)
+        return DrawnBlock(draws, cost, run.trajectory)
+
+    def _weigh(
+        self,
+        number: int,
+        given: Given,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        on_step: Callable[[], object] | None,
+    ) -> Weights:
+        """Weights of draws x of a block, normalised, of observations y, (n, n_ell), uK^2."""
+        correction, m, process = self.correction, self.blocks.num_draws, self.process
+        assert correction is not None
+        log_q = process.log_density(self.blocks, number, given, x, on_step)
+        if correction.log_signal is not None:
+            log_prior = correction.log_prior(x)
+        else:
+            log_prior = process.log_density(self.blocks, number, NOTHING, x, on_step)
+        log_p = log_prior + correction.log_likelihood(x, y.repeat_interleave(m, 0))
+        return Weights.of((log_p - log_q).reshape(-1, m).numpy())
 
     def _given(self, y: torch.Tensor) -> Given:
         """What observations, float64 tensor (n, n_cond), uK^2, are to the rows of a block."""
@@ -383,9 +389,4 @@ class Sampler:
 
     def draw_all(self) -> PosteriorDraws:
         """Draws of all observations, in memory."""
-        blocks = [self.block(number).draws for number in range(len(self.blocks))]
-        names = [each.name for each in self.normalizer.parameters]
-        parameters = {k: np.concatenate([block.parameters[k] for block in blocks]) for k in names}
-        if not self.process.architecture.n_ell:
-            return PosteriorDraws(None, parameters)
-        return PosteriorDraws(np.concatenate([known_dl(block) for block in blocks]), parameters)
+        return PosteriorDraws.joined([self.block(k).draws for k in range(len(self.blocks))])

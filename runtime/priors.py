@@ -13,7 +13,7 @@ from runtime.jsonfiles import Json, to_json
 
 FloatArray = npt.NDArray[np.float64]
 
-RESERVED_NAMES = ("posterior",)  # of files that are not draws of a parameter
+RESERVED_NAMES = ("posterior", "effective")  # of files that are not draws of a parameter
 
 
 def field_names(cls: type) -> list[str]:

@@ -26,7 +26,7 @@ OUTPUTS = {
     ),
     "sample.py": (
         *("metrics.json", "denoised.npy", "generated.npy", "posterior_*.npy", "*_draws.npy"),
-        *("trajectory.npy", "trajectory.png", "examples.png", *LIKELIHOOD),
+        *("pareto_k.npy", "trajectory.npy", "trajectory.png", "examples.png", *LIKELIHOOD),
         *("observation.npy", "map.png"),
     ),
     "evaluate.py": (
@@ -35,6 +35,7 @@ OUTPUTS = {
         *("r.png", "posterior.png", "getdist.png", "parameters.png"),
     ),
 }
+EFFECTIVE = "effective_draws.npy"  # which are numbers of draws, and no draws
 IDENTITY = "belongs_to"  # key of metrics.json: all that the draws follow from, {flag: value}
 ACCEPTED = "accepted_mismatch"  # key of all outputs of a map that is not what the model knows
 POSTERIOR = "posterior "  # with which the quantity of draws begins, and of what follows from them

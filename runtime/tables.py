@@ -52,7 +52,8 @@ class Table:
 
 SEAL = "sidecar_sha256"
 MODES = "observed modes"  # of masked skies, see sky.masked
-WITHOUT_MULTIPOLES = ("r", "posterior r", MODES)  # quantities of arrays
+OF_WEIGHTS = ("posterior effective draws", "posterior Pareto k")  # of sample.py --correct
+WITHOUT_MULTIPOLES = ("r", "posterior r", MODES, *OF_WEIGHTS)  # quantities of arrays
 THEORY_KEYS = ("dl_signal", *(field.name for field in dataclasses.fields(Contaminants)))
 
 

@@ -128,9 +128,9 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "test_sample.py",
     ),
     "draws of another row": (
-        "diffusion/sampling.py",
-        "torch.arange(rows.start, rows.stop) // blocks.num_draws",
-        "torch.arange(rows.start, rows.stop) % len(y)",
+        "diffusion/blocks.py",
+        "torch.arange(rows.start, rows.stop) // self.num_draws",
+        "torch.arange(rows.start, rows.stop) // self.num_draws * 0",
         "test_sample.py",
     ),
     "EMA off by one": (
@@ -186,6 +186,18 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "total + h / 6 * (trace + 4",
         "total - h / 6 * (trace + 4",
         "diffusion/test_likelihood.py",
+    ),
+    "weights without p(x)": (
+        "diffusion/sampling.py",
+        "log_p = log_prior + correction",
+        "log_p = 0 * log_prior + correction",
+        "diffusion/test_importance.py",
+    ),
+    "weights of all draws turned back": (
+        "diffusion/importance.py",
+        "array_stats.psislw(-log_weights)",
+        "array_stats.psislw(log_weights)",
+        "diffusion/test_importance.py",
     ),
     "probit without its range": (
         "diffusion/normalizers.py",
