@@ -28,10 +28,8 @@ from sde_utils import SDE, VelocityFn, angle, prior_std
 
 NODES = 9  # of a multipole's integral where r is known
 NODES_Q, NODES_U = 5, 4  # of that over q, and of those of multipoles inside of it
-SUPPORT = (
-    2.0,
-    4.0,
-)  # drops of a log density, at 2 and 2.8 sigma, between which trust in a network ends
+# Drops of a log density, at 2 and 2.8 sigma, between which what a network says is let go
+SUPPORT = 2.0, 4.0
 GRID_Q = 32  # values of q at which the posterior of an observation is tabulated
 CHUNK_OBSERVATIONS, CHUNK_ROWS = 1, 256  # whose nodes fit into the cache of a CPU
 
