@@ -130,7 +130,7 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     "draws of another row": (
         "diffusion/sampling.py",
         "torch.arange(rows.start, rows.stop) // blocks.num_draws",
-        "torch.arange(rows.start, rows.stop) % len(y)",
+        "torch.arange(rows.start, rows.stop) % max(1, rows.stop // blocks.num_draws)",
         "test_sample.py",
     ),
     "EMA off by one": (
