@@ -214,8 +214,8 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     "signal and noise for noise": (
         "diffusion/guided.py",
         "law = ObservationLaw(torch.tensor(N),",
-        "law = ObservationLaw(torch.tensor(N + trained.data.prior.dl_signal),",
-        "test_likelihood_flags.py",
+        "law = ObservationLaw(torch.tensor(N) + spectrum.mean.double().exp(),",
+        "diffusion/test_guided.py",
     ),
     "likelihood at a constant noise level": (
         "diffusion/guidance.py",

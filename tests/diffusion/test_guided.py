@@ -72,6 +72,7 @@ def test_the_model_draws_posteriors_and_stays_a_prior_itself():
     prior = model()
     posterior = guided.with_likelihood(prior, LAW)
     assert posterior.draws_posterior and not prior.draws_posterior and prior.guidance is None
+    assert torch.equal(posterior.guidance.law.N, torch.tensor(NOISE))
     assert posterior.guidance.law.F is None and posterior.guidance.signal is None
     y = np.full((3, N_ELL), 1e-5)
     draws = posterior.posterior(y, num_draws=6, num_steps=3, seed=1)
