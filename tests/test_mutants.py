@@ -223,12 +223,6 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "Kernel(centre[part], 1 / math.tan(0.7) ** 2)",
         "diffusion/test_guidance.py",
     ),
-    "likelihood at another noise level": (
-        "diffusion/guidance.py",
-        "centre = x / prior_std(self.sde, t) / math.cos(theta)",
-        "centre = x / prior_std(self.sde, t) / math.cos(0.8 * theta)",
-        "diffusion/test_guidance.py",
-    ),
     "likelihood that counts twice": (
         "diffusion/guided.py",
         "if trained.conditional:",

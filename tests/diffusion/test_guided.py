@@ -64,8 +64,12 @@ REFUSED = {  # what is said: (model, law, range of r)
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_no_likelihood_fits_is_refused(words):
-    with pytest.raises(InputError, match=words):
+    said = "nothing"
+    try:
         guided.with_likelihood(*REFUSED[words])
+    except InputError as error:
+        said = str(error)
+    assert words in said
 
 
 def test_the_model_draws_posteriors_and_stays_a_prior_itself():
