@@ -27,9 +27,10 @@ from diffusion.quadrature import Kernel, Located, along_first, hermite, integrat
 from sde_utils import SDE, VelocityFn, angle, prior_std
 
 NODES = 9  # of a multipole's integral where r is known
-NODES_Q, NODES_U = 5, 4  # of that over q, and of those of multipoles inside of it
+NODES_Q, NODES_U = 5, 6  # of that over q, and of those of multipoles inside of it
 # Drops of a log density, at 2 and 2.8 sigma, between which what a network says is let go
 SUPPORT = 2.0, 4.0
+LEAST_VARIANCE = 1e-8  # of a frame, what rounding leaves of it
 GRID_Q = 32  # values of q at which the posterior of an observation is tabulated
 CHUNK_OBSERVATIONS, CHUNK_ROWS = 1, 256  # whose nodes fit into the cache of a CPU
 
@@ -298,7 +299,7 @@ def _frame(p: Tensor, q: Tensor, given_q: Located) -> Frame:
     rest = (p.sqrt() * (points - mean)).swapaxes(0, 1)
     within = torch.nn.functional.pad((p * given_q.std**2).sum(0), (0, 1))
     variances, modes = torch.linalg.eigh(rest.mT @ rest + torch.diag_embed(within))
-    return Frame(mean, variances, modes)
+    return Frame(mean, variances.clamp_min(LEAST_VARIANCE), modes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -205,6 +205,60 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
         "theta = low + 0.5 * span * torch.special.ndtr(",
         "diffusion/test_normalizers.py",
     ),
+    "likelihood of the wrong sign": (
+        "diffusion/guidance.py",
+        "return velocity - torch.cat(shifts) / math.sin(theta)",
+        "return velocity + torch.cat(shifts) / math.sin(theta)",
+        "diffusion/test_guidance.py",
+    ),
+    "likelihood of normalised logarithms": (
+        "diffusion/guidance.py",
+        "torch.addcmul((log_s + self.mean) / 2, self.std / 2, u).exp()",
+        "torch.addcmul(log_s + 0 * self.mean, 0 * self.std + 0.5, u).exp()",
+        "diffusion/test_guidance.py",
+    ),
+    "likelihood without the mean of the normaliser": (
+        "diffusion/guidance.py",
+        "torch.addcmul((log_s + self.mean) / 2,",
+        "torch.addcmul((log_s + 0 * self.mean) / 2,",
+        "diffusion/test_guidance.py",
+    ),
+    "signal and noise for noise": (
+        "diffusion/guided.py",
+        "law = ObservationLaw(torch.tensor(N),",
+        "law = ObservationLaw(torch.tensor(N) + spectrum.mean.double().exp(),",
+        "diffusion/test_guided.py",
+    ),
+    "likelihood at a constant noise level": (
+        "diffusion/guidance.py",
+        "Kernel(centre[part], 1 / math.tan(theta) ** 2)",
+        "Kernel(centre[part], 1 / math.tan(0.7) ** 2)",
+        "diffusion/test_guidance.py",
+    ),
+    "likelihood that counts twice": (
+        "diffusion/guided.py",
+        "if trained.conditional:",
+        "if False:",
+        "diffusion/test_guided.py",
+    ),
+    "likelihood of another row": (
+        "diffusion/guidance.py",
+        "tensor[owners].to(like)",
+        "tensor[owners.sort().values].to(like)",
+        "diffusion/test_guidance.py",
+    ),
+    "mean of the network that is not kept": (
+        "diffusion/guidance.py",
+        "tilted = kernel.tilted((mean - alone.mean) / alone.variance)",
+        "tilted = kernel.tilted(0 * (mean - alone.mean) / alone.variance)",
+        "diffusion/test_guidance.py",
+    ),
+    "posterior that was not looked at closely": (
+        "diffusion/quadrature.py",
+        "if done >= passes and bool((std > RESOLVED * spacing).all()):",
+        "if done >= passes:",
+        "diffusion/test_quadrature.py",
+    ),
 }
 
 

@@ -212,7 +212,7 @@ def test_chains_need_parameters(pairs, capsys):
 
 
 BAD_JOINT = {
-    "--param-file needs": [*JOINT[:2], *JOINT[4:]],
+    "--param-file needs": JOINT[4:],
     "match row for row": [*JOINT[:3], "data/dl_noisy_r0-0.01.npy"],
     "--cond-file data/dl_train_r0-0.01.npy: holds primordial": [*JOINT[:3], JOINT[1]],
     "not of the same skies": [*JOINT[:3], "data/dl_train_noisy_r0.001.npy"],

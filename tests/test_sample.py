@@ -90,7 +90,8 @@ def test_every_draw_belongs_to_its_own_observation(sde, num_draws, name):
         variances = torch.tensor([0.1, 0.5, 1.0, 2.0])
         gaussian.set(regression * torch.eye(4).roll(1, 0), variances, torch.eye(4).roll(1, 1))
         process = ReverseProcess(sizes, forward, point, gaussian, METHODS[name], cpu)
-        x = torch.cat([process.block(blocks, k, y=rows).x for k, rows in enumerate(chosen)])
+        given = [sampling.Given(y=rows) for rows in chosen]
+        x = torch.cat([process.block(blocks, k, of_block).x for k, of_block in enumerate(given)])
         torch.testing.assert_close(x, expected, atol=1e-3, rtol=0)
     assert (y[:, None] - y).abs().max(2).values.add(9 * torch.eye(10)).min() > 0.1
 
@@ -656,7 +657,7 @@ def test_the_python_interface_refuses_what_does_not_fit(work):
     y = np.load(work / "y_test.npy")[:2]
     joint, prior = (Trained.load(str(work / f"{name}.pth")) for name in ("joint", "prior"))
     for call, words in (
-        (lambda: prior.posterior(y), "not conditional"),
+        (lambda: prior.posterior(y), "no posterior without a likelihood"),
         (lambda: joint.generate(3), "is conditional"),
         (lambda: joint.posterior(y[None]), r"shape \(1, 2, 6\)"),
         (lambda: joint.posterior(y[:0]), "shape"),
