@@ -130,14 +130,14 @@ def check_likelihood(folder, printed):
         assert np.load(f"{name}/trajectory.npy").shape[1] == 1 + 30
 
 
-def test_likelihood(tmp_path, few_answers, capsys):
+def test_likelihood(tmp_path, cached_camb, few_answers, capsys):
     """A few kinds of observations; all of them: test_likelihood_of_all."""
     likelihood.main(["--out-dir", str(tmp_path), *SHRINK])
     check_likelihood(tmp_path, capsys.readouterr().out)
 
 
 @pytest.mark.slow
-def test_likelihood_of_all(tmp_path, capsys):
+def test_likelihood_of_all(tmp_path, cached_camb, capsys):
     likelihood.main(["--out-dir", str(tmp_path), *SHRINK])
     check_likelihood(tmp_path, capsys.readouterr().out)
 
