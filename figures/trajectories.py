@@ -94,5 +94,5 @@ def _draw(axis: "Axes", trajectory: Trajectory, marks: Marks) -> None:
     axis.set(xscale="log", xlabel=r"noise to signal, $\sigma(t)/\alpha(t)$")
     axis.set_xlim(ratios.max() * 1.2, last / ROOM**2)
     ends = np.log10([ratios.max(), last])
-    axis.set_xticks(10.0 ** np.arange(np.floor(ends[0]), np.ceil(ends[1] - 0.01) - 1, -1))
+    axis.set_xticks(10.0 ** np.arange(np.floor(ends[0] + 0.01), np.ceil(ends[1] - 0.01) - 1, -1))
     axis.minorticks_off()
