@@ -2,8 +2,8 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 DEMO = results
 
-.PHONY: demo posterior posterior-foreground own-simulations masked forecast mismatch solvers test test-slow test-mutants \
-    benchmarks compare sbibm clean
+.PHONY: demo posterior posterior-foreground own-simulations masked forecast mismatch solvers \
+    quick likelihood pretrained test test-slow test-mutants benchmarks compare sbibm clean
 
 # torch first and alone: its version decides which build pip takes
 $(VENV)/.installed: requirements.txt
@@ -13,6 +13,9 @@ $(VENV)/.installed: requirements.txt
 	touch $@
 
 # each says more of itself: $(PYTHON) -m studies.demo --help
+quick: $(VENV)/.installed
+	$(PYTHON) -m studies.quick --out-dir $(DEMO)/quick
+
 demo: $(VENV)/.installed
 	$(PYTHON) -m studies.demo --out-dir $(DEMO)/demo
 
@@ -36,6 +39,13 @@ mismatch: $(VENV)/.installed
 
 solvers: $(VENV)/.installed
 	$(PYTHON) -m studies.solvers --out-dir $(DEMO)
+
+likelihood: $(VENV)/.installed
+	$(PYTHON) -m studies.likelihood --out-dir $(DEMO)/likelihood
+
+# pretrained/prior_nside16.pth, made anew
+pretrained: $(VENV)/.installed
+	$(PYTHON) -m studies.pretrained --out-dir $(DEMO)/pretrained
 
 # beside score-models, azula and sbi, which this installs into an environment of its own
 compare: $(VENV)/.installed
@@ -74,6 +84,7 @@ benchmarks: $(VENV)/.installed
 	$(PYTHON) -m benchmarks.contention
 	$(PYTHON) -m benchmarks.machine
 	$(PYTHON) -m benchmarks.scale
+	$(PYTHON) -m benchmarks.likelihood
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -149,13 +149,14 @@ class Step:
     @property
     def command(self) -> list[str]:
         """Words of the command line, paths relative where they lie below this folder."""
-        script = [_relative(ROOT / self.script)]
+        script = [relative(ROOT / self.script)]
         if not self.script.endswith(".py"):
             script = ["-m", self.script]
-        return [_relative(pathlib.Path(sys.executable)), *script, *self.argv]
+        return [relative(pathlib.Path(sys.executable)), *script, *self.argv]
 
 
-def _relative(path: pathlib.Path) -> str:
+def relative(path: pathlib.Path) -> str:
+    """A path, from here where it lies below this folder."""
     here = pathlib.Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

@@ -12,7 +12,17 @@ import torch
 import model
 import sde_utils
 import train
-from benchmarks import cleaning, contention, draws, machine, overhead, quality, report, scale
+from benchmarks import (
+    cleaning,
+    contention,
+    draws,
+    likelihood,
+    machine,
+    overhead,
+    quality,
+    report,
+    scale,
+)
 from diffusion import solvers
 from diffusion.dynamics import Dynamics, Frame
 from runtime import devices, jsonfiles
@@ -31,6 +41,18 @@ def test_draws_runs(monkeypatch, capsys):
     monkeypatch.setattr(draws, "NUM_PAIRS", 10)
     draws.main()
     assert capsys.readouterr().out
+
+
+def test_likelihood_runs(monkeypatch, cached_lensing, capsys):
+    small = {"ROWS": 100, "OBSERVATIONS": 2, "DRAWS": 8, "REPEATS": 1, "BATCH_ROWS": 16}
+    for name, value in small.items():
+        monkeypatch.setattr(likelihood, name, value)
+    written = {}
+    monkeypatch.setattr(report, "write_section", written.__setitem__)
+    likelihood.main([])
+    rows = [line.split("|")[1:-1] for line in written["likelihood"].splitlines()[2:] if "|" in line]
+    assert [row[0].strip() for row in rows[2:]] == list(likelihood.SKIES)
+    assert all(float(cell.replace(",", "")) > 0 for row in rows[2:] for cell in row[1:])
 
 
 def test_cleaning_runs(monkeypatch, capsys):

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from figures import evaluation, spectra, studies, style, training
+from figures import evaluation, spectra, studies, style, training, trajectories
 
 ELL = np.arange(2, 8)
 S = 1e-5 / ELL
@@ -25,7 +25,7 @@ def test_the_palette_tells_runs_apart():
 
 
 def test_an_import_needs_no_matplotlib():
-    modules = "style, spectra, training, evaluation, studies"
+    modules = "style, spectra, training, trajectories, evaluation, studies"
     code = f"import sys\nfrom figures import {modules}\nassert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -118,3 +118,22 @@ def test_a_training():
     levels = {"noise_to_signal": [0.1, 1.0], "network": [0.9, 0.8], "network_error": [0.1, 0.1]}
     left, right = training.training_loss(history, levels | {"linear": [1.0, 1.0]}).axes
     assert "best linear denoiser, held-out rows" in labels(left) and len(labels(right)) == 2
+
+
+def test_trajectories_side_by_side():
+    """Both panels say the same of the observation, and stop where the process does."""
+    ratios = np.array([10.0, 1, 0.01, 0])
+    states = [np.full((4, 2), level) for level in (4.0, -2.0)]
+    without, given = (trajectories.Trajectory(ratios, each) for each in states)
+    band = np.array([[-0.5, -1], [0.5, 1]])
+    marks = trajectories.Marks(np.array([2, 10]), np.array([0.2, 9]), np.array([0.1, 0]), band)
+    left, right = trajectories.side_by_side(without, given, marks).axes
+    assert labels(left) == labels(right)
+    assert labels(left)[:2] == ["$\\ell = 2$", "$\\ell = 10$"]
+    low, high = left.get_ylim()
+    assert low < -2 and high > 9 and right.get_ylim() == (low, high)
+    for axis, level in ((left, 4.0), (right, -2.0)):
+        start, end = axis.get_xlim()
+        assert start > 10 and end < 0.01  # noise falls to the right
+        x, y = axis.get_lines()[0].get_data()
+        assert min(x) == 0.01 and set(y) == {level}

@@ -11,10 +11,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from figures import corner, evaluation, spectra, studies, style, training
+from figures import corner, evaluation, spectra, studies, style, training, trajectories
 
 ROOT = pathlib.Path(__file__).parents[2]
-MODULES = (corner, evaluation, spectra, studies, training)
+MODULES = (corner, evaluation, spectra, studies, training, trajectories)
 SIZES = {  # (skies, draws, multipoles, epochs)
     "plenty": (30, 200, 6, 20),
     "one sky": (1, 200, 6, 20),
@@ -68,6 +68,9 @@ class Drawn:
         label = style.parameter_label("a_$0")
         return corner.corner({"r": corner.Marginal("r", first), "a": corner.Marginal(label, other)})
 
+    def of_draws(self):
+        return corner.of_draws({"r": self.draws[0]}, {"r": (0.0, 0.01)})
+
     def triangle(self):
         return evaluation.triangle(self.r, self.spectrum, 0, r"trained on $\nonsense")
 
@@ -107,6 +110,13 @@ class Drawn:
 
     def trajectory(self):
         return spectra.trajectory(np.array([3.0, 1, 0]), np.ones((3, len(self.ell))), self.ell)
+
+    def side_by_side(self):
+        ratios = np.array([10.0, 1, 0.01, 0])
+        path = trajectories.Trajectory(ratios, np.outer([9.0, 3, 1, 1], self.ell / 2))
+        band = np.array([-0.5 + 0 * self.s, 0.5 + 0 * self.s])
+        marks = trajectories.Marks(self.ell, 3 + 0 * self.s, 0 * self.s, band)
+        return trajectories.side_by_side(path, path, marks)
 
     def forecast(self):
         case = {"instrument": "PICO", "foregrounds": "none", "a_lens": 0.3}

@@ -9,15 +9,19 @@ import pytest
 from benchmarks import quality
 from checks import statistics
 from runtime import drawing
+from runtime.errors import InputError
 from sky import cosmology
 from studies import (
     demo,
     forecast,
     foreground,
+    likelihood,
+    likelihood_results,
     masked,
     mismatch,
     own_simulations,
     posterior,
+    quick,
     runs,
     solvers,
 )
@@ -46,7 +50,7 @@ def run_here(step, threads=None):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def in_this_process(monkeypatch):
     monkeypatch.setattr(cosmology, "lensing_bb", lambda ell, *_: 2.7e-7 * ell * (ell + 1.0))
     monkeypatch.setattr(runs, "start", run_here)
     monkeypatch.setattr(runs, "POLL_SECONDS", 0)
@@ -85,6 +89,75 @@ def test_posterior_and_then_solvers(tmp_path, monkeypatch):
         *("solvers.json", "VE/solvers_prior.json", "VP/solvers_prior.json"),
         *("one_r/solvers_posterior.json", "joint/solvers_posterior.json"),
     }
+
+
+@pytest.fixture
+def few_answers(monkeypatch):
+    """Of each kind of observations one, and one sky of r = 0."""
+    kinds = {each.name: each for each in likelihood.OTHERS}
+    chosen = kinds["noise_11.9"], kinds["r_0.003"], kinds["foreground"]
+    monkeypatch.setattr(likelihood, "OTHERS", chosen)
+    for name in ("RANGES", "NULLS"):
+        monkeypatch.setattr(likelihood, name, getattr(likelihood, name)[:1])
+
+
+def check_likelihood(folder, printed):
+    """Its table says what the reports say, and both trajectories are there."""
+    assert methods(folder / "evaluations" / "side_by_side") == {run.name for run in likelihood.RUNS}
+    text = (folder / "likelihood.md").read_text()
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")][1:]
+    expected = likelihood.rows(str(folder))
+    assert [row[1].strip() for row in rows] == [row.network for row in expected]
+    assert text in printed
+    for row, wanted in zip(rows, expected, strict=True):
+        run, columns = (
+            wanted.measured(),
+            dict(zip(likelihood_results.COLUMNS, row[2:], strict=True)),
+        )
+        known = run.get("excess_percent")
+        excess = columns["excess, %"].split()[0]
+        assert (
+            excess == "–"
+            if known is None
+            else float(excess) == pytest.approx(known["value"], rel=5e-3)
+        )
+        assert ("upper_limit_95" in run.get("r", {})) == (columns["limit"].strip() != "–")
+    null = [row for row in rows if "r = 0:" in row[0]]
+    assert null and all(
+        "(" in row[2 + list(likelihood_results.COLUMNS).index("limit")] for row in null
+    )
+    for name in likelihood_results.trajectory_folders(str(folder)):
+        assert np.load(f"{name}/trajectory.npy").shape[1] == 1 + 30
+
+
+def test_likelihood(tmp_path, cached_camb, few_answers, capsys):
+    """A few kinds of observations; all of them: test_likelihood_of_all."""
+    likelihood.main(["--out-dir", str(tmp_path), *SHRINK])
+    check_likelihood(tmp_path, capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_likelihood_of_all(tmp_path, cached_camb, capsys):
+    likelihood.main(["--out-dir", str(tmp_path), *SHRINK])
+    check_likelihood(tmp_path, capsys.readouterr().out)
+
+
+def test_a_report_without_the_run_is_one_line(tmp_path):
+    (tmp_path / "report.json").write_text('{"runs": {"other": {}}}')
+    row = likelihood_results.Row("r = 0", "VE", str(tmp_path), "runs/ve")
+    with pytest.raises(InputError, match="has no run runs/ve"):
+        row.measured()
+
+
+def test_quick(tmp_path, capsys):
+    """What a user's own text files are: columns that say what they hold, and the line of r."""
+    quick.main(["--out-dir", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "row 0: r = 0.00" in printed and "68 % credible" in printed
+    for name, column in ((quick.SPECTRUM, "DL_BB[uK2]"), (quick.NOISE, "N_ell[uK2]")):
+        text = (tmp_path / name).read_text()
+        assert text.splitlines()[0] == f"# ell {column}" and len(text.splitlines()) == 1 + 30
+    assert np.load(tmp_path / "r_draws.npy").shape == (1, 1000)
 
 
 def test_foreground(tmp_path):
