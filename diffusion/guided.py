@@ -21,6 +21,7 @@ from runtime.tables import Table
 
 CONDITIONAL = "train a conditional model on such observations: train.py --cond-file"
 OTHER_R = 30.0
+BRIGHTEST = 200.0  # foreground over other contaminants, in power, see observation_law
 EXPECTED_ROWS = 4000  # observations that are simulated to know how far they reach
 
 
@@ -76,6 +77,12 @@ def with_likelihood(
             f"--likelihood: there is no noise or lensing at ell = {ell}, where the observation is "
             "the truth; give an N_ell above 0"
         )
+    if F is not None and (F > BRIGHTEST * N).any():
+        ell = 2 + int(np.argmax(F / N))
+        raise InputError(
+            f"--likelihood: the foreground at ell = {ell} is {(F / N).max():.3g} times the rest, and "
+            f"the angle between it and the signal is resolved up to {BRIGHTEST:g}; clean it first"
+        )
     spectrum, signal = trained.normalizer.spectrum, None
     if spectrum.skewness is None:
         raise InputError(
@@ -128,7 +135,8 @@ def _prior(trained: Trained, r_range: tuple[float, float] | None) -> Prior:
             f"--r-range: the checkpoint knows the signal from r = {low:g} to {high:g}; give a "
             "range inside, or train on a wider one"
         )
-    return dataclasses.replace(prior, parameters=(Parameter("r", *r_range),))
+    mean_dl = prior.signal_template(np.linspace(*r_range, 1001)).mean(0)
+    return dataclasses.replace(prior, parameters=(Parameter("r", *r_range),), mean_dl=mean_dl)
 
 
 def expected(trained: Trained, seed: int = 0) -> FloatArray:

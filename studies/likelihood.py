@@ -93,7 +93,7 @@ RUNS = (
     Drawn("VE_100k", "VE, 100,000 rows, `ode`", "VE_100k", (*ODE, *LIKELIHOOD)),
     Drawn("VP_100k", "VP, 100,000 rows, `ode`", "VP_100k", (*ODE, *LIKELIHOOD)),
 )
-STEPS = {"sde": 200, "pc": 100}  # of the methods that take many
+STEPS = {"sde": 100, "pc": 50}  # of the methods that take many
 LEAST_STEPS = 30  # in a try-out: with 10 and fewer draws with a likelihood diverge
 
 OTHERS = (
@@ -110,6 +110,7 @@ OTHERS = (
         ("--foregrounds", "d1", "s1", "--foreground-scale", "0.001", "--noise-uk-arcmin", "1"),
     ),
 )
+CORRECTED = Given("corrected", "the same, 500 skies", bare(1))
 TRAINED_ONCE = ("VE_100k", "VP_100k")  # the networks that answer them
 RANGES = tuple(
     Given(
@@ -176,10 +177,26 @@ def side_by_side(out_dir: str, sizes: Sizes) -> list[Step]:
     return [*steps, runs.evaluate("--runs", folders, files.evaluated, into)]
 
 
-def answers(out_dir: str, given: Given, models: tuple[str, ...], sizes: Sizes) -> list[Step]:
+def corrected(out_dir: str, sizes: Sizes) -> list[Step]:
+    """Draws of fewer skies by the network of fewer rows, as they are and with exact weights."""
+    files = Files(f"{out_dir}/observed/{CORRECTED.name}", CORRECTED.r)
+    first, *others = answers(out_dir, CORRECTED, ("VE_10k",), sizes, num_test=500)
+    folder = f"{out_dir}/runs/{CORRECTED.name}_weighted"
+    model = ("--model-checkpoint", f"{out_dir}/VE_10k.pth")
+    draws = sizes.draws(64)
+    weighted = runs.sample(
+        files.tested, model, ODE, LIKELIHOOD, "--correct", draws, "--out-dir", folder
+    )
+    both = (f"{out_dir}/runs/{CORRECTED.name}_VE_10k", folder)
+    into = ("--out-dir", f"{out_dir}/evaluations/{CORRECTED.name}")
+    return [first, others[0], weighted, runs.evaluate("--runs", both, files.evaluated, into)]
+
+
+def answers(
+    out_dir: str, given: Given, models: tuple[str, ...], sizes: Sizes, num_test: int = 2000
+) -> list[Step]:
     """Other observations, what networks that were not trained for them say, its evaluation."""
     files = Files(f"{out_dir}/observed/{given.name}", given.r)
-    num_test = 1000 if "joint" in models else 2000
     folders = tuple(f"{out_dir}/runs/{given.name}_{model}" for model in models)
     small = sizes.skies(FEW_ROWS, num_test)
     tested = files.observed if given.r == NULL else files.tested
@@ -218,8 +235,13 @@ def steps(out_dir: str, sizes: Sizes) -> list[Step]:
         *trainings(out_dir, sizes),
         *side_by_side(out_dir, sizes),
         *trajectories(out_dir, sizes),
+        *corrected(out_dir, sizes),
         *(step for each in OTHERS for step in answers(out_dir, each, TRAINED_ONCE, sizes)),
-        *(step for each in (*RANGES, *NULLS) for step in answers(out_dir, each, ("joint",), sizes)),
+        *(
+            step
+            for each in (*RANGES, *NULLS)
+            for step in answers(out_dir, each, ("joint",), sizes, num_test=1000)
+        ),
     ]
 
 
@@ -233,6 +255,8 @@ def rows(out_dir: str) -> list[likelihood_results.Row]:
     first = "r = 0.001, 1 µK-arcmin"
     return [
         *(row(first, run.words, "side_by_side", run.name) for run in RUNS),
+        row(CORRECTED.words, "VE, 10,000 rows", CORRECTED.name, f"{CORRECTED.name}_VE_10k"),
+        row(CORRECTED.words, "the same, `--correct`", CORRECTED.name, f"{CORRECTED.name}_weighted"),
         *(
             row(each.words, model.replace("_100k", ""), each.name, f"{each.name}_{model}")
             for each in OTHERS
