@@ -266,7 +266,7 @@ def write_report(
         drawing.write_figure(paths["trajectory.png"], figure)
     warning = report.get(run_folder.ACCEPTED, "")
     write_chains(arrays, config, inputs.trained_on.prior, warning)
-    return output.lines(measured)
+    return output.lines(measured, inputs)
 
 
 def write_chains(

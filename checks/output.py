@@ -17,6 +17,10 @@ from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Record
 from runtime.tables import Table
 
+RECIPE_ADVICE = (
+    "This is the published recipe; with --likelihood the same checkpoint draws the posterior of "
+    "the observation."
+)
 LAW = ("ks_mean", "ks_low", "skewness_error")  # what is printed of a distance from the law
 
 
@@ -161,8 +165,8 @@ def _warnings(arrays: Mapping[str, np.ndarray], row: int, prior: Prior) -> list[
     return found
 
 
-def lines(report: OutputReport) -> list[str]:
-    """A report as short lines."""
+def lines(report: OutputReport, inputs: Inputs) -> list[str]:
+    """A report on the outputs of a reverse process, and what it started from, as short lines."""
     found = []
     if report.truth is not None:
         for name, errors in report.truth.mse.items():
@@ -186,4 +190,6 @@ def lines(report: OutputReport) -> list[str]:
             found.append(minimums.too_few(report.law.ks_rows, minimums.ROWS[what], what))
     if report.truth is not None:
         found.append(report.truth.verdict)
+    if inputs.observed is not None and inputs.normalize is not None:
+        found.append(RECIPE_ADVICE)
     return found

@@ -78,10 +78,10 @@ def with_likelihood(
             "the truth; give an N_ell above 0"
         )
     if F is not None and (F > BRIGHTEST * N).any():
-        ell = 2 + int(np.argmax(F / N))
+        ell, ratio = 2 + int(np.argmax(F / N)), (F / N).max()
         raise InputError(
-            f"--likelihood: the foreground at ell = {ell} is {(F / N).max():.3g} times the rest, and "
-            f"the angle between it and the signal is resolved up to {BRIGHTEST:g}; clean it first"
+            f"--likelihood: the foreground at ell = {ell} is {ratio:.3g} times the rest; its angle "
+            f"to the signal is resolved up to {BRIGHTEST:g}: clean it first"
         )
     spectrum, signal = trained.normalizer.spectrum, None
     if spectrum.skewness is None:

@@ -1,6 +1,7 @@
 """with_likelihood: which models and laws it takes, and what becomes of them."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,7 +116,8 @@ def test_observations_that_are_expected_are_those_of_the_simulation(parameters):
     assert y.shape == (guided.EXPECTED_ROWS, N_ELL)
     u = known.shape.rvs(y.shape, rng)
     r = rng.uniform(0, 0.01, (len(y), 1))
-    S = 1e-2 * r if parameters else 1e-5
+    other = np.exp(rng.uniform(-1, 1, (len(y), 1)) * math.log(guided.OTHER_R))
+    S = 1e-2 * r if parameters else 1e-5 * other
     x = S * np.exp(0.5 * u)
     simulated = NOISE / NU * rng.noncentral_chisquare(NU, NU * x / NOISE)
     for i in range(N_ELL):
