@@ -183,18 +183,15 @@ def _against_exact(
     deviation = (moments.mean - exact_mean) / exact_std
     # what the mean of m draws scatters by itself is no error of the method
     excess = Estimate.mean(deviation**2 - (moments.std / exact_std) ** 2 / draws.shape[1])
-    root = np.sqrt(max(excess.value, 0))
-    rms = Estimate(float(root), excess.error / max(2 * root, 1e-9))
     pit = given_map = None
     if exact.information is None:
         pit = PitDistance.of_parameter(of_r.cdf(draws))
     else:
-        rms = excess.root()
         given_map = RAgainstMap.of(draws, moments.truth, of_r, exact.information)
     return AgainstExact(
         exact_bias_truth=Estimate.mean((exact_mean - moments.truth) / exact_std),
         bias=Estimate.mean(deviation),
-        rms_deviation=rms,
+        rms_deviation=excess.root(),
         width_ratio=width_ratio(draws, of_r),
         pit_ks=pit,
         map=given_map,
