@@ -15,7 +15,8 @@ from torch import Tensor
 
 from runtime.priors import FloatArray, SignalTemplate
 
-LEAST_COSINES = 12  # nodes of the average over them: up to eight times as many where it matters
+# Nodes of an average over the angle, and up to which sqrt(nu F y) / N they are within 0.2 %
+COSINES = {3: 0.35, 4: 0.6, 6: 1.2, 8: 1.8, 12: 2.5, 24: 5.0, 48: 10.0, 96: math.inf}
 SKEWNESS_VARIANCE = 15.0  # of the skewness of one row, at ell = 2, where it is largest
 SHAPES = 0.05, 1e3  # of log-gamma laws: far more skewed than spectra, and as good as Gaussian
 
@@ -137,18 +138,20 @@ class ObservationLaw:
             return _log_noncentral(root_y, root_x, self.N, nu)
         ratio = (nu * self.F).sqrt() * root_y / self.N
         most = ratio.reshape(-1, len(self.N)).amax(0)
-        needed = LEAST_COSINES * 2 ** (most / 3).log2().clamp(0, 3).ceil()
-        parts = []
-        for num in needed.unique().tolist():  # few at high ell, where a foreground is a small part
-            chosen = (needed == num).nonzero()[:, 0]
+        rule = torch.bucketize(most, torch.tensor(list(COSINES.values())).to(most))
+        parts, places = [], []
+        for k, num in enumerate(COSINES):  # few at high ell, where a foreground is a small part
+            chosen = (rule == k).nonzero()[:, 0]
+            if not len(chosen):
+                continue
+            places.append(chosen)
             cosines, log_weights = (
-                part[:, chosen].to(root_x) for part in _cosines(len(self.N), int(num))
+                part[:, chosen].to(root_x) for part in _cosines(len(self.N), num)
             )
             given = root_y[..., chosen], root_x[..., chosen]
             law = self.N[chosen], self.F[chosen], nu[chosen]
             parts.append(_log_average(given, law, (cosines, log_weights)))
-        order = torch.cat([(needed == num).nonzero()[:, 0] for num in needed.unique().tolist()])
-        return torch.cat(parts, -1)[..., order.argsort()]
+        return torch.cat(parts, -1)[..., torch.cat(places).argsort()]
 
 
 def _log_average(

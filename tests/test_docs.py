@@ -48,7 +48,7 @@ def test_commands_are_found():
     assert scripts == [
         *("data_generation", "train", "sample", "evaluate"),
         *("data_generation", "train", "sample"),
-        *("data_generation", "train", "sample"),
+        *("data_generation", "train", "sample", "sample", "sample"),
         *("sample", "train", "sample", "evaluate"),
     ]
 
