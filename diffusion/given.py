@@ -51,6 +51,23 @@ class Given:
 NOTHING = Given()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows that are integrated together, on their device.
+
+    Attributes:
+        number: Sets its random numbers.
+        size: Number of rows n.
+        given: What they start from and depend on.
+        keep: Row whose states are kept, or None.
+    """
+
+    number: int
+    size: int
+    given: Given = NOTHING
+    keep: int | None = None
+
+
 def make_dynamics(
     sde: SDE, network: Callable[..., torch.Tensor], gaussian: GaussianStart, given: Given
 ) -> Dynamics:

@@ -58,6 +58,14 @@ class Guidance:
         parts = self.law.to(like), self.shape.to(like), self.mean.to(like), self.std.to(like)
         return type(self)(*parts, signal)
 
+    def num_bytes(self, rows: int) -> int:
+        """Bound on what it takes of memory for a batch of rows on a CPU, as measured."""
+        n_ell = len(self.mean)
+        nodes, tables = NODES * n_ell, 4 * n_ell
+        if self.signal is not None:
+            nodes, tables = NODES_Q * NODES_U * n_ell, (2 * GRID_Q + n_ell) * n_ell
+        return 4 * (2 * rows * tables + 24 * CHUNK_ROWS * nodes)
+
     def digest(self) -> str:
         """SHA-256 of all that it depends on."""
         law, signal = self.law, self.signal
@@ -324,8 +332,9 @@ class GuidedVelocity:
         centre = x / prior_std(self.sde, t) / math.cos(theta)
         step = CHUNK_ROWS if x.device.type == "cpu" else len(x)
         shifts = []
-        for first in range(0, len(x), step):
-            part = slice(first, first + step)
-            kernel = Kernel(centre[part], 1 / math.tan(theta) ** 2)
-            shifts.append(self.observations.part(part).shift(kernel, mean[part]))
+        with torch.autocast(x.device.type, enabled=False):  # a lower precision is the network's
+            for first in range(0, len(x), step):
+                part = slice(first, first + step)
+                kernel = Kernel(centre[part], 1 / math.tan(theta) ** 2)
+                shifts.append(self.observations.part(part).shift(kernel, mean[part]))
         return velocity - torch.cat(shifts) / math.sin(theta)

@@ -104,7 +104,7 @@ class Job:
         """One line on stderr: how long and how large the work is."""
         sampler, blocks = self.sampler, self.sampler.blocks
         rows = blocks.num_draws * blocks.per_block
-        cost = sampler.process.cost(min(rows, blocks.batch_size))
+        cost = sampler.cost(min(rows, blocks.batch_size))
         n_dim = sampler.process.architecture.n_dim
         work_of_batch = cost.evaluations + n_dim * self._evaluations_of_weights
         seconds = cost.seconds * work_of_batch * len(left) * blocks.batches_per_block
@@ -117,6 +117,8 @@ class Job:
         sizes = sampler.process.architecture
         memory += at_once * 8 * 8 * rows * sizes.n_dim
         memory += (threads - 1) * network_bytes(sizes, min(rows, blocks.batch_size))
+        if sampler.guidance is not None:
+            memory += threads * sampler.guidance.num_bytes(min(rows, blocks.batch_size))
         disk = sum(map(self.arrays.size, self.arrays.shapes))
         kept = f" ({len(blocks) - len(left):,} are there)" if len(left) < len(blocks) else ""
         kind = "spectra" if sampler.observed is None else "observations"

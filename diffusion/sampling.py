@@ -16,7 +16,7 @@ import numpy as np
 import sde_utils
 from diffusion import solvers
 from diffusion.blocks import Blocks, batch_seed
-from diffusion.given import NOTHING, Given, make_dynamics
+from diffusion.given import NOTHING, Batch, Given, make_dynamics
 from diffusion.importance import Correction, Weights
 from diffusion.outputs import (
     GENERATED,
@@ -42,23 +42,6 @@ if TYPE_CHECKING:
     from diffusion.guidance import Guidance
     from diffusion.normalizers import Normalizer, StateNormalizer
     from model import Architecture, GaussianStart
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Batch:
-    """Rows that are integrated together, on their device.
-
-    Attributes:
-        number: Sets its random numbers.
-        size: Number of rows n.
-        given: What they start from and depend on.
-        keep: Row whose states are kept, or None.
-    """
-
-    number: int
-    size: int
-    given: Given = NOTHING
-    keep: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,28 +207,30 @@ class ReverseProcess:
         """Velocity of Gaussian data of unit variance: exact, and known at once."""
         return 0 * x
 
-    def cost(self, rows: int) -> Cost:
-        """Network evaluations of a batch, and the seconds that one of them takes.
+    def cost(self, rows: int, given: Given = NOTHING) -> Cost:
+        """Evaluations of the velocity for a batch, and the seconds that one of them takes.
 
         The evaluations are counted on a row of a Gaussian, whose velocity is exact; one evaluation
-        of the network on a full batch is timed.
+        on a full batch is timed.
 
         Args:
             rows: Rows of a batch.
+            given: Whose likelihood guides them, where one does.
         """
         import torch
 
-        x, y = torch.zeros(rows, self.architecture.n_dim, device=self.device), None
-        work = Batch(0, 1, Given(start=x[:1]))
+        x, work = torch.zeros(rows, self.architecture.n_dim, device=self.device), Batch(0, 1)
         if self.architecture.conditional:
             y = torch.zeros(rows, self.architecture.n_cond, device=self.device)
-            work = Batch(0, 1, Given(y=y[:1]))
-        given = {} if y is None else {"y": y}
+            given, work = Given(y=y), Batch(0, 1, Given(y=y[:1]))
+        elif given.observations is None:
+            work = Batch(0, 1, Given(start=x[:1]))
+        velocity_fn = make_dynamics(self.sde, self.network, self.gaussian, given).velocity_fn
         with torch.no_grad(), devices.autocast(self.device, self.settings.precision):
             evaluations = self._integrate(self._gaussian, work).cost.evaluations
             for _ in range(2):  # the first one warms up
                 began = time.monotonic()
-                float(self.network(x, self.t_start, **given)[0, 0])  # waits for a GPU
+                float(velocity_fn(x, sde_utils.cpu_time(self.settings.t_start))[0, 0])
         return Cost(evaluations, time.monotonic() - began)
 
     def record(self) -> Json:
@@ -313,6 +298,19 @@ class Sampler:
         spectra = [each for each in POSTERIOR if has_spectra and num_draws >= each.min_draws]
         parameters = [of_parameter(each.name) for each in self.normalizer.parameters]
         return (*spectra, *parameters, *(WEIGHTS if self.correction is not None else ()))
+
+    def cost(self, rows: int) -> Cost:
+        """As that of the process, with what a likelihood takes of a batch of so many rows."""
+        import torch
+
+        if self.guidance is None or self.observed is None:
+            return self.process.cost(rows)
+        began = time.monotonic()
+        given = self._given(torch.tensor(self.observed[:1], dtype=torch.float64))
+        seconds = (time.monotonic() - began) * rows / self.blocks.num_draws
+        owners = torch.zeros(rows, dtype=torch.long)
+        cost = self.process.cost(rows, given.of(slice(0), owners, self.process.device))
+        return Cost(cost.evaluations, cost.seconds + seconds / cost.evaluations)
 
     def block(self, number: int, on_step: Callable[[], object] | None = None) -> DrawnBlock:
         """Draw a block.
