@@ -14,6 +14,7 @@ from diffusion.observation_law import LogGamma, ObservationLaw, Signal
 from diffusion.reach import Observed, Reach
 from diffusion.reach import check as check_reach
 from diffusion.trained import Trained
+from runtime import console
 from runtime.errors import InputError
 from runtime.priors import FloatArray, Parameter, Prior
 from runtime.records import Contaminants
@@ -21,6 +22,7 @@ from runtime.tables import Table
 
 CONDITIONAL = "train a conditional model on such observations: train.py --cond-file"
 OTHER_R = 30.0
+CORRELATED = 0.1  # of multipoles, from which on it is said
 BRIGHTEST = 200.0  # foreground over other contaminants, in power, see observation_law
 EXPECTED_ROWS = 4000  # observations that are simulated to know how far they reach
 
@@ -50,6 +52,13 @@ def from_arguments(
     elif not observed.record.known:
         raise InputError(f"{observed.path}: has no record; say what its noise is: --noise-file")
     trained = with_likelihood(trained, contaminants, args.r_range)
+    correlation = largest_correlation(trained)
+    if correlation > CORRELATED and not args.correct:
+        console.info(
+            f"--likelihood: multipoles of the training rows are correlated by up to "
+            f"{correlation:.2f}, and it enters each on its own: add --correct, whose k-hat says "
+            "whether that is enough, or train a conditional model"
+        )
     check_observed(trained, observed, args.allow_outliers)
     return trained
 
@@ -137,6 +146,15 @@ def _prior(trained: Trained, r_range: tuple[float, float] | None) -> Prior:
         )
     mean_dl = prior.signal_template(np.linspace(*r_range, 1001)).mean(0)
     return dataclasses.replace(prior, parameters=(Parameter("r", *r_range),), mean_dl=mean_dl)
+
+
+def largest_correlation(trained: Trained) -> float:
+    """Of two columns of the training rows, as the Gaussian says that the network starts from."""
+    start = trained.network.start
+    covariance = (start.modes * start.variances) @ start.modes.T
+    std = covariance.diagonal().sqrt()
+    correlation = covariance / (std * std[:, None]) - torch.eye(len(std), device=std.device)
+    return float(correlation.abs().max())
 
 
 def expected(trained: Trained, seed: int = 0) -> FloatArray:

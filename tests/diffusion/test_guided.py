@@ -154,3 +154,23 @@ def test_a_record_or_a_file_says_what_the_noise_is():
         guided.from_arguments(args, trained, bare, read)
     with pytest.raises(InputError, match="--noise-file: the record of y.npy has it"):
         guided.from_arguments(of_file, trained, named, read)
+
+
+def test_correlations_of_training_rows_are_said(capsys):
+    """Of 0.6 between two multipoles; of none nothing, and nothing where weights are asked for."""
+    covariance = torch.eye(N_ELL)
+    covariance[0, 1] = covariance[1, 0] = 0.6
+    variances, modes = torch.linalg.eigh(covariance)
+    own = Table.of("y.npy", np.full((1, N_ELL), 2e-5), Record(unit="uK^2", contaminants=LAW))
+    said = {}
+    for name in ("independent", "correlated", "weighed"):
+        trained = model()
+        if name != "independent":
+            trained.network.start.set(torch.zeros(0, N_ELL), variances, modes)
+        flags = SimpleNamespace(
+            noise_file=None, r_range=None, allow_outliers=True, correct=name == "weighed"
+        )
+        guided.from_arguments(flags, trained, own, read_contaminants=None)
+        said[name] = capsys.readouterr().err
+    assert "correlated by up to 0.60" in said["correlated"] and "--correct" in said["correlated"]
+    assert "correlated" not in said["independent"] + said["weighed"]
