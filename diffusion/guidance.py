@@ -31,6 +31,8 @@ NODES_Q, NODES_U = 5, 6  # of that over q, and of those of multipoles inside of 
 # Drops of a log density, at 2 and 2.8 sigma, between which what a network says is let go
 SUPPORT = 2.0, 4.0
 LEAST_VARIANCE = 1e-8  # of a frame, what rounding leaves of it
+# Normalised x_0 and noise z that no row reaches: steps that are too long do, and overflow there
+FARTHEST = 20.0, 10.0
 GRID_Q = 32  # values of q at which the posterior of an observation is tabulated
 CHUNK_OBSERVATIONS, CHUNK_ROWS = 1, 256  # whose nodes fit into the cache of a CPU
 
@@ -329,7 +331,8 @@ class GuidedVelocity:
         theta = float(angle(self.sde, t))
         velocity = self.velocity_fn(x, t)
         mean = sde_utils.denoise(self.sde, x, t, velocity)
-        centre = x / prior_std(self.sde, t) / math.cos(theta)
+        farthest = FARTHEST[0] + FARTHEST[1] * math.tan(theta)
+        centre = (x / prior_std(self.sde, t) / math.cos(theta)).clamp(-farthest, farthest)
         step = CHUNK_ROWS if x.device.type == "cpu" else len(x)
         shifts = []
         with torch.autocast(x.device.type, enabled=False):  # a lower precision is the network's

@@ -15,6 +15,7 @@ from scipy import special
 from torch import Tensor
 
 MAX_PASSES = 16  # of `locate`: down to widths of 1e-9
+LEAST_VARIANCE = 1e-6  # over that of the rule's Gaussian: what float32 cannot tell from 0
 RESOLVED = 0.75  # widths in units of the spacing from which on a sum gives them to 3e-4
 
 
@@ -127,4 +128,6 @@ def integrate(
     mean = first / total
     log_integral = total.log() + most + s.log() - spread.log() / 2
     log_integral = log_integral - (kernel.centre - m) ** 2 / (2 * spread)
-    return Integrals(centre + width * mean, (second / total - mean**2) / precision, log_integral)
+    # far from where f is, one node has it all, and rounding leaves less than nothing
+    variance = (second / total - mean**2).clamp_min(LEAST_VARIANCE) / precision
+    return Integrals(centre + width * mean, variance, log_integral)

@@ -280,6 +280,26 @@ def test_a_hundred_stochastic_steps_draw_it_as_well():
     assert max(found) < floor(1000) + 0.02
 
 
+@pytest.mark.parametrize("method", ["sde", "pc"])
+@pytest.mark.parametrize("steps", [3, 5, 10])
+def test_a_few_stochastic_steps_stay_finite(steps, method):
+    """They overshoot to where no row is, and a rule in float32 has nothing to weigh there."""
+    known = guidance(1.0, 0.5)
+    _, y = observe(1.0, 0.5, 8)
+    assert draw(sde_utils.VESDE(), known, y, 16, method, steps).isfinite().all()
+
+
+def test_rows_that_overshot_have_a_finite_shift():
+    known = guidance(1.0, 0.5)
+    _, y = observe(1.0, 0.5, 8)
+    rows = known.given(torch.tensor(y)).rows(torch.arange(8), torch.zeros(1))
+    sde = sde_utils.VESDE()
+    guided = GuidedVelocity(sde, lambda x, t: 0 * x, rows)
+    for u in (0.05, 1.5, 9.0):
+        x = torch.linspace(-3e3, 3e3, 8)[:, None].expand(-1, N_ELL)
+        assert guided(x, sde.time(sde_utils.cpu_time(u))).isfinite().all()
+
+
 @pytest.mark.parametrize("N", [1e-4, 2e-5, 1e-6])
 def test_ten_steps_draw_r(N):
     """PIT of r uniform, also where the noise is a fiftieth of the signal; and spectra belong."""
