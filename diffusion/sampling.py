@@ -289,9 +289,14 @@ class Sampler:
     correction: Correction | None = None
 
     @property
+    def draws_posteriors(self) -> bool:
+        """Whether its draws are of posteriors, which start from the prior of the SDE."""
+        return self.process.architecture.conditional or self.guidance is not None
+
+    @property
     def outputs(self) -> tuple[Output, ...]:
         """The arrays that its draws become."""
-        if not self.process.architecture.conditional and self.guidance is None:
+        if not self.draws_posteriors:
             generated = (generated_parameter(each.name) for each in self.normalizer.parameters)
             return (*GENERATED, *generated) if self.observed is None else RECIPE
         has_spectra, num_draws = self.process.architecture.n_ell > 0, self.blocks.num_draws
@@ -375,10 +380,13 @@ class Sampler:
         dl, theta = self.normalizer.denormalize(x)
         diverged = int((~torch.cat([dl, theta], 1).isfinite().all(1)).sum())
         if diverged:
+            method, cause, advice = self.process.settings.method, "", ""
+            if self.observed is not None and not self.draws_posteriors:
+                cause, advice = "started too far from the prior, or ", "a smaller --t-start, "
+            advice += "more --num-steps" + ("" if method == "sde" else " or --method sde")
             raise DivergedError(
-                f"--method {self.process.settings.method}: {diverged} of {len(dl)} draws "
-                "diverged: the reverse process started too far from the prior, or took too few "
-                "steps; try a smaller --t-start, more --num-steps or --method sde"
+                f"--method {method}: {diverged} of {len(dl)} draws diverged: the reverse process "
+                f"{cause}took too few steps; try {advice}"
             )
         m, n_ell = self.blocks.num_draws, dl.shape[1]
         columns = zip(self.normalizer.parameters, theta.T, strict=True)

@@ -210,3 +210,14 @@ def test_the_checkpoint_of_a_prior_knows_its_shape(work):
         assert trained.normalizer.spectrum.skewness.shape == (6,)
         assert not trained.draws_posterior and trained.joint == (words == "joint")
     assert Trained.load(f"{work}/conditional.pth").normalizer.spectrum.skewness is None
+
+
+def test_draws_that_diverge_are_told_what_helps(work, tmp_path, capsys):
+    """No --t-start, which posterior draws refuse."""
+    content = np.loadtxt(work / "noise.txt") * [1, 1e-200]
+    np.savetxt(tmp_path / "none.txt", content)
+    flags = ["--likelihood", "--noise-file", str(tmp_path / "none.txt")]
+    argv = arguments(work, "prior.pth", "bare.npy", tmp_path / "out", *flags)
+    line = fails(sample.main, argv, 3, capsys)
+    assert "took too few steps; try more --num-steps or --method sde" in line
+    assert "--t-start" not in line
