@@ -103,6 +103,8 @@ def read_columns(path: str, wanted: IntArray, name: str) -> FloatArray:
         InputError: If the file cannot be read, has other columns, or lacks a multipole.
     """
     columns = _read_table(path)
+    if columns.dtype.kind not in "bcfiu":
+        raise InputError(f"{path}: holds {columns.dtype}; needed are numbers, ell and {name}")
     if columns.ndim != 2 or columns.shape[1] != 2 or not np.isrealobj(columns):
         raise InputError(
             f"{path}: has shape {columns.shape}; needed are two columns, ell and {name}, as "
@@ -114,8 +116,7 @@ def read_columns(path: str, wanted: IntArray, name: str) -> FloatArray:
     missing = np.setdiff1d(wanted, ell)
     if len(missing):
         raise InputError(
-            f"{path}: has no ell = {missing[0]}; needed are ell = 2 ... {wanted[-1]} for "
-            "this --nside"
+            f"{path}: has no ell = {missing[0]}; needed are all of ell = 2 ... {wanted[-1]}"
         )
     order = np.argsort(ell)
     values = values[order][np.searchsorted(ell[order], wanted)]

@@ -200,7 +200,7 @@ def test_a_template_of_ones_own_is_the_signal(suffix, generate, tmp_path, capsys
 # --- files -----------------------------------------------------------------------------------
 
 WRONG_COLUMNS = {
-    "starts late": (ELL[1:], ELL[1:], "has no ell = 2; needed are ell = 2 ... 15 for this --nside"),
+    "starts late": (ELL[1:], ELL[1:], "has no ell = 2; needed are all of ell = 2 ... 15"),
     "ends early": (ELL[:-1], ELL[:-1], "has no ell = 15"),
     "a gap": (np.delete(ELL, 3), np.delete(ELL, 3), "has no ell = 5"),
     "no ell": (ELL + 0.5, ELL, "first column must be ell, whole numbers, each once"),
@@ -248,6 +248,13 @@ def test_arrays_of_another_shape_or_type_are_refused(array, tmp_path):
     np.save(path, array)
     with pytest.raises(InputError, match="needed are two columns, ell and N_ell"):
         inputs.read_columns(str(path), 8, "N_ell")
+
+
+def test_words_in_an_array_are_refused(tmp_path):
+    path = tmp_path / "mine.npy"
+    np.save(path, np.array([["2", "a"], ["3", "b"]]))
+    with pytest.raises(InputError, match="holds <U1; needed are numbers, ell and N_ell"):
+        inputs.read_columns(str(path), np.arange(2, 4), "N_ell")
 
 
 SCALES = ELL * (ELL + 1) / (2 * np.pi)
