@@ -59,7 +59,7 @@ def from_arguments(
             f"{correlation:.2f}, and it enters each on its own: add --correct, whose k-hat says "
             "whether that is enough, or train a conditional model"
         )
-    check_observed(trained, observed, args.allow_outliers)
+    check_observed(trained, observed, args.allow_outliers, args.noise_file)
     return trained
 
 
@@ -174,10 +174,13 @@ def expected(trained: Trained, seed: int = 0) -> FloatArray:
     return guidance.law.rvs(x, rng)
 
 
-def check_observed(trained: Trained, observed: Table, allow_outliers: bool) -> None:
+def check_observed(
+    trained: Trained, observed: Table, allow_outliers: bool, noise_file: str | None = None
+) -> None:
     """InputError where observations lie far outside of what is expected of them; notes else."""
     rows = torch.tensor(expected(trained))
     normalizer = Normalizer.fit([rows])
     reach = Reach.of([normalizer.normalize(rows)])
-    seen = Observed(observed.path, observed.values, normalizer.normalize, True, raised=False)
+    noise = noise_file or "their record"
+    seen = Observed(observed.path, observed.values, normalizer.normalize, True, False, noise)
     check_reach(reach, seen, allow_outliers)

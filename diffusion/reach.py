@@ -155,6 +155,7 @@ class Observed:
         is_spectrum: Whether columns are multipoles from 2 on.
         raised: Whether they hold more than what the model was trained on, as the recipe's do: then
             only values that are too low are strange.
+        noise: What says how much more they hold, where a likelihood expects them.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Observed:
     normalize: Normalize
     is_spectrum: bool
     raised: bool
+    noise: str | None = None
 
     def distance(self, reach: Reach, values: FloatArray) -> FloatArray:
         """Distances of rows in units of the reach, shape (n,)."""
@@ -195,13 +197,18 @@ def check(reach: Reach, observed: Observed, insist: bool) -> bool:
     which, where = "the observation lies", ""
     if len(values) > 1:
         which, where = f"{outside.sum():,} of {len(values):,} observations lie", f"row {row} "
+    known, row_of = "was trained on", "training"
+    if observed.noise is not None:
+        known, row_of = f"expects with the noise of {observed.noise}", "simulated"
     message = (
-        f"{observed.name}: {which} outside of what the model was trained on, {where}"
-        f"{distance[row]:.3g} times as far as any training row"
+        f"{observed.name}: {which} outside of what the model {known}, {where}"
+        f"{distance[row]:.3g} times as far as any {row_of} row"
     )
     message += f"; it looks as if {cause}" if cause else ""
     if far.any() and not insist:
         advice = "say so with --units, --quantity or --ell-min" if cause else "check unit and ell"
+        if observed.noise is not None:
+            advice += f", or correct {observed.noise}"
         raise InputError(f"{message}; {advice}, or insist with --allow-outliers")
     console.info(f"warning: {message}; what is drawn for them cannot be trusted")
     return True

@@ -133,6 +133,8 @@ def test_observations_far_from_what_is_expected_are_refused(capsys):
     kelvin = Table.of("y.npy", rows * 1e-12, Record())
     with pytest.raises(InputError, match="it looks as if .*K\\^2"):
         guided.check_observed(trained, kelvin, False)
+    with pytest.raises(InputError, match="expects with the noise of n.txt.*or correct n.txt"):
+        guided.check_observed(trained, kelvin, False, "n.txt")
     guided.check_observed(trained, kelvin, True)
     assert "cannot be trusted" in capsys.readouterr().err
 
