@@ -85,12 +85,22 @@ class Calibration(Reported):
         sbc: Ranks of the truth.
         tarp: Ranks of its distance to the observation.
         coverage: {level: of central credible intervals}, over all ell.
+        width_of_spectrum: Root mean variance of draws over that of the exact posterior, (n_ell,).
     """
 
     pit_ks: PitDistance | None = None
     sbc: SbcReport | None = None
     tarp: TarpReport | None = None
     coverage: dict[float, Coverage] | None = None
+    width_of_spectrum: FloatArray | None = None
+
+    @property
+    def worst_width(self) -> tuple[int, float] | None:
+        """(ell, width over the exact one) where the two differ most; None where it is unknown."""
+        if self.width_of_spectrum is None:
+            return None
+        k = int(np.abs(np.log(self.width_of_spectrum)).argmax())
+        return 2 + k, float(self.width_of_spectrum[k])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,8 +132,11 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
         pit = exact.x.cdf(np.asarray(draws[:, :PIT_DRAWS]))
     distance = None if pit is None else PitDistance.of_spectra(pit)
     curve = None if pit is None else pit.ravel()
+    width = None
+    if run.draws is not None and exact.std is not None:
+        width = np.sqrt(run.draws.var(1, ddof=1).mean(0) / (exact.std**2).mean(0))
     if run.draws is None or not skies.follow_prior_of(run):
-        return Calibration(distance), Curves(curve)
+        return Calibration(distance, width_of_spectrum=width), Curves(curve)
     m = draws.shape[1]
     ranks = statistics.sbc_ranks(known(skies.truth), draws)
     p = statistics.rank_uniformity(ranks, m)
@@ -133,6 +146,7 @@ def calibrate(run: Run, skies: Skies, exact: ExactPosteriors) -> tuple[Calibrati
         sbc=SbcReport(p, float(min(1, p.min() * len(p)))),
         tarp=TarpReport(float(statistics.rank_uniformity(tarp, m))),
         coverage=coverages(ranks, m),
+        width_of_spectrum=width,
     )
     # spread over their cell, ranks of an exact posterior are uniform on (0, 1)
     rng = np.random.default_rng(0)

@@ -48,6 +48,13 @@ def markdown(report: Report) -> str:
         sharp = run.measurements.sharpness
         lines += ["", f"**{name}**" + ("" if sharp is None else f". {sharp.verdict}")]
         lines += ["", *_checks(run)] if run.checks else []
+        calibration = run.measurements.calibration
+        if calibration is not None and calibration.worst_width is not None:
+            ell, ratio = calibration.worst_width
+            lines += [
+                "",
+                f"Width of D_ell over the exact one: {ratio:.3f} at ell = {ell}, the worst.",
+            ]
         if run.sky.mismatch is not None:
             lines += ["", _mismatch(report, run)]
         lines += [f"\n{note}" for note in _priors(run)]

@@ -52,12 +52,11 @@ def from_arguments(
     elif not observed.record.known:
         raise InputError(f"{observed.path}: has no record; say what its noise is: --noise-file")
     trained = with_likelihood(trained, contaminants, args.r_range)
-    correlation = largest_correlation(trained)
-    if correlation > CORRELATED and not args.correct:
+    doubt = _doubt(trained)
+    if doubt is not None and not args.correct:
         console.info(
-            f"--likelihood: multipoles of the training rows are correlated by up to "
-            f"{correlation:.2f}, and it enters each on its own: add --correct, whose k-hat says "
-            "whether that is enough, or train a conditional model"
+            f"--likelihood: {doubt}; add --correct, which says what draws are worth, or train a "
+            "conditional model"
         )
     check_observed(trained, observed, args.allow_outliers, args.noise_file)
     return trained
@@ -146,6 +145,22 @@ def _prior(trained: Trained, r_range: tuple[float, float] | None) -> Prior:
         )
     mean_dl = prior.signal_template(np.linspace(*r_range, 1001)).mean(0)
     return dataclasses.replace(prior, parameters=(Parameter("r", *r_range),), mean_dl=mean_dl)
+
+
+def _doubt(trained: Trained) -> str | None:
+    """Why the law that is taken for that of multipoles may not be theirs; None where it is."""
+    correlation = largest_correlation(trained)
+    if correlation > CORRELATED:
+        return (
+            "multipoles of the training rows are correlated by up to "
+            f"{correlation:.2f}, and it enters each on its own"
+        )
+    if trained.data.quantity != "primordial BB":
+        return (
+            "the checkpoint does not say the law of its spectra, and each multipole is taken for "
+            "the power of a gamma variable"
+        )
+    return None
 
 
 def largest_correlation(trained: Trained) -> float:

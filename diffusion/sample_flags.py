@@ -324,8 +324,8 @@ def _check_likelihood(parser: argparse.ArgumentParser, args: argparse.Namespace)
             if getattr(args, name) is not None:
                 parser.error(f"{cli.flag(name)} is for --likelihood")
         return
-    if not args.data_file_noisy:
-        parser.error("--likelihood needs --data-file-noisy, the observation whose likelihood it is")
+    if args.maps or not args.data_file_noisy:
+        parser.error("--likelihood needs --data-file-noisy, spectra of the full sky")
     if args.t_start:
         parser.error("--t-start: posterior draws start from the SDE's prior, at 1")
     if args.r_range and not 0 <= args.r_range[0] < args.r_range[1]:

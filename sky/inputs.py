@@ -57,9 +57,23 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
 
 
 def read_contaminants(path: str, n_ell: int) -> Contaminants:
-    """All that lies on a signal, as `read_noise` reads it, at ell = 2, 3, ..., n_ell of them."""
-    nl_bb = read_noise(path, (n_ell + 2) // 2)
-    return Contaminants(dl_contaminant=cosmology.cl_to_dl(np.array(nl_bb), 2 + np.arange(n_ell)))
+    """All that lies on a signal, at ell = 2, 3, ..., n_ell of them; says how it understood it.
+
+    Args:
+        path: See `read_columns`; the second column is N_ell, a C_ell and no D_ell.
+        n_ell: Multipoles.
+
+    Raises:
+        InputError: Where it cannot be read, or is none that an experiment has.
+    """
+    ell = 2 + np.arange(n_ell)
+    nl_bb = read_columns(path, ell, "N_ell")
+    lowest, highest = np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
+    words = f"{lowest:.3g} uK-arcmin at ell = 2 and {highest:.3g} at ell = {ell[-1]}"
+    if not LIKELY_DEPTH[0] < highest < LIKELY_DEPTH[1]:
+        raise InputError(f"{path}: N_ell says {words}; needed is a C_ell in uK^2, no D_ell")
+    console.info(f"{path}: N_ell in uK^2, {words}")
+    return Contaminants(dl_contaminant=cosmology.cl_to_dl(nl_bb, ell))
 
 
 def read_fiducial(path: str, nside: int, masked: bool = False) -> tuple[float, ...]:

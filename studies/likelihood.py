@@ -183,7 +183,7 @@ def corrected(out_dir: str, sizes: Sizes) -> list[Step]:
     first, *others = answers(out_dir, CORRECTED, ("VE_10k",), sizes, num_test=500)
     folder = f"{out_dir}/runs/{CORRECTED.name}_weighted"
     model = ("--model-checkpoint", f"{out_dir}/VE_10k.pth")
-    draws = sizes.draws(64)
+    draws = ("--num-draws", "64")  # in a try-out too: fewer have no k-hat
     weighted = runs.sample(
         files.tested, model, ODE, LIKELIHOOD, "--correct", draws, "--out-dir", folder
     )

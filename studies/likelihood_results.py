@@ -69,6 +69,10 @@ def _plain(entry: Json | None) -> str:
     return "–" if entry is None else f"{entry['value']:.4f}"
 
 
+def _worst(ratios: list[float] | None) -> str:
+    return "–" if ratios is None else f"{max(ratios, key=lambda ratio: abs(ratio - 1)):.3f}"
+
+
 def _of_r(run: Json, name: str) -> Json | None:
     return run.get("r", {}).get(name)
 
@@ -94,6 +98,7 @@ COLUMNS: dict[str, Callable[[Json], str]] = {
         report.number(_estimate(run["attained_share"]), 100) if "attained_share" in run else "–"
     ),
     "PIT KS of D_ell": lambda run: _plain(run.get("pit_ks")),
+    "width of D_ell, worst ell": lambda run: _worst(run.get("width_of_spectrum")),
     "PIT KS of r": lambda run: _plain(_of_r(run, "pit_ks")),
     "width of r": lambda run: report.number(_estimate(_of_r(run, "width_ratio"))),
     "bias of r, σ": lambda run: report.number(_estimate(_of_r(run, "bias")), digits=2),

@@ -141,7 +141,7 @@ def test_observations_far_from_what_is_expected_are_refused(capsys):
 
 def test_a_record_or_a_file_says_what_the_noise_is():
     trained, rows = model(), guided.expected(guided.with_likelihood(model(), LAW))[:5]
-    args = SimpleNamespace(noise_file=None, r_range=None, allow_outliers=False)
+    args = SimpleNamespace(noise_file=None, r_range=None, allow_outliers=False, correct=False)
 
     def read(path, n_ell):
         assert (path, n_ell) == ("n.txt", N_ELL)
@@ -149,7 +149,7 @@ def test_a_record_or_a_file_says_what_the_noise_is():
 
     named = Table.of("y.npy", rows, Record(contaminants=LAW))
     bare = Table.of("y.npy", rows, Record())
-    of_file = SimpleNamespace(noise_file="n.txt", r_range=None, allow_outliers=False)
+    of_file = SimpleNamespace(noise_file="n.txt", r_range=None, allow_outliers=False, correct=False)
     both = [guided.from_arguments(a, trained, t, read) for a, t in ((args, named), (of_file, bare))]
     assert both[0].guidance.digest() == both[1].guidance.digest()
     with pytest.raises(InputError, match="has no record; say what its noise is: --noise-file"):
