@@ -249,8 +249,8 @@ MUTANTS = {  # name: (file, expression, what replaces it, test that must fail)
     ),
     "mean of the network that is not kept": (
         "diffusion/guidance.py",
-        "tilted = kernel.tilted((mean - alone.mean) / alone.variance)",
-        "tilted = kernel.tilted(0 * (mean - alone.mean) / alone.variance)",
+        "tilted = kernel.tilted(trust * away / alone.variance)",
+        "tilted = kernel.tilted(0 * trust * away / alone.variance)",
         "diffusion/test_guidance.py",
     ),
     "posterior that was not looked at closely": (
