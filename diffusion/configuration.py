@@ -115,7 +115,8 @@ def sampled_from(args: argparse.Namespace, trained: Trained, observed: Table | N
     """What the sidecars say about where an output comes from."""
     method, sky = args.method, trained.known_sky
     if trained.guidance is not None and observed is not None:
-        method, sky = f"{method} with likelihood", observed.record.sky
+        method = f"{method} with likelihood"  # which knows what lies on the signal
+        sky = observed.record.sky.with_signal_of(trained.data.sky)
     return Sampled(
         method=method,
         model_checkpoint=args.model_checkpoint,

@@ -70,6 +70,19 @@ class Sky:
         """Whether part of it was seen, so that spectra have no law that is known."""
         return self.analysis is not None
 
+    @property
+    def beam_arcmin(self) -> float | None:
+        """Width of the beam through which the signal is seen, arcmin; None where unknown."""
+        return (self.cleaning or self.instrument or {}).get("fwhm_arcmin")
+
+    def with_signal_of(self, other: "Sky") -> "Sky":
+        """The same with the cosmology, template and beam of another, where they are known."""
+        entries = {n: getattr(other, n) for n in ("cosmology", "dl_fiducial") if other.known}
+        name = "instrument" if self.cleaning is None else "cleaning"
+        if self.beam_arcmin is not None and other.beam_arcmin is not None:
+            entries[name] = {**getattr(self, name), "fwhm_arcmin": other.beam_arcmin}
+        return dataclasses.replace(self, **entries)
+
     def differences(self, other: "Sky") -> dict[str, tuple[Any, Any]]:
         """How another sky differs: {field: (entry here, entry there)}.
 

@@ -1,5 +1,7 @@
 """Two skies are told apart where they differ, and only there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,18 @@ def test_the_content_of_an_analysis_counts_not_the_name_of_its_mask():
         (pair,) = differences(own, {**SKY, "analysis": other}).values()
         words = records.describe_difference(*pair)
         assert words[0] != words[1] and max(map(len, words)) < 200
+
+
+def test_a_sky_with_the_signal_of_another_differs_by_that_alone():
+    """Noise, foregrounds and lensing stay; cosmology, template and beam are the other's."""
+    band = {"freq_ghz": 45.0, "fwhm_arcmin": 24.8, "noise_uk_arcmin": 1.0}
+    here = Sky(instrument=band, a_lens=0.5, foregrounds=["d1"], cosmology={"tau": 0.05})
+    other = Sky(instrument={**band, "fwhm_arcmin": 0.0, "noise_uk_arcmin": 9.0}, a_lens=1.0,
+                cosmology={"tau": 0.06})  # fmt: skip
+    found = here.with_signal_of(other)
+    assert found.differences(here).keys() == {"instrument", "cosmology"}
+    assert found.beam_arcmin == 0 and found.instrument["noise_uk_arcmin"] == 1
+    assert here.with_signal_of(here) == here and here.with_signal_of(Sky()) == here
+    cleaned = dataclasses.replace(here, cleaning={"method": "hilc", "fwhm_arcmin": 30.0})
+    assert cleaned.with_signal_of(other).beam_arcmin == 0
+    assert cleaned.with_signal_of(other).instrument == band
