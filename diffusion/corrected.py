@@ -1,6 +1,5 @@
 """Whether the laws that importance weights need are known: of observations, and of spectra."""
 
-import numpy as np
 import torch
 
 from diffusion.importance import Correction
@@ -36,21 +35,16 @@ def correction(trained: Trained, observed: Table) -> Correction:
 def _law(trained: Trained, observed: Table) -> ObservationLaw:
     """That of the observations, which a conditional model's were trained on without a record."""
     record = observed.record if observed.record.known else trained.data
-    N, F = record.contaminants.dl_contaminant, record.contaminants.dl_fixed_foreground
-    n_ell, masked = trained.architecture.n_ell, record.sky.masked or trained.data.sky.masked
-    if masked or N is None or len(N) != n_ell or trained.architecture.n_cond != n_ell:
+    sizes, law = trained.architecture, None
+    if not (record.sky.masked or trained.data.sky.masked) and sizes.n_cond == sizes.n_ell:
+        law = ObservationLaw.of(record.contaminants, sizes.n_ell, "--correct")
+    if law is None:
         raise InputError(
             "--correct: the law of these observations is unknown, as it is of part of the sky, "
             "where foregrounds have parameters in each sky, and of weights that each sky sets; "
             f"{LEAVE_OUT}"
         )
-    if not (N > 0).all():
-        ell = 2 + int(np.argmin(N))
-        raise InputError(
-            f"--correct: there is no noise or lensing at ell = {ell}, where the observation is the "
-            f"truth; {LEAVE_OUT}"
-        )
-    return ObservationLaw(torch.tensor(N), torch.tensor(F) if F is not None and F.any() else None)
+    return law
 
 
 def _log_signal(trained: Trained) -> torch.Tensor | None:

@@ -21,9 +21,8 @@ from runtime.records import Contaminants
 from runtime.tables import Table
 
 CONDITIONAL = "train a conditional model on such observations: train.py --cond-file"
-OTHER_R = 30.0
+OTHER_R = 30.0  # times a checkpoint's one r, either way: observations that are not strange yet
 CORRELATED = 0.1  # of multipoles, from which on it is said
-BRIGHTEST = 200.0  # foreground over other contaminants, in power, see observation_law
 EXPECTED_ROWS = 4000  # observations that are simulated to know how far they reach
 
 
@@ -75,22 +74,10 @@ def with_likelihood(
     Raises:
         InputError: If the model, or the law, is none for a likelihood.
     """
-    prior, n_ell = _prior(trained, r_range), trained.architecture.n_ell
-    N, F = contaminants.dl_contaminant, contaminants.dl_fixed_foreground
-    if N is None or len(N) != n_ell:
+    prior = _prior(trained, r_range)
+    law = ObservationLaw.of(contaminants, trained.architecture.n_ell, "--likelihood")
+    if law is None:
         raise InputError(f"--likelihood: the law of these observations is unknown; {CONDITIONAL}")
-    if not (N > 0).all():
-        ell = 2 + int(np.argmin(N))
-        raise InputError(
-            f"--likelihood: there is no noise or lensing at ell = {ell}, where the observation is "
-            "the truth; give an N_ell above 0"
-        )
-    if F is not None and (F > BRIGHTEST * N).any():
-        ell, ratio = 2 + int(np.argmax(F / N)), (F / N).max()
-        raise InputError(
-            f"--likelihood: the foreground at ell = {ell} is {ratio:.3g} times the rest; its angle "
-            f"to the signal is resolved up to {BRIGHTEST:g}: clean it first"
-        )
     spectrum, signal = trained.normalizer.spectrum, None
     if spectrum.skewness is None:
         raise InputError(
@@ -99,7 +86,6 @@ def with_likelihood(
         )
     if prior.signal_template is not None and prior.r_range is not None:
         signal = Signal.of(prior.signal_template, prior.r_range)
-    law = ObservationLaw(torch.tensor(N), torch.tensor(F) if F is not None and F.any() else None)
     shape = LogGamma.of(spectrum.skewness)
     guidance = Guidance(law, shape, spectrum.mean.double(), spectrum.std.double(), signal)
     return dataclasses.replace(

@@ -13,10 +13,13 @@ import torch
 from scipy import optimize, special
 from torch import Tensor
 
+from runtime.errors import InputError
 from runtime.priors import FloatArray, SignalTemplate
+from runtime.records import Contaminants
 
 # Nodes of an average over the angle, and up to which sqrt(nu F y) / N they are within 0.2 %
 COSINES = {3: 0.35, 4: 0.6, 6: 1.2, 8: 1.8, 12: 2.5, 24: 5.0, 48: 10.0, 96: math.inf}
+BRIGHTEST = 200.0  # fixed foreground over Gaussian power, up to which the most nodes are enough
 SKEWNESS_VARIANCE = 15.0  # of the skewness of one row, at ell = 2, where it is largest
 SHAPES = 0.05, 1e3  # of log-gamma laws: far more skewed than spectra, and as good as Gaussian
 
@@ -111,6 +114,37 @@ class ObservationLaw:
 
     N: Tensor
     F: Tensor | None = None
+
+    @classmethod
+    def of(cls, contaminants: Contaminants, n_ell: int, flag: str) -> Self | None:
+        """That of observations with these contaminants; None where they have none that is known.
+
+        Args:
+            contaminants: On the signal.
+            n_ell: Multipoles of the signal.
+            flag: That asks for it, for messages.
+
+        Raises:
+            InputError: Where nothing lies on the signal, or a foreground that is too bright.
+        """
+        N, F = contaminants.dl_contaminant, contaminants.dl_fixed_foreground
+        if N is None or len(N) != n_ell:
+            return None
+        if not (N > 0).all():
+            ell = 2 + int(np.argmin(N))
+            raise InputError(
+                f"{flag}: there is no noise or lensing at ell = {ell}, where the observation is "
+                "the truth"
+            )
+        if F is None or not F.any():
+            return cls(torch.tensor(N))
+        ell, ratio = 2 + int(np.argmax(F / N)), (F / N).max()
+        if ratio > BRIGHTEST:
+            raise InputError(
+                f"{flag}: the foreground at ell = {ell} is {ratio:.3g} times the rest; its angle "
+                f"to the signal is resolved up to {BRIGHTEST:g}: clean it first"
+            )
+        return cls(torch.tensor(N), torch.tensor(F))
 
     def to(self, like: Tensor) -> Self:
         """On the device and in the precision of a tensor."""

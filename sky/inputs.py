@@ -46,14 +46,25 @@ def read_noise(path: str, nside: int) -> tuple[float, ...]:
         nside: HEALPix NSIDE.
     """
     nl_bb = read_columns(path, cosmology.multipoles(nside), "N_ell")
-    depths = np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
-    likely = LIKELY_DEPTH[0] < depths[1] < LIKELY_DEPTH[1] and depths[1] < MAX_RISE * depths[0]
+    lowest, highest = _depths(nl_bb)
+    likely = _is_likely(highest) and highest < MAX_RISE * lowest
     doubt = "" if likely else "; is it a C_ell in uK^2, not divided by a beam?"
-    console.info(
-        f"{path}: N_ell in uK^2, {depths[0]:.3g} uK-arcmin at ell = 2 and {depths[1]:.3g} at "
-        f"ell = {2 * nside - 1}{doubt}"
-    )
+    console.info(f"{path}: N_ell in uK^2, {_describe_depths(nl_bb)}{doubt}")
     return tuple(nl_bb.tolist())
+
+
+def _depths(nl_bb: FloatArray) -> FloatArray:
+    """White noise of the power at the lowest and the highest multipole, uK-arcmin."""
+    return np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
+
+
+def _is_likely(depth: float) -> bool:
+    return LIKELY_DEPTH[0] < depth < LIKELY_DEPTH[1]
+
+
+def _describe_depths(nl_bb: FloatArray) -> str:
+    lowest, highest = _depths(nl_bb)
+    return f"{lowest:.3g} uK-arcmin at ell = 2 and {highest:.3g} at ell = {1 + len(nl_bb)}"
 
 
 def read_contaminants(path: str, n_ell: int) -> Contaminants:
@@ -68,9 +79,8 @@ def read_contaminants(path: str, n_ell: int) -> Contaminants:
     """
     ell = 2 + np.arange(n_ell)
     nl_bb = read_columns(path, ell, "N_ell")
-    lowest, highest = np.degrees(np.sqrt(nl_bb[[0, -1]])) * 60
-    words = f"{lowest:.3g} uK-arcmin at ell = 2 and {highest:.3g} at ell = {ell[-1]}"
-    if not LIKELY_DEPTH[0] < highest < LIKELY_DEPTH[1]:
+    words = _describe_depths(nl_bb)
+    if not _is_likely(_depths(nl_bb)[1]):
         raise InputError(f"{path}: N_ell says {words}; needed is a C_ell in uK^2, no D_ell")
     console.info(f"{path}: N_ell in uK^2, {words}")
     return Contaminants(dl_contaminant=cosmology.cl_to_dl(nl_bb, ell))
